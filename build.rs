@@ -1,0 +1,2 @@
+//! Builds the carried stub.
+fn main() {}
