@@ -195,7 +195,7 @@ impl FromStr for Platform {
         let platform =
             Platform { os, architecture, variant: variant.map(str::to_owned), os_version, os_features: Vec::new() }
                 .normalized();
-        if second.is_none() && !is_os(os) && !is_architecture(&platform.architecture) {
+        if second.is_none() && !is_os(&os) && !is_architecture(&platform.architecture) {
             return Err(
                 invalid("it is neither a known operating system nor a known architecture").remedy("linux/amd64")
             );
