@@ -187,15 +187,15 @@ impl FromStr for Platform {
                 (os, Some(version.to_owned()))
             }
         };
+        let known_os = is_os(os);
         let (os, architecture) = match second {
-            Some(architecture) => (os.to_owned(), architecture.to_owned()),
-            None if is_os(os) => (os.to_owned(), go_architecture().to_owned()),
-            None => (std::env::consts::OS.to_owned(), first.to_owned()),
+            Some(architecture) => (os, architecture),
+            None if known_os => (os, go_architecture()),
+            None => (std::env::consts::OS, first),
         };
-        let platform =
-            Platform { os, architecture, variant: variant.map(str::to_owned), os_version, os_features: Vec::new() }
-                .normalized();
-        if second.is_none() && !is_os(&os) && !is_architecture(&platform.architecture) {
+        let platform = Platform { variant: variant.map(str::to_owned), os_version, ..Platform::new(os, architecture) }
+            .normalized();
+        if second.is_none() && !known_os && !is_architecture(&platform.architecture) {
             return Err(
                 invalid("it is neither a known operating system nor a known architecture").remedy("linux/amd64")
             );
