@@ -1,1 +1,3 @@
-//! Reserved.
+//! The only door to the kernel.
+
+pub(crate) mod trial;
