@@ -11,7 +11,7 @@ pub mod isolation;
 mod launch;
 pub mod layer;
 pub mod name;
-mod probe;
+pub mod probe;
 pub mod repository;
 pub mod security;
 pub mod snapshot;

@@ -1,1 +1,20 @@
-//! Reserved.
+//! Launch: a plan of typed steps, made in the parent where everything may fail politely, and walked by the carried stub.
+//!
+//! ```text
+//! plan.rs      the list of steps, as bytes
+//! protocol.rs  what travels between host, guardian and first process (compiled into both programs)
+//! spawn.rs     starts the guardian
+//! parent.rs    sends plans, hears how processes start and end
+//! failure.rs   step + errno -> a sentence
+//! stub/        the program that walks plans: no_std, no allocator; built by build.rs
+//! ```
+
+mod failure;
+mod parent;
+mod plan;
+mod protocol;
+mod spawn;
+
+pub(crate) use parent::{Ended, Process, in_memory, launch};
+pub(crate) use plan::{Create, Payload, Plan, Reg};
+pub(crate) use protocol::Op;

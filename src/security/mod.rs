@@ -1,1 +1,14 @@
-//! Reserved.
+//! What a contained process may ask of the kernel: capabilities, a system call filter, hidden paths.
+//!
+//! * A **capability** is one piece of root's power; a [`CapabilitySet`] is what a container's root keeps.
+//! * **Masking** hides or write-protects paths of procfs and sysfs that are not namespaced.
+//!
+//! Everything here is data, decided before a container starts; nothing in this module changes the calling process.
+//! Sets are *dated constants*: an update of the crate adds a new constant and never changes an old one, so nobody's
+//! sandbox changes unseen.
+
+mod capability;
+mod masking;
+
+pub use capability::{Capability, CapabilitySet};
+pub use masking::Masking;

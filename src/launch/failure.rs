@@ -1,0 +1,150 @@
+//! Makes the sentence out of a failure report: step, system call, path, errno, likely cause, remedy.
+
+use super::plan::Subject;
+use super::protocol::{Op, Report, Sys};
+use crate::error::{Error, ErrorKind};
+
+/// clone3 itself was refused: no process came to be.
+pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
+    let error = Error::sys("create the container's process and namespaces", sys.name(), errno).kind_is(ErrorKind::Launch);
+    match errno {
+        libc::EPERM => error
+            .because("this kernel, a security module or a container around us forbids new user namespaces")
+            .remedy(
+                "`coracle doctor` says which; mostly sysctl kernel.apparmor_restrict_unprivileged_userns=0, or \
+                 kernel.unprivileged_userns_clone=1",
+            ),
+        libc::ENOSPC => error
+            .because("the limit of namespaces of one kind, or their depth, is reached")
+            .remedy("raise user.max_user_namespaces and its siblings, or stop some containers"),
+        libc::EAGAIN => error
+            .because("the limit of processes is reached")
+            .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in"),
+        libc::EINVAL => error.because("this kernel lacks one of the namespaces, or the id map is invalid"),
+        libc::ENOSYS if sys == Sys::Plan => {
+            error.kind_is(ErrorKind::Limit).because("the guardian watches as many containers as it can")
+        }
+        _ => error,
+    }
+}
+
+/// A step of the plan failed in the child.
+pub(super) fn sentence(report: Report, steps: &[(Op, Subject)]) -> Error {
+    let Report { index, sys, errno, detail, .. } = report;
+    let Some((op, subject)) = steps.get(index as usize) else {
+        return Error::new(ErrorKind::Launch, "start the container").because("the launch plan is malformed");
+    };
+    if *op == Op::Exec && sys == Sys::Execve {
+        return execute(errno, detail, subject);
+    }
+    let step = match subject {
+        Subject::Nothing | Subject::Path(_) => op.name().to_owned(),
+        Subject::Text(text) => format!("{} ({text})", op.name()),
+        Subject::Many(names) => {
+            let last = names.len().saturating_sub(1);
+            let name = names.get((detail as usize).min(last)).map_or("", |name| name);
+            format!("{} ({name})", op.name())
+        }
+    };
+    let mut error = if errno == 0 {
+        Error::new(ErrorKind::Launch, step)
+    } else {
+        Error::sys(step, sys.name(), errno).kind_is(ErrorKind::Launch)
+    };
+    if let Subject::Path(path) = subject {
+        error = error.path(path);
+    }
+    explain(error, *op, sys, errno, detail)
+}
+
+fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
+    match (op, sys, errno) {
+        (_, Sys::Statx, 0) if detail == 2 => error
+            .kind_is(ErrorKind::Hostile)
+            .because("it is not the file that was there a moment ago: somebody exchanged it"),
+        (_, Sys::Statx, 0) => error.kind_is(ErrorKind::Hostile).because("the null device is not the null device"),
+        (_, Sys::Getcwd, _) => error.kind_is(ErrorKind::Hostile).because("the directory lies outside the container's root"),
+        (_, Sys::Capget, 0) => error
+            .kind_is(ErrorKind::Weaker)
+            .because("the kernel gave other capabilities than were asked for"),
+        (_, Sys::Fstatfs, 0) => error.kind_is(ErrorKind::Weaker).because("the mount is writable after all"),
+        (Op::Attach, Sys::MoveMount, 0) => error
+            .kind_is(ErrorKind::Denied)
+            .because("the target lies on /proc or /sys, where a mount could disarm the container's protection")
+            .remedy("mount it somewhere else"),
+        (Op::MapHelper, Sys::Tool, 0) => match detail {
+            127 => error.because("the tool could not be found").remedy("install the package uidmap"),
+            _ => error
+                .because(format!("it ended with status {detail}: the ranges of this user may have changed"))
+                .remedy("check /etc/subuid and /etc/subgid"),
+        },
+        (Op::FsMount, _, libc::EINVAL | libc::EOPNOTSUPP) if sys == Sys::Fsconfig => error.because(
+            "the kernel refused the file system's options; for overlay: the writable directory is on a file system that \
+             cannot hold it (overlay itself, NFS), or the tree below has mounts of its own",
+        )
+        .remedy("put the root on ext4, xfs, btrfs or tmpfs, or open the engine with the copy snapshotter"),
+        (Op::FsMount, _, libc::EPERM) => error
+            .because("this user namespace may not mount that file system; /proc or /sys may be partly covered here")
+            .remedy("run outside of the surrounding container, or give it an uncovered /proc (docker: --security-opt systempaths=unconfined)"),
+        (Op::FsMount, _, libc::ENODEV) => error.because("this kernel lacks the file system").remedy("load its module"),
+        (_, Sys::Fsopen | Sys::Fsmount | Sys::OpenTree | Sys::MoveMount | Sys::MountSetattr, libc::ENOSYS) => {
+            error.kind_is(ErrorKind::Unsupported).because("Linux 5.12 or later is needed")
+        }
+        (Op::Pivot, Sys::PivotRoot, libc::EINVAL) => error
+            .because("the root of this machine is an initramfs, which cannot be pivoted away from")
+            .remedy("boot from a real root file system, or switch_root to a tmpfs first"),
+        (Op::WorkDir, _, libc::ENOTDIR) => error.because("the working directory is not a directory in this image"),
+        (Op::WorkDir, _, libc::EROFS) => {
+            error.because("it does not exist, and the root is read-only").remedy("choose another working directory")
+        }
+        (Op::Attach, _, libc::EROFS) => error
+            .because("the mount point does not exist, and the tree below it is read-only")
+            .remedy("mount over something that exists"),
+        (Op::Attach, Sys::MoveMount, libc::ENOTDIR) => {
+            error.because("a directory can only be mounted over a directory, and a file over a file")
+        }
+        (Op::Rlimit, _, libc::EPERM) => error
+            .because("the limit lies above the hard limit of this program, and CAP_SYS_RESOURCE is missing here")
+            .remedy("ask for a lower limit"),
+        (Op::Ids, Sys::Setresuid | Sys::Setresgid | Sys::Setgroups, libc::EINVAL | libc::EPERM) => error
+            .because("the user, group or a supplementary group is not mapped in the container's user namespace")
+            .remedy("give this user a range in /etc/subuid and /etc/subgid"),
+        (Op::Seccomp, _, libc::EINVAL) => error.because("the filter was not accepted by this kernel"),
+        (Op::Seccomp, _, libc::EACCES) => error.because("a filter without no-new-privileges needs CAP_SYS_ADMIN"),
+        (Op::MapSelf, _, libc::EPERM) => error
+            .because("the kernel or a security module lets this user make no id map")
+            .remedy("`coracle doctor` says more"),
+        (_, Sys::Plan, _) => error.because("the launch plan is malformed: this is a bug of coracle, please report it"),
+        _ => error,
+    }
+}
+
+fn execute(errno: i32, detail: u32, subject: &Subject) -> Error {
+    let index = (detail & 0x7fff_ffff) as usize;
+    let names: &[String] = if let Subject::Many(names) = subject { names } else { &[] };
+    let name = names.get(index.min(names.len().saturating_sub(1))).cloned().unwrap_or_default();
+    let error = Error::sys("execute the command", "execve", errno).path(&name);
+    match errno {
+        libc::ENOENT if detail & 0x8000_0000 != 0 => error.kind_is(ErrorKind::CommandNotFound).because(
+            "the file is there, but the interpreter that it names (its #! line, or its dynamic loader) is not in the container",
+        ),
+        libc::ENOENT | libc::ENOTDIR if names.len() > 1 => {
+            let short = name.rsplit('/').next().unwrap_or_default().to_owned();
+            Error::sys("execute the command", "execve", libc::ENOENT)
+                .path(short)
+                .kind_is(ErrorKind::CommandNotFound)
+                .because("it is in none of the directories of the container's PATH")
+        }
+        libc::ENOENT | libc::ENOTDIR => {
+            error.kind_is(ErrorKind::CommandNotFound).because("there is no such file in the container")
+        }
+        libc::EACCES => error
+            .kind_is(ErrorKind::CommandNotExecutable)
+            .because("it is not executable for the container's user, is a directory, or lies on a mount without exec"),
+        libc::ENOEXEC => error
+            .kind_is(ErrorKind::CommandNotExecutable)
+            .because("it is neither a program for this processor nor a script that starts with #!"),
+        libc::E2BIG => error.kind_is(ErrorKind::Limit).because("arguments and environment together are too long"),
+        _ => error.kind_is(ErrorKind::CommandNotExecutable),
+    }
+}

@@ -1,0 +1,391 @@
+//! The host program's end: keeps the guardian, sends plans, and reads how containers start and end.
+#![allow(unsafe_code)]
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+
+use super::failure;
+use super::plan::{Finished, Plan};
+use super::protocol::{EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys};
+use super::spawn;
+use crate::error::{Error, ErrorKind, Result};
+
+const STEP: &str = "start the container";
+
+/// Who we were when the guardian started: it has those rights for ever, so another identity needs another guardian.
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Identity {
+    pid: u32,
+    user: u32,
+    group: u32,
+}
+
+impl Identity {
+    fn now() -> Identity {
+        Identity {
+            pid: std::process::id(),
+            user: nix::unistd::geteuid().as_raw(),
+            group: nix::unistd::getegid().as_raw(),
+        }
+    }
+}
+
+struct Guardian {
+    control: OwnedFd,
+    identity: Identity,
+}
+
+/// The only state of this crate that belongs to the process and not to an engine: one guardian serves them all.
+static CURRENT: Mutex<Option<Arc<Guardian>>> = Mutex::new(None);
+
+fn current() -> MutexGuard<'static, Option<Arc<Guardian>>> {
+    // The value is replaced whole, so a panic in between cannot have left it half-made.
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn guardian(fallback: &Path) -> Result<Arc<Guardian>> {
+    let identity = Identity::now();
+    let mut current = current();
+    if let Some(guardian) = current.as_ref().filter(|guardian| guardian.identity == identity) {
+        return Ok(guardian.clone());
+    }
+    let guardian = Arc::new(Guardian::start(identity, fallback)?);
+    *current = Some(guardian.clone());
+    Ok(guardian)
+}
+
+fn forget(guardian: &Arc<Guardian>) {
+    let mut current = current();
+    if current.as_ref().is_some_and(|known| Arc::ptr_eq(known, guardian)) {
+        *current = None;
+    }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| Error::sys(STEP, "socketpair", errno as i32))
+}
+
+impl Guardian {
+    fn start(identity: Identity, fallback: &Path) -> Result<Guardian> {
+        let step = "start the guardian of the containers";
+        let (ours, theirs) = pair()?;
+        // The descriptor becomes the guardian's number 0 by dup3, which must not be a copy onto itself.
+        let theirs = lift(theirs)?;
+        let procfs = procfs()?;
+        let host = spawn::own_pidfd()?;
+        spawn::guardian(theirs.as_fd(), fallback)?;
+        drop(theirs);
+        send(ours.as_fd(), HELLO, 0, false, &[], &[host.as_raw_fd(), procfs.as_raw_fd()])
+            .map_err(|errno| Error::sys(step, "sendmsg", errno as i32).because("the guardian ended at once"))?;
+        match receive(ours.as_fd(), true)? {
+            Some((Note { kind: STARTED, .. }, _)) => Ok(Guardian { control: ours, identity }),
+            _ => Err(Error::new(ErrorKind::Launch, step).because("the guardian ended before it was ready")),
+        }
+    }
+}
+
+/// A descriptor numbered 3 or higher.
+fn lift(fd: OwnedFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    let raw = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))
+        .map_err(|errno| Error::sys(STEP, "fcntl", errno as i32))?;
+    // SAFETY: the kernel just made this descriptor and nobody else has it.
+    Ok(unsafe { spawn::received(raw) })
+}
+
+/// The one procfs handle: proven to be the root of a real procfs, so that nothing written through it goes elsewhere.
+fn procfs() -> Result<OwnedFd> {
+    let step = "open /proc";
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let proc = nix::fcntl::open("/proc", flags, nix::sys::stat::Mode::empty())
+        .map_err(|errno| Error::sys(step, "open", errno as i32).path("/proc"))?;
+    let kind = nix::sys::statfs::fstatfs(&proc)
+        .map_err(|errno| Error::sys(step, "fstatfs", errno as i32).path("/proc"))?
+        .filesystem_type();
+    let inode = nix::sys::stat::fstat(&proc).map_err(|errno| Error::sys(step, "fstat", errno as i32).path("/proc"))?;
+    if kind != nix::sys::statfs::PROC_SUPER_MAGIC || inode.st_ino != 1 {
+        return Err(Error::new(ErrorKind::Hostile, step).path("/proc").because("what is mounted there is not procfs"));
+    }
+    Ok(proc)
+}
+
+/// One control message. `MSG_NOSIGNAL`: a dead guardian is an errno, never a SIGPIPE for the host program.
+fn send(
+    socket: BorrowedFd<'_>,
+    kind: u32,
+    plan_length: usize,
+    in_file: bool,
+    inline: &[u8],
+    fds: &[i32],
+) -> Result<(), Errno> {
+    let mut header = [0u8; 16];
+    for (place, word) in header.chunks_exact_mut(4).zip([MAGIC, kind, plan_length as u32, in_file.into()]) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    let slices = [IoSlice::new(&header), IoSlice::new(inline)];
+    let rights = [ControlMessage::ScmRights(fds)];
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &slices, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// One note and the descriptor with it; `None` at the end of the channel, or when nothing is there and `block` is not
+/// set.
+fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Option<OwnedFd>)>> {
+    let mut bytes = [0u8; NOTE];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | if block { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+    let (length, fd) = loop {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Ok(message) => message,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(errno) => return Err(Error::sys("hear from the guardian", "recvmsg", errno as i32)),
+        };
+        let mut fd = None;
+        if let Ok(messages) = message.cmsgs() {
+            for part in messages {
+                if let ControlMessageOwned::ScmRights(raws) = part {
+                    for raw in raws {
+                        // SAFETY: this message just brought it; dropping it closes it.
+                        fd = Some(unsafe { spawn::received(raw) });
+                    }
+                }
+            }
+        }
+        break (message.bytes, fd);
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    match Note::decode(&bytes[..length]) {
+        Some(note) => Ok(Some((note, fd))),
+        None => Err(Error::new(ErrorKind::Launch, "hear from the guardian").because("its message is malformed")),
+    }
+}
+
+/// How the first process ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// `Some(code)` after exit(3).
+    pub(crate) code: Option<i32>,
+    /// `Some(signal)` after a deadly signal.
+    pub(crate) signal: Option<i32>,
+    /// User and system time of the process and the children it waited for.
+    pub(crate) user: Duration,
+    /// See `user`.
+    pub(crate) system: Duration,
+    /// Peak resident set in bytes.
+    pub(crate) peak: u64,
+}
+
+/// A launched process, known by its channel to the guardian. Dropping it kills the process, unless released.
+pub(crate) struct Process {
+    channel: OwnedFd,
+    pid: u32,
+    ended: Mutex<Option<Ended>>,
+}
+
+/// Launches what the plan describes and returns when its command has been executed.
+///
+/// After an error no process is left. `lease` is held open by the guardian until the process has been reaped.
+pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
+    let plan = plan.finish()?;
+    let mut again = true;
+    loop {
+        let guardian = guardian(fallback)?;
+        let (channel, theirs) = pair()?;
+        let mut fds = vec![theirs.as_raw_fd(), lease.as_raw_fd()];
+        fds.extend(plan.borrowed().map(|fd| fd.as_raw_fd()));
+        let sent = if plan.bytes.len() <= INLINE_PLAN {
+            send(guardian.control.as_fd(), LAUNCH, plan.bytes.len(), false, &plan.bytes, &fds)
+        } else {
+            let file = in_memory(&plan.bytes)?;
+            fds.push(file.as_raw_fd());
+            send(guardian.control.as_fd(), LAUNCH, plan.bytes.len(), true, &[], &fds)
+        };
+        drop(theirs);
+        let gone = match sent {
+            Ok(()) => match receive(channel.as_fd(), true)? {
+                Some((note, report)) => return finish(channel, note, report, &plan),
+                None => true,
+            },
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN | Errno::ECONNREFUSED) => true,
+            Err(Errno::ETOOMANYREFS) => {
+                return Err(Error::sys(STEP, "sendmsg", Errno::ETOOMANYREFS as i32)
+                    .kind_is(ErrorKind::Limit)
+                    .because("too many descriptors are under way to the guardian")
+                    .remedy("raise the limit of open files, or launch fewer at once"));
+            }
+            Err(errno) => return Err(Error::sys(STEP, "sendmsg", errno as i32)),
+        };
+        // Somebody killed the guardian (the OOM killer, an operator): its containers died with it, ours gets a new one.
+        if gone {
+            forget(&guardian);
+            if !again {
+                return Err(Error::new(ErrorKind::Launch, STEP)
+                    .because("the guardian process was killed, twice")
+                    .remedy("look for the out-of-memory killer in dmesg"));
+            }
+            again = false;
+        }
+    }
+}
+
+fn finish(channel: OwnedFd, note: Note, report: Option<OwnedFd>, plan: &Finished) -> Result<Process> {
+    match note.kind {
+        STARTED => {}
+        FAILED => {
+            let sys = Sys::from_u32(note.a).unwrap_or(Sys::Plan);
+            return Err(failure::no_process(sys, note.b as i32));
+        }
+        _ => return Err(Error::new(ErrorKind::Launch, STEP).because("the guardian spoke out of turn")),
+    }
+    let process = Process { channel, pid: note.a, ended: Mutex::new(None) };
+    let Some(report) = report else {
+        return Err(Error::sys(STEP, "recvmsg", libc::EMFILE));
+    };
+    let mut bytes = [0u8; REPORT];
+    let length = loop {
+        match nix::unistd::read(&report, &mut bytes) {
+            Ok(length) => break length,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::sys(STEP, "read", errno as i32)),
+        }
+    };
+    if length == 0 {
+        return Ok(process);
+    }
+    let error = match Report::decode(&bytes[..length]) {
+        Some(report) => failure::sentence(report, &plan.steps),
+        None => Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed"),
+    };
+    // No process is left after an error: it has reported and is ending, and is reaped before we say so.
+    let _ = process.wait(None);
+    Err(error)
+}
+
+/// A sealed memfd with these bytes.
+pub(crate) fn in_memory(bytes: &[u8]) -> Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let fd = memfd_create(c"coracle-plan", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .map_err(|errno| Error::sys(STEP, "memfd_create", errno as i32))?;
+    let mut file = std::fs::File::from(fd);
+    std::io::Write::write_all(&mut file, bytes).map_err(|error| Error::io(STEP, "write", error))?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::sys(STEP, "fcntl", errno as i32))?;
+    Ok(file.into())
+}
+
+impl Process {
+    /// In the pid namespace of the host program. Reused by the kernel once the process has ended.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Becomes readable when the process has ended.
+    pub(crate) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    fn tell(&self, kind: u32, a: u32) -> Result<bool, Errno> {
+        let bytes = Note { kind, a, ..Note::default() }.encode();
+        let slices = [IoSlice::new(&bytes)];
+        loop {
+            match sendmsg::<()>(self.channel.as_raw_fd(), &slices, &[], MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(_) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                // The guardian closed its end: the process has been reaped.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Sends a signal to the first process; false when it has ended already. Never hits a reused pid.
+    pub(crate) fn signal(&self, signal: i32) -> Result<bool> {
+        self.tell(SIGNAL, signal as u32).map_err(|errno| Error::sys("signal the container", "sendmsg", errno as i32))
+    }
+
+    /// Lets it live as long as the host program, whatever becomes of this value.
+    pub(crate) fn release(&self) -> Result<bool> {
+        self.tell(RELEASE, 0).map_err(|errno| Error::sys("release the container", "sendmsg", errno as i32))
+    }
+
+    /// Waits until it has ended, at most for `limit`; `None` when the limit came first. Every later call answers the
+    /// same.
+    pub(crate) fn wait(&self, limit: Option<Duration>) -> Result<Option<Ended>> {
+        // A limit beyond the clock's range is none.
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            if let Some(ended) = self.look()? {
+                return Ok(Some(ended));
+            }
+            let left = match deadline {
+                None => PollTimeout::NONE,
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
+                    // Rounded up, or the last millisecond would be spent in a busy loop.
+                    let millis = left.as_micros().div_ceil(1000);
+                    PollTimeout::try_from(millis.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
+                }
+            };
+            match poll(&mut [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)], left) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::sys("wait for the container", "poll", errno as i32)),
+            }
+        }
+    }
+
+    /// [`wait`](Process::wait) without waiting.
+    pub(crate) fn look(&self) -> Result<Option<Ended>> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = *ended {
+            return Ok(Some(ended));
+        }
+        let note = match receive(self.channel.as_fd(), false) {
+            Ok(note) => note,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match note {
+            Some((Note { kind: EXITED, a: code, b: status, user, system, peak }, _)) => {
+                let exited = code == libc::CLD_EXITED as u32;
+                let now = Ended {
+                    code: exited.then_some(status as i32),
+                    signal: (!exited).then_some(status as i32),
+                    user: Duration::from_micros(user),
+                    system: Duration::from_micros(system),
+                    peak: peak.saturating_mul(1024),
+                };
+                *ended = Some(now);
+                Ok(Some(now))
+            }
+            Some(_) => Ok(None),
+            None => Err(Error::new(ErrorKind::Launch, "wait for the container")
+                .because("its guardian was killed, and it was killed with it; the exit status is lost")),
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The launch plan: written here, in the parent, where everything may fail politely; walked by the stub.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::protocol::{MAGIC, MAX_FDS, MAX_PLAN, MAX_REGISTERS, NONE, Op, PLAN_HEADER, PLAN_MAP_HELPER};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A descriptor in the child: one that was sent along, or one that a step opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reg(u32);
+
+/// What a step is about, for the sentence that is written should it fail.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    Nothing,
+    Path(PathBuf),
+    Text(String),
+    /// Several, picked by the report's detail.
+    Many(Vec<String>),
+}
+
+/// How a mount point comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Create {
+    No,
+    Directory,
+    File,
+}
+
+/// A plan under construction.
+pub(crate) struct Plan {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    next: u32,
+    steps: Vec<(Op, Subject)>,
+    namespaces: u64,
+    cgroup: u32,
+    flags: u32,
+}
+
+impl Plan {
+    /// A plan for a process in new namespaces of these `CLONE_NEW*` kinds.
+    pub(crate) fn new(namespaces: u64) -> Plan {
+        Plan {
+            bytes: Vec::with_capacity(8192),
+            fds: Vec::new(),
+            next: MAX_FDS as u32 + 3,
+            steps: Vec::with_capacity(64),
+            namespaces,
+            cgroup: NONE,
+            flags: 0,
+        }
+    }
+
+    /// Sends a descriptor along.
+    pub(crate) fn send(&mut self, fd: OwnedFd) -> Reg {
+        self.fds.push(fd);
+        Reg(self.fds.len() as u32 - 1)
+    }
+
+    /// Sends a copy of a descriptor along.
+    pub(crate) fn send_copy(&mut self, fd: impl AsFd) -> Result<Reg> {
+        let copy = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| Error::io("prepare the launch", "fcntl", error))?;
+        Ok(self.send(copy))
+    }
+
+    /// The process is born in this cgroup v2 directory.
+    pub(crate) fn born_in(&mut self, cgroup: Reg) {
+        self.cgroup = cgroup.0;
+    }
+
+    fn fresh(&mut self) -> Reg {
+        self.next += 1;
+        Reg(self.next - 1)
+    }
+
+    fn step(&mut self, op: Op, subject: Subject, write: impl FnOnce(&mut Payload<'_>)) {
+        self.bytes.extend_from_slice(&(op as u32).to_ne_bytes());
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        write(&mut Payload(&mut self.bytes));
+        let length = (self.bytes.len() - at - 4) as u32;
+        self.bytes[at..at + 4].copy_from_slice(&length.to_ne_bytes());
+        self.steps.push((op, subject));
+    }
+
+    /// A step without arguments.
+    pub(crate) fn plain(&mut self, op: Op) {
+        self.step(op, Subject::Nothing, |_| {});
+    }
+
+    /// A step with one word.
+    pub(crate) fn word(&mut self, op: Op, value: u32) {
+        self.step(op, Subject::Nothing, |p| p.u32(value));
+    }
+
+    /// A step with one mask of 64 bits.
+    pub(crate) fn mask64(&mut self, op: Op, value: u64) {
+        self.step(op, Subject::Nothing, |p| p.u64(value));
+    }
+
+    /// A step that is one string.
+    pub(crate) fn text(&mut self, op: Op, value: &OsStr) {
+        self.step(op, Subject::Text(value.to_string_lossy().into_owned()), |p| p.str(value.as_bytes()));
+    }
+
+    /// A step that is one path.
+    pub(crate) fn path(&mut self, op: Op, path: &Path) {
+        self.step(op, Subject::Path(path.to_owned()), |p| p.str(path.as_os_str().as_bytes()));
+    }
+
+    /// Writes bytes to a descriptor.
+    pub(crate) fn write(&mut self, to: Reg, bytes: &[u8], what: &str) {
+        self.step(Op::Write, Subject::Text(what.to_owned()), |p| {
+            p.u32(to.0);
+            p.str(bytes);
+        });
+    }
+
+    /// Writes a setting beneath a directory (procfs, mostly).
+    pub(crate) fn write_at(&mut self, dir: Reg, path: &Path, value: &[u8]) {
+        self.step(Op::WriteAt, Subject::Path(path.to_owned()), |p| {
+            p.u32(dir.0);
+            p.str(path.as_os_str().as_bytes());
+            p.str(value);
+        });
+    }
+
+    /// The process writes its own id maps.
+    pub(crate) fn map_self(&mut self, uid_map: &str, gid_map: &str, deny_setgroups: bool) {
+        self.step(Op::MapSelf, Subject::Text(uid_map.trim().to_owned()), |p| {
+            p.str(uid_map.as_bytes());
+            p.str(gid_map.as_bytes());
+            p.u32(deny_setgroups.into());
+        });
+    }
+
+    /// newuidmap and newgidmap write the maps; arguments are triples as they take them.
+    pub(crate) fn map_helper(&mut self, uid_tool: (&Path, &[String]), gid_tool: (&Path, &[String])) {
+        self.flags |= PLAN_MAP_HELPER;
+        let subject = Subject::Text(format!("{} {}", uid_tool.0.display(), uid_tool.1.join(" ")));
+        self.step(Op::MapHelper, subject, |p| {
+            for (tool, arguments) in [uid_tool, gid_tool] {
+                p.str(tool.as_os_str().as_bytes());
+                p.u32(arguments.len() as u32);
+                for argument in arguments {
+                    p.str(argument.as_bytes());
+                }
+            }
+        });
+    }
+
+    /// Takes on a user, its group and its supplementary groups.
+    pub(crate) fn ids(&mut self, uid: u32, gid: u32, groups: Option<&[u32]>) {
+        self.step(Op::Ids, Subject::Text(format!("{uid}:{gid}")), |p| {
+            p.u32(uid);
+            p.u32(gid);
+            p.u32(groups.is_some().into());
+            let groups = groups.unwrap_or(&[]);
+            p.u32(groups.len() as u32);
+            for group in groups {
+                p.u32(*group);
+            }
+        });
+    }
+
+    /// Makes a file system; options without a value are flags. Attributes are `MOUNT_ATTR_*`.
+    pub(crate) fn file_system(&mut self, kind: &str, attributes: u64, options: &[(&str, Option<&[u8]>)]) -> Reg {
+        let out = self.fresh();
+        let mut names = vec![];
+        for (key, value) in options {
+            let value = value.map(|value| format!("={}", OsStr::from_bytes(value).to_string_lossy()));
+            names.push(format!("{kind} option {key}{}", value.unwrap_or_default()));
+        }
+        names.push(kind.to_owned());
+        self.step(Op::FsMount, Subject::Many(names), |p| {
+            p.u32(out.0);
+            p.str(kind.as_bytes());
+            p.u64(attributes);
+            p.u32(options.len() as u32);
+            for (key, value) in options {
+                p.u32(value.is_some().into());
+                p.str(key.as_bytes());
+                p.str(value.unwrap_or(b""));
+            }
+        });
+        out
+    }
+
+    /// A detached copy of the tree at `path` (from `dir`, when given), proven to be `expect` when that is given.
+    pub(crate) fn open_tree(&mut self, dir: Option<Reg>, path: &Path, recursive: bool, expect: Option<Reg>) -> Reg {
+        let out = self.fresh();
+        self.step(Op::OpenTree, Subject::Path(path.to_owned()), |p| {
+            p.u32(out.0);
+            p.u32(dir.map_or(NONE, |reg| reg.0));
+            p.str(path.as_os_str().as_bytes());
+            p.u32(recursive.into());
+            p.u32(expect.map_or(NONE, |reg| reg.0));
+        });
+        out
+    }
+
+    /// Opens what a path names inside the root, without opening its content.
+    pub(crate) fn open_path(&mut self, path: &Path) -> Reg {
+        let out = self.fresh();
+        self.step(Op::OpenPath, Subject::Path(path.to_owned()), |p| {
+            p.u32(out.0);
+            p.str(path.as_os_str().as_bytes());
+        });
+        out
+    }
+
+    /// Changes attributes (`MOUNT_ATTR_*`) and propagation (`MS_*`) of a mount.
+    pub(crate) fn attributes(&mut self, mount: Reg, recursive: bool, set: u64, clear: u64, propagation: u64) {
+        self.step(Op::SetAttr, Subject::Nothing, |p| {
+            p.u32(mount.0);
+            p.u32(recursive.into());
+            p.u64(set);
+            p.u64(clear);
+            p.u64(propagation);
+        });
+    }
+
+    /// Attaches a mount at a path inside the container's root.
+    pub(crate) fn attach(&mut self, mount: Reg, path: &Path, create: Create, optional: bool, guarded: bool) {
+        self.step(Op::Attach, Subject::Path(path.to_owned()), |p| {
+            p.u32(mount.0);
+            p.u32(NONE);
+            p.str(path.as_os_str().as_bytes());
+            p.u32(match create {
+                Create::No => 0,
+                Create::Directory => 1,
+                Create::File => 2,
+            });
+            p.u32(u32::from(optional) | u32::from(guarded) << 1);
+        });
+    }
+
+    /// Attaches a mount at a name inside a tree of our own making.
+    pub(crate) fn attach_in(&mut self, mount: Reg, dir: Reg, name: &str) {
+        self.step(Op::Attach, Subject::Path(name.into()), |p| {
+            p.u32(mount.0);
+            p.u32(dir.0);
+            p.str(name.as_bytes());
+            p.u32(0);
+            p.u32(0);
+        });
+    }
+
+    /// A step on one register.
+    pub(crate) fn on(&mut self, op: Op, reg: Reg) {
+        self.step(op, Subject::Nothing, |p| p.u32(reg.0));
+    }
+
+    /// A device node in a tree of our own making.
+    pub(crate) fn node(&mut self, dir: Reg, name: &str, mode: u32, (major, minor): (u32, u32)) {
+        // The kernel's own encoding of a device number for mknod(2).
+        let device = u64::from(minor & 0xff) | u64::from(major & 0xfff) << 8 | u64::from(minor & !0xff) << 12;
+        self.step(Op::Node, Subject::Path(name.into()), |p| {
+            p.u32(dir.0);
+            p.str(name.as_bytes());
+            p.u32(libc::S_IFCHR | mode);
+            p.u64(device);
+        });
+    }
+
+    /// A symbolic link in a tree of our own making.
+    pub(crate) fn symlink(&mut self, dir: Reg, target: &str, name: &str) {
+        self.step(Op::Symlink, Subject::Path(name.into()), |p| {
+            p.u32(dir.0);
+            p.str(target.as_bytes());
+            p.str(name.as_bytes());
+        });
+    }
+
+    /// A directory in a tree of our own making.
+    pub(crate) fn directory(&mut self, dir: Reg, name: &str, mode: u32) {
+        self.step(Op::Directory, Subject::Path(name.into()), |p| {
+            p.u32(dir.0);
+            p.str(name.as_bytes());
+            p.u32(mode);
+        });
+    }
+
+    /// A file in a tree of our own making.
+    pub(crate) fn file(&mut self, dir: Reg, name: &str, mode: u32, content: &[u8]) {
+        self.step(Op::File, Subject::Path(name.into()), |p| {
+            p.u32(dir.0);
+            p.str(name.as_bytes());
+            p.u32(mode);
+            p.str(content);
+        });
+    }
+
+    /// Masks a path with the null device or the empty directory.
+    pub(crate) fn cover(&mut self, null: Reg, empty: Reg, path: &Path) {
+        self.step(Op::Mask, Subject::Path(path.to_owned()), |p| {
+            p.u32(null.0);
+            p.u32(empty.0);
+            p.str(path.as_os_str().as_bytes());
+        });
+    }
+
+    /// mount(2), for kernels that cannot do it by descriptor.
+    pub(crate) fn legacy_mount(&mut self, source: &str, target: &Path, kind: &str, flags: u64, data: &[u8]) {
+        self.step(Op::LegacyMount, Subject::Path(target.to_owned()), |p| {
+            p.str(source.as_bytes());
+            p.str(target.as_os_str().as_bytes());
+            p.str(kind.as_bytes());
+            p.u64(flags);
+            p.str(data);
+        });
+    }
+
+    /// A resource limit (`RLIMIT_*`).
+    pub(crate) fn rlimit(&mut self, resource: u32, soft: u64, hard: u64, name: &str) {
+        self.step(Op::Rlimit, Subject::Text(name.to_owned()), |p| {
+            p.u32(resource);
+            p.u64(soft);
+            p.u64(hard);
+        });
+    }
+
+    /// Enters a directory by path and proves that it is the one behind the register.
+    pub(crate) fn change_dir(&mut self, path: &Path, expect: Reg) {
+        self.step(Op::ChangeDir, Subject::Path(path.to_owned()), |p| {
+            p.str(path.as_os_str().as_bytes());
+            p.u32(expect.0);
+        });
+    }
+
+    /// The workload's working directory; missing parts are created and belong to the user.
+    pub(crate) fn work_dir(&mut self, path: &Path, uid: u32, gid: u32) {
+        self.step(Op::WorkDir, Subject::Path(path.to_owned()), |p| {
+            p.str(path.as_os_str().as_bytes());
+            p.u32(uid);
+            p.u32(gid);
+        });
+    }
+
+    /// The thread's capability sets; ambient is raised one by one.
+    pub(crate) fn capabilities(&mut self, effective: u64, permitted: u64, inheritable: u64, ambient: u64) {
+        self.step(Op::Capabilities, Subject::Nothing, |p| {
+            p.u64(effective);
+            p.u64(permitted);
+            p.u64(inheritable);
+            p.u64(ambient);
+        });
+    }
+
+    /// The system call filter, as an array of `sock_filter`.
+    pub(crate) fn seccomp(&mut self, filter: &[u8]) {
+        self.step(Op::Seccomp, Subject::Nothing, |p| p.str(filter));
+    }
+
+    /// Hands a pipe or terminal that was made for the container to its user.
+    pub(crate) fn give_away(&mut self, reg: Reg, uid: u32, gid: u32) {
+        self.step(Op::GiveAway, Subject::Nothing, |p| {
+            p.u32(reg.0);
+            p.u32(uid);
+            p.u32(gid);
+        });
+    }
+
+    /// Descriptors 0, 1 and 2.
+    pub(crate) fn stdio(&mut self, [input, output, error]: [Reg; 3]) {
+        self.step(Op::Stdio, Subject::Nothing, |p| {
+            p.u32(input.0);
+            p.u32(output.0);
+            p.u32(error.0);
+        });
+    }
+
+    /// The end of a plan: the first candidate that can be executed is.
+    pub(crate) fn exec(&mut self, candidates: &[Vec<u8>], arguments: &[Vec<u8>], environment: &[Vec<u8>]) {
+        let names = candidates.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        self.step(Op::Exec, Subject::Many(names), |p| {
+            for list in [candidates, arguments, environment] {
+                p.u32(list.len() as u32);
+                for entry in list {
+                    p.str(entry);
+                }
+            }
+        });
+    }
+
+    /// Files get the owners that the list (in the stub's format) names.
+    pub(crate) fn reown(&mut self, tree: Reg, list: Reg) {
+        self.step(Op::Reown, Subject::Nothing, |p| {
+            p.u32(tree.0);
+            p.u32(list.0);
+        });
+    }
+
+    /// A tree is removed by who may.
+    pub(crate) fn remove_tree(&mut self, dir: Reg, name: &OsStr) {
+        self.step(Op::RemoveTree, Subject::Path(name.into()), |p| {
+            p.u32(dir.0);
+            p.str(name.as_bytes());
+        });
+    }
+
+    /// The finished plan: bytes, descriptors, and what to say about each step.
+    pub(crate) fn finish(mut self) -> Result<Finished> {
+        let step = "plan the launch";
+        if self.fds.len() > MAX_FDS - 3 {
+            return Err(Error::new(ErrorKind::Limit, step)
+                .because(format!("{} descriptors are more than one message may carry ({})", self.fds.len(), MAX_FDS - 3))
+                .remedy("use fewer bind mounts"));
+        }
+        if self.next as usize > MAX_REGISTERS {
+            return Err(Error::new(ErrorKind::Limit, step).because("there are more mounts than a plan has registers for"));
+        }
+        let mut whole = Vec::with_capacity(PLAN_HEADER + self.bytes.len());
+        for word in [MAGIC, self.namespaces as u32, (self.namespaces >> 32) as u32, self.cgroup, self.flags, 0] {
+            whole.extend_from_slice(&word.to_ne_bytes());
+        }
+        whole.append(&mut self.bytes);
+        if whole.len() > MAX_PLAN {
+            return Err(Error::new(ErrorKind::Limit, step)
+                .because(format!("arguments, environment and mounts make {} bytes; the limit is {MAX_PLAN}", whole.len())));
+        }
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps })
+    }
+}
+
+/// A plan that can travel.
+pub(crate) struct Finished {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) steps: Vec<(Op, Subject)>,
+}
+
+impl Finished {
+    /// The descriptors, to send.
+    pub(crate) fn borrowed(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd)
+    }
+}
+
+/// Writes a step's arguments, as [`super::protocol::Reader`] reads them.
+pub(crate) struct Payload<'a>(pub(crate) &'a mut Vec<u8>);
+
+impl Payload<'_> {
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) {
+        self.u32(value as u32);
+        self.u32((value >> 32) as u32);
+    }
+
+    pub(crate) fn str(&mut self, bytes: &[u8]) {
+        self.u32(bytes.len() as u32);
+        self.0.extend_from_slice(bytes);
+        let padding = 4 - bytes.len() % 4;
+        self.0.extend_from_slice(&[0; 4][..padding]);
+    }
+}

@@ -1,0 +1,443 @@
+//! What the host program, the guardian and a container's first process say to each other.
+//!
+//! This file is compiled twice: into the crate and into the carried stub. It therefore knows neither an allocator nor
+//! the standard library.
+//!
+//! ```text
+//!   host program                      guardian (stub)                   first process (stub, then workload)
+//!   ------------                      ---------------                   -----------------------------------
+//!        |-- Hello ------------------------>|
+//!        |   [pidfd of the host]            |
+//!        |                                  |
+//!        |-- Launch + plan ---------------->|
+//!        |   [channel, lease, plan fds…]    |-- clone3 ------------------------->|
+//!        |<- Started{pid} on the channel ---|   (newuidmap, when a range is      |
+//!        |   [report pipe]                  |    asked for, then one byte) ----->| walks the plan
+//!        |<- end of file on the report pipe (exec closed it), or Report ---------| execve
+//!        |                                  |
+//!        |-- Signal{n} on the channel ----->|-- kill --------------------------->|
+//!        |                                  |<- SIGCHLD -------------------------| exits
+//!        |<- Exited{status} on the channel -|
+//!        |                                  |
+//!        |  (end of file on the channel: the handle or the host is gone, so the container is killed)
+//! ```
+//!
+//! Every message is one datagram of a `SOCK_SEQPACKET` socket pair, so threads of the host program need no lock. A plan
+//! that does not fit [`INLINE_PLAN`] travels in a memfd, as the last descriptor.
+
+#![allow(dead_code)]
+
+/// First word of every message and plan: `Crcl` and a version. Both ends come from one build, so a mismatch is a bug.
+pub const MAGIC: u32 = 0x4372_6c01;
+
+/// Plans up to this many bytes travel inside the launch message.
+pub const INLINE_PLAN: usize = 96 * 1024;
+/// Plans beyond this are refused by both ends (environment and arguments together are limited to 2 MiB by the kernel).
+pub const MAX_PLAN: usize = 8 * 1024 * 1024;
+/// Descriptors in one message (the kernel's `SCM_MAX_FD`).
+pub const MAX_FDS: usize = 253;
+/// Registers of a plan: received descriptors come first, steps may fill the rest.
+pub const MAX_REGISTERS: usize = 1024;
+/// Containers that one guardian watches.
+pub const MAX_CONTAINERS: usize = 16 * 1024;
+/// "No register".
+pub const NONE: u32 = u32::MAX;
+
+/// Bytes of the fixed part of a control message: magic, kind, plan length, number of descriptors.
+pub const HEADER: usize = 16;
+/// Bytes of a channel message, either way.
+pub const NOTE: usize = 48;
+/// Bytes of a failure report.
+pub const REPORT: usize = 32;
+
+/// Kind of a control message.
+pub const HELLO: u32 = 1;
+/// Launch what the plan describes.
+pub const LAUNCH: u32 = 2;
+
+/// Channel, to the host: the first process exists; `a` is its pid in the guardian's pid namespace.
+pub const STARTED: u32 = 16;
+/// Channel, to the host: no process came to be; `a`: [`Sys`], `b`: errno.
+pub const FAILED: u32 = 17;
+/// Channel, to the host: `a`: `CLD_*` code, `b`: status, then user and system time (µs) and peak resident set (KiB).
+pub const EXITED: u32 = 18;
+/// Channel, to the guardian: send signal `a` to the first process.
+pub const SIGNAL: u32 = 32;
+/// Channel, to the guardian: from now on the container lives as long as the host program, not as long as the channel.
+pub const RELEASE: u32 = 33;
+
+/// The plan's own header: magic, clone flags (two words), register of the cgroup to be born in, flags, reserved.
+pub const PLAN_HEADER: usize = 24;
+/// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
+pub const PLAN_MAP_HELPER: u32 = 1;
+
+/// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$vdoc])* $variant = $value,)* }
+        impl $name {
+            /// The code of a word that came from the other side.
+            pub const fn from_u32(value: u32) -> Option<$name> {
+                match value { $($value => Some($name::$variant),)* _ => None }
+            }
+            /// Its name in the manual.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A step of a launch plan. Payloads are listed as `name: type`; `reg` is a register, `str` a length-prefixed
+    /// byte string with a NUL behind it.
+    Op {
+        /// New session, so that the host's terminal is out of reach.
+        Session = 1, "start a new session";
+        /// Die with the guardian: the second line of defence. (`life` register is implicit)
+        DieWithParent = 2, "tie the process to its guardian";
+        /// `reg, str`: write bytes to a descriptor (a cgroup's `tasks`).
+        Write = 3, "join the control group";
+        /// `flags: u64`.
+        Unshare = 4, "leave a namespace";
+        /// `proc: reg, uid_map: str, gid_map: str, deny_setgroups: u32`.
+        MapSelf = 5, "map user and group ids";
+        /// `uid: u32, gid: u32, count: u32, groups…: u32, set_groups: u32`.
+        Ids = 6, "take on the user and groups";
+        /// Make every mount private, so that nothing reaches the host's table.
+        Private = 7, "detach the mount namespace from the host's";
+        /// `out: reg, type: str, attributes: u64, count: u32, (kind: u32, key: str, value: str)…`.
+        FsMount = 8, "mount a file system";
+        /// `out: reg, dir: reg, path: str, flags: u32`.
+        OpenTree = 9, "open a mount source";
+        /// `mount: reg, recursive: u32, set: u64, clear: u64, propagation: u64`.
+        SetAttr = 10, "change mount attributes";
+        /// `mount: reg, base: reg, path: str, create: u32, optional: u32`.
+        Attach = 11, "attach a mount";
+        /// `mount: reg`: it becomes the root; the old one is gone afterwards.
+        Pivot = 12, "change the root";
+        /// `dir: reg, path: str, mode: u32, dev: u64`.
+        Node = 13, "create a device node";
+        /// `dir: reg, target: str, path: str`.
+        Symlink = 14, "create a symbolic link";
+        /// `dir: reg, path: str, mode: u32`.
+        Directory = 15, "create a directory";
+        /// `dir: reg, path: str, mode: u32, content: str`.
+        File = 16, "write a file";
+        /// `null: reg, empty: reg, path: str`.
+        Mask = 17, "mask a path";
+        /// `path: str`.
+        ReadOnly = 18, "make a path read-only";
+        /// `name: str`.
+        Hostname = 19, "set the host name";
+        /// `name: str`.
+        Domainname = 20, "set the domain name";
+        /// Bring `lo` up.
+        Loopback = 21, "bring the loopback interface up";
+        /// `resource: u32, soft: u64, hard: u64`.
+        Rlimit = 22, "set a resource limit";
+        /// `mask: u32`.
+        Umask = 23, "set the file mode mask";
+        /// `dir: reg, path: str, value: str`.
+        WriteAt = 24, "write a kernel setting";
+        /// `path: str, uid: u32, gid: u32`: created when it is missing; proven to lie inside the root.
+        WorkDir = 25, "enter the working directory";
+        /// `bounding, effective, permitted, inheritable, ambient: u64`; bounding first, the rest after [`Op::Ids`].
+        Bounding = 26, "drop capabilities from the bounding set";
+        /// `effective, permitted, inheritable, ambient: u64`.
+        Capabilities = 27, "set capabilities";
+        /// No gain of privileges by exec.
+        NoNewPrivileges = 28, "set no-new-privileges";
+        /// `filter: str`, an array of `sock_filter`.
+        Seccomp = 29, "install the system call filter";
+        /// `in: reg, out: reg, err: reg`.
+        Stdio = 30, "connect standard input, output and error";
+        /// Stay behind as a reaping, signal-forwarding pid 1; the rest of the plan runs in a child.
+        Init = 31, "start the init process";
+        /// `count: u32, candidates…: str, argc: u32, argv…: str, envc: u32, envp…: str`.
+        Exec = 32, "execute the command";
+        /// `on: u32`.
+        Dumpable = 33, "change dumpability";
+        /// `fd: reg, uid: u32, gid: u32`: pipes and terminals made for the container; failure is ignored.
+        GiveAway = 34, "hand a descriptor to the user";
+        /// `dir: reg`.
+        ChangeDir = 35, "change the directory";
+        /// `uid_tool: str, gid_tool: str, argc: u32, argv…: str, argc: u32, argv…: str`; walked by the guardian's helper.
+        MapHelper = 36, "map a range of user and group ids";
+        /// `tree: reg, list: reg`: give files the owners that the list names.
+        Reown = 37, "set the owners of files";
+        /// `dir: reg, name: str`: remove a tree whose files have foreign owners.
+        RemoveTree = 38, "remove a directory tree";
+        /// End here with status 0.
+        Done = 39, "end";
+        /// `source, target, type: str, flags: u64, data: str`: mount(2), for kernels without what `FsMount` needs.
+        LegacyMount = 40, "mount a file system";
+        /// `out: reg, dir: reg, path: str, optional: u32`: `O_PATH`, resolved in the root.
+        OpenPath = 41, "open a path";
+        /// `a..b`: keep effective capabilities over a change of uid.
+        KeepCaps = 42, "keep capabilities over a change of user";
+        /// Re-arm and check the tie to the guardian; a change of uid clears it.
+        StillAlive = 43, "check that the guardian lives";
+        /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
+        VerifyReadOnly = 44, "verify that a mount is read-only";
+        /// `fd: reg`.
+        Close = 45, "close a descriptor";
+    }
+}
+
+codes! {
+    /// The system call that a report names.
+    Sys {
+        Plan = 0, "plan";
+        Setsid = 1, "setsid";
+        Prctl = 2, "prctl";
+        Write = 3, "write";
+        Unshare = 4, "unshare";
+        Openat = 5, "openat";
+        Openat2 = 6, "openat2";
+        Setgroups = 7, "setgroups";
+        Setresgid = 8, "setresgid";
+        Setresuid = 9, "setresuid";
+        Mount = 10, "mount";
+        Fsopen = 11, "fsopen";
+        Fsconfig = 12, "fsconfig";
+        Fsmount = 13, "fsmount";
+        OpenTree = 14, "open_tree";
+        MountSetattr = 15, "mount_setattr";
+        MoveMount = 16, "move_mount";
+        PivotRoot = 17, "pivot_root";
+        Umount2 = 18, "umount2";
+        Mknodat = 19, "mknodat";
+        Symlinkat = 20, "symlinkat";
+        Mkdirat = 21, "mkdirat";
+        Fchmodat = 22, "fchmodat";
+        Fstat = 23, "fstat";
+        Sethostname = 24, "sethostname";
+        Setdomainname = 25, "setdomainname";
+        Socket = 26, "socket";
+        Ioctl = 27, "ioctl";
+        Prlimit = 28, "prlimit64";
+        Chdir = 29, "chdir";
+        Getcwd = 30, "getcwd";
+        Capset = 31, "capset";
+        Seccomp = 32, "seccomp";
+        Dup3 = 33, "dup3";
+        Clone = 34, "clone3";
+        Execve = 35, "execve";
+        Fchown = 36, "fchownat";
+        Read = 37, "read";
+        Poll = 38, "ppoll";
+        CloseRange = 39, "close_range";
+        Getdents = 40, "getdents64";
+        Unlinkat = 41, "unlinkat";
+        Renameat2 = 42, "renameat2";
+        Setxattr = 43, "setxattr";
+        Mmap = 44, "mmap";
+        Capget = 45, "capget";
+        Wait = 46, "waitid";
+        Fstatfs = 47, "fstatfs";
+        Recvmsg = 48, "recvmsg";
+        Statx = 49, "statx";
+        Tool = 50, "newuidmap";
+        Pipe = 51, "pipe2";
+        Chroot = 52, "chroot";
+    }
+}
+
+/// A step failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// Position in the plan, from 0.
+    pub index: u32,
+    /// What the step was.
+    pub op: u32,
+    /// The system call that refused.
+    pub sys: Sys,
+    /// Its errno, positive; 0 where the step itself found something wrong.
+    pub errno: i32,
+    /// Position inside the step: which option, path component, candidate or list entry.
+    pub detail: u32,
+}
+
+impl Report {
+    /// The bytes that travel.
+    pub fn encode(self) -> [u8; REPORT] {
+        let mut bytes = [0u8; REPORT];
+        let words = [MAGIC, self.index, self.op, self.sys as u32, self.errno as u32, self.detail, 0, 0];
+        let mut at = 0;
+        while at < words.len() {
+            let word = words[at].to_ne_bytes();
+            bytes[at * 4] = word[0];
+            bytes[at * 4 + 1] = word[1];
+            bytes[at * 4 + 2] = word[2];
+            bytes[at * 4 + 3] = word[3];
+            at += 1;
+        }
+        bytes
+    }
+
+    /// Reads what the other side sent; `None` for anything that is not a report.
+    pub fn decode(bytes: &[u8]) -> Option<Report> {
+        if bytes.len() != REPORT || word(bytes, 0)? != MAGIC {
+            return None;
+        }
+        Some(Report {
+            index: word(bytes, 4)?,
+            op: word(bytes, 8)?,
+            sys: Sys::from_u32(word(bytes, 12)?)?,
+            errno: word(bytes, 16)? as i32,
+            detail: word(bytes, 20)?,
+        })
+    }
+}
+
+/// A channel message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Note {
+    /// [`STARTED`], [`FAILED`], [`EXITED`], [`SIGNAL`] or [`RELEASE`].
+    pub kind: u32,
+    /// See the kind.
+    pub a: u32,
+    /// See the kind.
+    pub b: u32,
+    /// User time, µs.
+    pub user: u64,
+    /// System time, µs.
+    pub system: u64,
+    /// Peak resident set, KiB.
+    pub peak: u64,
+}
+
+impl Note {
+    /// The bytes that travel.
+    pub fn encode(self) -> [u8; NOTE] {
+        let mut bytes = [0u8; NOTE];
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 4, self.kind);
+        put(&mut bytes, 8, self.a);
+        put(&mut bytes, 12, self.b);
+        let longs = [self.user, self.system, self.peak];
+        let mut at = 0;
+        while at < longs.len() {
+            put(&mut bytes, 16 + at * 8, longs[at] as u32);
+            put(&mut bytes, 20 + at * 8, (longs[at] >> 32) as u32);
+            at += 1;
+        }
+        bytes
+    }
+
+    /// Reads what the other side sent; `None` for anything that is not a note.
+    pub fn decode(bytes: &[u8]) -> Option<Note> {
+        if bytes.len() != NOTE || word(bytes, 0)? != MAGIC {
+            return None;
+        }
+        let long = |at| Some(word(bytes, at)? as u64 | (word(bytes, at + 4)? as u64) << 32);
+        Some(Note {
+            kind: word(bytes, 4)?,
+            a: word(bytes, 8)?,
+            b: word(bytes, 12)?,
+            user: long(16)?,
+            system: long(24)?,
+            peak: long(32)?,
+        })
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    if let Some(place) = bytes.get_mut(at..at + 4) {
+        place.copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+/// The native-endian word at `at`.
+pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let part = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes([part[0], part[1], part[2], part[3]]))
+}
+
+/// Reads a step's payload; everything is checked, since a plan is untrusted to the stub.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+/// A payload that ends early or contradicts itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Malformed;
+
+impl<'a> Reader<'a> {
+    /// A reader over one payload.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Reader { bytes }
+    }
+
+    /// What has not been read yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        if count > self.bytes.len() {
+            return Err(Malformed);
+        }
+        let (head, tail) = self.bytes.split_at(count);
+        self.bytes = tail;
+        Ok(head)
+    }
+
+    /// One word.
+    pub fn u32(&mut self) -> Result<u32, Malformed> {
+        word(self.take(4)?, 0).ok_or(Malformed)
+    }
+
+    /// Two words, low first.
+    pub fn u64(&mut self) -> Result<u64, Malformed> {
+        Ok(self.u32()? as u64 | (self.u32()? as u64) << 32)
+    }
+
+    /// A byte string *including* its closing NUL; padded to whole words.
+    pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
+        let bytes = self.bytes_with_nul()?;
+        // A NUL inside would make the kernel see another string than the plan says.
+        let mut at = 0;
+        while at + 1 < bytes.len() {
+            if bytes[at] == 0 {
+                return Err(Malformed);
+            }
+            at += 1;
+        }
+        Ok(bytes)
+    }
+
+    /// A byte string that may hold NULs, without the closing one.
+    pub fn blob(&mut self) -> Result<&'a [u8], Malformed> {
+        let bytes = self.bytes_with_nul()?;
+        Ok(&bytes[..bytes.len() - 1])
+    }
+
+    fn bytes_with_nul(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.u32()? as usize;
+        if length >= MAX_PLAN {
+            return Err(Malformed);
+        }
+        let padded = (length + 1 + 3) & !3;
+        let bytes = self.take(padded)?;
+        if bytes[length] != 0 {
+            return Err(Malformed);
+        }
+        Ok(&bytes[..length + 1])
+    }
+
+    /// The next step of a plan: its code and payload; `None` at the end.
+    pub fn step(&mut self) -> Result<Option<(Op, Reader<'a>)>, Malformed> {
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let op = Op::from_u32(self.u32()?).ok_or(Malformed)?;
+        let length = self.u32()? as usize;
+        Ok(Some((op, Reader::new(self.take(length)?))))
+    }
+}

@@ -1,0 +1,289 @@
+//! Starts the guardian: a process that executes the carried stub and is no child of the host program.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The carried stub, as `build.rs` made it.
+pub(crate) static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/coracle-stub"));
+
+const STEP: &str = "start the guardian of the containers";
+
+/// Everything the two short-lived processes read, in one place that their assembly can index.
+#[repr(C)]
+struct Spawn {
+    socket: i64,
+    program: i64,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+    empty: *const libc::c_char,
+    errno: i64,
+}
+
+/// Executes the stub with `socket` as its descriptor 0, in a process that init (or the nearest subreaper) adopts.
+///
+/// Two clones that share memory, as posix_spawn(3) makes one: the first has no exit signal, so that neither SIGCHLD
+/// handlers nor `waitpid(-1)` loops of the host program ever see it; the second executes the stub, and is an orphan as
+/// soon as the first has ended. exec would set the exit signal of a direct child to SIGCHLD again.
+pub(crate) fn guardian(socket: BorrowedFd<'_>, fallback: &Path) -> Result<()> {
+    let program = executable(fallback)?;
+    let name: &CStr = c"coracle-guardian";
+    let argv = [name.as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null()];
+    let mut spawn = Spawn {
+        socket: socket.as_raw_fd().into(),
+        program: program.as_raw_fd().into(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        empty: c"".as_ptr(),
+        errno: 0,
+    };
+    // A handler of the host must not run in a process that shares its memory. This is this thread's mask only.
+    let blocked = |mask: &SigSet| {
+        mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|errno| Error::sys(STEP, "pthread_sigmask", errno as i32))
+    };
+    let before = blocked(&SigSet::all())?;
+    // SAFETY: `spawn` and all it points to outlive the call, which returns after the stub was executed or refused.
+    let first = unsafe { clone_twice_and_execute(&mut spawn) };
+    blocked(&before)?;
+    if first < 0 {
+        return Err(Error::sys(STEP, "clone", -first as i32).because("the kernel or a limit refused a new process"));
+    }
+    // `__WALL`, since it has no exit signal. If the host's own `waitpid(-1, __WALL)` was faster: fine, it is gone.
+    loop {
+        // SAFETY: a null status pointer is allowed.
+        let reaped = unsafe { libc::waitpid(first as libc::pid_t, std::ptr::null_mut(), libc::__WALL) };
+        if reaped >= 0 || nix::errno::Errno::last() != nix::errno::Errno::EINTR {
+            break;
+        }
+    }
+    if spawn.errno != 0 {
+        return Err(Error::sys(STEP, "execveat", spawn.errno as i32)
+            .because("the carried stub could not be executed from a memfd")
+            .remedy("allow memfds to be executed: sysctl vm.memfd_noexec=0"));
+    }
+    Ok(())
+}
+
+/// The stub as something to execute: a sealed memfd, so that nothing inside a container can write to the program that
+/// its first process came from; where memfds may not be executed, a file in `fallback`, opened read-only and unlinked.
+fn executable(fallback: &Path) -> Result<OwnedFd> {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let mut errno = 0;
+    for flags in [flags | MFD_EXEC, flags] {
+        // SAFETY: the name is a C string; the result is a new descriptor or -1.
+        let raw = unsafe { libc::memfd_create(c"coracle".as_ptr(), flags) };
+        if raw < 0 {
+            errno = nix::errno::Errno::last() as i32;
+            // Kernels before 6.3 do not know the flag.
+            if errno == libc::EINVAL {
+                continue;
+            }
+            break;
+        }
+        // SAFETY: the kernel just made this descriptor and nobody else has it.
+        let memfd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let mut file = File::from(memfd);
+        file.write_all(STUB).map_err(|error| Error::io(STEP, "write", error))?;
+        let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+        // SAFETY: plain integers.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+            return Err(Error::sys(STEP, "fcntl", nix::errno::Errno::last() as i32));
+        }
+        return Ok(file.into());
+    }
+    use std::os::unix::fs::OpenOptionsExt;
+    let refused = Error::sys(STEP, "memfd_create", errno).because("memfds may not be executed here");
+    if fallback.as_os_str().is_empty() {
+        return Err(refused);
+    }
+    let path = fallback.join(format!("stub-{}", std::process::id()));
+    let step = |syscall| {
+        let path = path.clone();
+        move |error| Error::io(STEP, syscall, error).path(path)
+    };
+    let _ = std::fs::remove_file(&path);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o500)
+        .open(&path)
+        .map_err(step("open"))?;
+    file.write_all(STUB).map_err(step("write"))?;
+    drop(file);
+    let open = File::open(&path).map_err(step("open"))?;
+    std::fs::remove_file(&path).map_err(step("unlink"))?;
+    Ok(open.into())
+}
+
+/// clone(`CLONE_VM | CLONE_VFORK`), in it clone(`CLONE_VM | CLONE_VFORK | SIGCHLD`), in that dup3 and execveat.
+///
+/// # Safety
+///
+/// `spawn` and what it points to are valid for the call, and all signals are blocked in this thread. Then this is
+/// sound: the two processes run on this thread's memory while it is suspended, and execute only the instructions
+/// below, which call no function, push nothing on the stack, and write nothing but `spawn.errno`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_twice_and_execute(spawn: *mut Spawn) -> i64 {
+    let pid: i64;
+    // SAFETY: see above.
+    unsafe {
+        std::arch::asm!(
+            "mov eax, 56",
+            "mov edi, 0x4100",
+            "xor esi, esi",
+            "xor edx, edx",
+            "xor r10d, r10d",
+            "xor r8d, r8d",
+            "syscall",
+            "test rax, rax",
+            "jnz 9f",
+            // the first process
+            "mov eax, 56",
+            "mov edi, 0x4111",
+            "xor esi, esi",
+            "xor edx, edx",
+            "xor r10d, r10d",
+            "xor r8d, r8d",
+            "syscall",
+            "test rax, rax",
+            "jz 2f",
+            "jns 3f",
+            "neg rax",
+            "mov [r12 + 40], rax",
+            "3:",
+            "xor edi, edi",
+            "mov eax, 231",
+            "syscall",
+            "ud2",
+            // the second process
+            "2:",
+            "mov eax, 292",
+            "mov rdi, [r12]",
+            "xor esi, esi",
+            "xor edx, edx",
+            "syscall",
+            "test rax, rax",
+            "js 4f",
+            "mov eax, 322",
+            "mov rdi, [r12 + 8]",
+            "mov rsi, [r12 + 32]",
+            "mov rdx, [r12 + 16]",
+            "mov r10, [r12 + 24]",
+            "mov r8d, 0x1000",
+            "syscall",
+            "4:",
+            "neg rax",
+            "mov [r12 + 40], rax",
+            "mov edi, 127",
+            "mov eax, 231",
+            "syscall",
+            "ud2",
+            "9:",
+            in("r12") spawn,
+            lateout("rax") pid,
+            out("rdi") _, out("rsi") _, out("rdx") _, out("r10") _, out("r8") _, out("rcx") _, out("r11") _,
+            options(nostack),
+        );
+    }
+    pid
+}
+
+/// See the other architecture.
+///
+/// # Safety
+///
+/// As there.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone_twice_and_execute(spawn: *mut Spawn) -> i64 {
+    let pid: i64;
+    // SAFETY: see above.
+    unsafe {
+        std::arch::asm!(
+            "mov x8, #220",
+            "mov x0, #0x4100",
+            "mov x1, xzr",
+            "mov x2, xzr",
+            "mov x3, xzr",
+            "mov x4, xzr",
+            "svc 0",
+            "cbnz x0, 9f",
+            // the first process
+            "mov x8, #220",
+            "mov x0, #0x4111",
+            "mov x1, xzr",
+            "mov x2, xzr",
+            "mov x3, xzr",
+            "mov x4, xzr",
+            "svc 0",
+            "cbz x0, 2f",
+            "tbz x0, #63, 3f",
+            "neg x0, x0",
+            "str x0, [x20, #40]",
+            "3:",
+            "mov x0, xzr",
+            "mov x8, #94",
+            "svc 0",
+            "brk #1",
+            // the second process
+            "2:",
+            "mov x8, #24",
+            "ldr x0, [x20]",
+            "mov x1, xzr",
+            "mov x2, xzr",
+            "svc 0",
+            "tbnz x0, #63, 4f",
+            "mov x8, #281",
+            "ldr x0, [x20, #8]",
+            "ldr x1, [x20, #32]",
+            "ldr x2, [x20, #16]",
+            "ldr x3, [x20, #24]",
+            "mov x4, #0x1000",
+            "svc 0",
+            "4:",
+            "neg x0, x0",
+            "str x0, [x20, #40]",
+            "mov x0, #127",
+            "mov x8, #94",
+            "svc 0",
+            "brk #1",
+            "9:",
+            in("x20") spawn,
+            lateout("x0") pid,
+            out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x8") _,
+            options(nostack),
+        );
+    }
+    pid
+}
+
+/// A pidfd of this process, for the guardian to see it end (Linux 5.3).
+pub(crate) fn own_pidfd() -> Result<OwnedFd> {
+    // SAFETY: plain integers; the result is a new close-on-exec descriptor or -1.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    if raw < 0 {
+        return Err(Error::sys(STEP, "pidfd_open", nix::errno::Errno::last() as i32)
+            .kind_is(ErrorKind::Unsupported)
+            .because("Linux 5.12 or later is needed"));
+    }
+    // SAFETY: the kernel just made this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
+}
+
+/// Takes ownership of a descriptor that came with a message.
+///
+/// # Safety
+///
+/// `raw` was received by this process a moment ago and nothing else has it.
+pub(crate) unsafe fn received(raw: i32) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}

@@ -1,0 +1,494 @@
+//! A container's first process, from clone to exec: walks the plan, one step after the other, and reports the step
+//! that failed.
+
+use crate::kernel::{self, Status};
+use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
+use crate::{init, mount, tree};
+
+/// What the guardian hands over.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    pub steps: &'a [u8],
+    /// The plan's descriptors: registers 0 and up.
+    pub received: &'a [i32],
+    pub report: i32,
+    pub life: (i32, i32),
+    /// One byte on it says that the id maps are written.
+    pub go: (i32, i32),
+    pub procfs: i32,
+    /// The guardian's own descriptors, closed here.
+    pub foreign: [i32; 4],
+}
+
+/// A step's failure: which call, its errno, and where inside the step.
+pub type Failed = (Sys, i32, u32);
+
+impl From<Malformed> for Trouble {
+    fn from(_: Malformed) -> Self {
+        Trouble(Sys::Plan, kernel::EINVAL, 0)
+    }
+}
+
+/// [`Failed`] as an error that `?` can convert into.
+pub struct Trouble(pub Sys, pub i32, pub u32);
+
+impl From<Failed> for Trouble {
+    fn from((sys, errno, detail): Failed) -> Self {
+        Trouble(sys, errno, detail)
+    }
+}
+
+/// Turns an errno into a failure of the named call.
+pub fn at(sys: Sys) -> impl Fn(i32) -> Trouble {
+    move |errno| Trouble(sys, errno, 0)
+}
+
+/// The state that steps share.
+pub struct Child {
+    registers: [i32; MAX_REGISTERS],
+    life: i32,
+    go: i32,
+    pub procfs: i32,
+}
+
+impl Child {
+    pub fn register(&self, index: u32) -> Result<i32, Trouble> {
+        match self.registers.get(index as usize) {
+            Some(descriptor) if *descriptor >= 0 => Ok(*descriptor),
+            _ => Err(Trouble(Sys::Plan, kernel::EINVAL, index)),
+        }
+    }
+
+    pub fn fill(&mut self, index: u32, descriptor: i32) -> Result<(), Trouble> {
+        match self.registers.get_mut(index as usize) {
+            Some(place) => {
+                kernel::close(*place);
+                *place = descriptor;
+                Ok(())
+            }
+            None => Err(Trouble(Sys::Plan, kernel::EINVAL, index)),
+        }
+    }
+}
+
+/// Never returns: the plan ends in exec or in `Done`, or a report is written.
+pub fn run(launch: Launch<'_>) -> ! {
+    // Only the guardian may hold this end, or its death would go unnoticed.
+    kernel::close(launch.life.1);
+    kernel::close(launch.go.1);
+    for descriptor in launch.foreign {
+        kernel::close(descriptor);
+    }
+    let mut child =
+        Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, procfs: launch.procfs };
+    for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
+        *place = *descriptor;
+    }
+    let mut reader = Reader::new(launch.steps);
+    let mut index = 0u32;
+    loop {
+        let (op, failure) = match reader.step() {
+            Ok(Some((op, payload))) => (op as u32, step(&mut child, op, payload).err()),
+            Ok(None) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 1))),
+            Err(Malformed) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 0))),
+        };
+        if let Some(Trouble(sys, errno, detail)) = failure {
+            let report = Report { index, op, sys, errno, detail };
+            let _ = kernel::write(launch.report, &report.encode());
+            kernel::exit(127);
+        }
+        index = index.wrapping_add(1);
+    }
+}
+
+fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
+    match op {
+        Op::Session => kernel::setsid().map_err(at(Sys::Setsid)),
+        Op::DieWithParent | Op::StillAlive => die_with_parent(child),
+        Op::Write => {
+            let descriptor = child.register(p.u32()?)?;
+            kernel::write_all(descriptor, p.blob()?).map_err(at(Sys::Write))
+        }
+        Op::Unshare => kernel::unshare(p.u64()?).map_err(at(Sys::Unshare)),
+        Op::MapSelf => map_self(child, p),
+        Op::MapHelper => {
+            // The helper writes one byte when the maps stand, and none when they cannot be written.
+            let mut byte = [0u8; 1];
+            match kernel::read(child.go, &mut byte) {
+                Ok(1) => Ok(()),
+                // The helper has reported already.
+                Ok(_) => kernel::exit(127),
+                Err(errno) => Err(Trouble(Sys::Read, errno, 0)),
+            }
+        }
+        Op::Ids => ids(p),
+        Op::Private => mount::private(),
+        Op::FsMount => mount::file_system(child, p),
+        Op::OpenTree => mount::open_tree(child, p),
+        Op::SetAttr => mount::attributes(child, p),
+        Op::Attach => mount::attach(child, p),
+        Op::Pivot => mount::pivot(child, p),
+        Op::Mask => mount::mask(child, p),
+        Op::ReadOnly => mount::read_only(p),
+        Op::LegacyMount => mount::legacy(p),
+        Op::VerifyReadOnly => mount::verify_read_only(child, p),
+        Op::OpenPath => mount::open_path(child, p),
+        Op::Node => {
+            let dir = child.register(p.u32()?)?;
+            let (path, mode, device) = (p.cstr()?, p.u32()?, p.u64()?);
+            kernel::mknodat(dir, path, mode, device).map_err(at(Sys::Mknodat))?;
+            // The mask of this process is the host's; the mode that was asked for is set, not hoped for.
+            kernel::fchmodat(dir, path, mode & 0o7777).map_err(at(Sys::Fchmodat))
+        }
+        Op::Symlink => {
+            let dir = child.register(p.u32()?)?;
+            let (target, path) = (p.cstr()?, p.cstr()?);
+            kernel::symlinkat(target, dir, path).map_err(at(Sys::Symlinkat))
+        }
+        Op::Directory => {
+            let dir = child.register(p.u32()?)?;
+            let (path, mode) = (p.cstr()?, p.u32()?);
+            kernel::mkdirat(dir, path, mode).map_err(at(Sys::Mkdirat))?;
+            kernel::fchmodat(dir, path, mode).map_err(at(Sys::Fchmodat))
+        }
+        Op::File => {
+            let dir = child.register(p.u32()?)?;
+            let (path, mode, content) = (p.cstr()?, p.u32()?, p.blob()?);
+            let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
+            let file = kernel::openat(dir, path, flags, mode).map_err(at(Sys::Openat))?;
+            let done = kernel::fchmod(file, mode)
+                .map_err(at(Sys::Fchmodat))
+                .and_then(|()| kernel::write_all(file, content).map_err(at(Sys::Write)));
+            kernel::close(file);
+            done
+        }
+        Op::Hostname => kernel::sethostname(p.blob()?).map_err(at(Sys::Sethostname)),
+        Op::Domainname => kernel::setdomainname(p.blob()?).map_err(at(Sys::Setdomainname)),
+        Op::Loopback => kernel::loopback_up().map_err(|(sys, errno)| Trouble(sys, errno, 0)),
+        Op::Rlimit => kernel::setrlimit(p.u32()?, p.u64()?, p.u64()?).map_err(at(Sys::Prlimit)),
+        Op::Umask => {
+            kernel::umask(p.u32()?);
+            Ok(())
+        }
+        Op::WriteAt => {
+            let dir = child.register(p.u32()?)?;
+            let (path, value) = (p.cstr()?, p.blob()?);
+            let resolve = kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS;
+            let file = kernel::openat2(dir, path, kernel::O_WRONLY, resolve).map_err(at(Sys::Openat2))?;
+            let done = kernel::write_all(file, value).map_err(at(Sys::Write));
+            kernel::close(file);
+            done
+        }
+        Op::WorkDir => working_directory(p),
+        Op::ChangeDir => change_directory(child, p),
+        Op::Bounding => bounding(p.u64()?),
+        Op::KeepCaps => {
+            const PR_SET_KEEPCAPS: usize = 8;
+            kernel::prctl(PR_SET_KEEPCAPS, 1, 0).map(drop).map_err(at(Sys::Prctl))
+        }
+        Op::Capabilities => capabilities(p),
+        Op::NoNewPrivileges => {
+            const PR_SET_NO_NEW_PRIVS: usize = 38;
+            kernel::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).map_err(at(Sys::Prctl))
+        }
+        Op::Seccomp => kernel::seccomp(p.blob()?).map_err(at(Sys::Seccomp)),
+        Op::Dumpable => {
+            const PR_SET_DUMPABLE: usize = 4;
+            kernel::prctl(PR_SET_DUMPABLE, (p.u32()? != 0) as usize, 0).map(drop).map_err(at(Sys::Prctl))
+        }
+        Op::GiveAway => {
+            let (register, uid, gid) = (p.u32()?, p.u32()?, p.u32()?);
+            let _ = kernel::fchown(child.register(register)?, uid, gid);
+            Ok(())
+        }
+        Op::Stdio => stdio(child, p),
+        Op::Init => init::stay_behind().map_err(at(Sys::Clone)),
+        Op::Exec => execute(p),
+        Op::Reown => {
+            let tree = child.register(p.u32()?)?;
+            let list = child.register(p.u32()?)?;
+            let size = kernel::status(list).map_err(at(Sys::Statx))?.size as usize;
+            if size == 0 {
+                return Ok(());
+            }
+            let list = kernel::map_file(list, size).map_err(at(Sys::Mmap))?;
+            Ok(tree::reown(tree, list)?)
+        }
+        Op::RemoveTree => {
+            let dir = child.register(p.u32()?)?;
+            Ok(tree::remove(dir, p.cstr()?)?)
+        }
+        Op::Close => {
+            let register = p.u32()?;
+            child.register(register)?;
+            child.fill(register, -1)
+        }
+        Op::Done => kernel::exit(0),
+    }
+}
+
+fn die_with_parent(child: &Child) -> Result<(), Trouble> {
+    const PR_SET_PDEATHSIG: usize = 1;
+    kernel::prctl(PR_SET_PDEATHSIG, kernel::SIGKILL as usize, 0).map_err(at(Sys::Prctl))?;
+    // The guardian may have died before the line above: then nobody will send that signal any more.
+    if kernel::hung_up(child.life) {
+        kernel::exit(127);
+    }
+    Ok(())
+}
+
+fn map_self(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (uids, gids, deny) = (p.blob()?, p.blob()?, p.u32()? != 0);
+    let put = |path: &[u8], value: &[u8]| {
+        let file = kernel::openat(child.procfs, path, kernel::O_WRONLY, 0).map_err(at(Sys::Openat))?;
+        let done = kernel::write_all(file, value).map_err(at(Sys::Write));
+        kernel::close(file);
+        done
+    };
+    put(b"self/uid_map\0", uids)?;
+    if deny {
+        put(b"self/setgroups\0", b"deny")?;
+    }
+    put(b"self/gid_map\0", gids)
+}
+
+fn ids(mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (uid, gid, set_groups, count) = (p.u32()?, p.u32()?, p.u32()? != 0, p.u32()?);
+    let mut groups = [0u32; 256];
+    for index in 0..count {
+        *groups.get_mut(index as usize).ok_or(Malformed)? = p.u32()?;
+    }
+    if set_groups {
+        kernel::setgroups(groups.get(..count as usize).unwrap_or(&[])).map_err(at(Sys::Setgroups))?;
+    }
+    kernel::setresgid(gid).map_err(at(Sys::Setresgid))?;
+    kernel::setresuid(uid).map_err(at(Sys::Setresuid))
+}
+
+fn bounding(keep: u64) -> Result<(), Trouble> {
+    const PR_CAPBSET_READ: usize = 23;
+    const PR_CAPBSET_DROP: usize = 24;
+    for capability in 0..64 {
+        match kernel::prctl(PR_CAPBSET_READ, capability, 0) {
+            Ok(1) if keep & (1 << capability) == 0 => {
+                kernel::prctl(PR_CAPBSET_DROP, capability, 0).map_err(at(Sys::Prctl))?;
+            }
+            Ok(_) => {}
+            // Past the last one that this kernel knows.
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+fn capabilities(mut p: Reader<'_>) -> Result<(), Trouble> {
+    const PR_CAP_AMBIENT: usize = 47;
+    const RAISE: usize = 2;
+    const CLEAR_ALL: usize = 4;
+    let (effective, permitted, inheritable, ambient) = (p.u64()?, p.u64()?, p.u64()?, p.u64()?);
+    kernel::capset(effective, permitted, inheritable).map_err(at(Sys::Capset))?;
+    let _ = kernel::prctl(PR_CAP_AMBIENT, CLEAR_ALL, 0);
+    for capability in 0..64 {
+        if ambient & (1 << capability) != 0 {
+            kernel::prctl(PR_CAP_AMBIENT, RAISE, capability).map_err(at(Sys::Prctl))?;
+        }
+    }
+    // Verify after enforcing: what the kernel has is what was asked for, to the bit.
+    let now = kernel::capget().map_err(at(Sys::Capget))?;
+    if now != (effective, permitted, inheritable) {
+        return Err(Trouble(Sys::Capget, 0, 1));
+    }
+    Ok(())
+}
+
+/// Descriptors 0, 1 and 2 from three registers that may be any numbers, these three included.
+fn stdio(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mut lifted = [-1i32; 3];
+    for place in &mut lifted {
+        *place = kernel::dup_above(child.register(p.u32()?)?).map_err(at(Sys::Dup3))?;
+    }
+    for (number, descriptor) in lifted.iter().enumerate() {
+        kernel::dup3(*descriptor, number as i32, 0).map_err(at(Sys::Dup3))?;
+        kernel::close(*descriptor);
+    }
+    Ok(())
+}
+
+/// Enters a directory by the path that it has in this mount namespace, and proves that it is the one the host opened:
+/// descriptors from the host's namespace cannot be mounted from.
+fn change_directory(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (path, expected) = (p.cstr()?, p.u32()?);
+    let expected = kernel::status(child.register(expected)?).map_err(at(Sys::Statx))?;
+    kernel::chdir(path).map_err(at(Sys::Chdir))?;
+    let here = kernel::statx(kernel::AT_FDCWD, b".\0", 0).map_err(at(Sys::Statx))?;
+    same(&expected, &here)
+}
+
+/// The same file, or somebody exchanged it meanwhile.
+pub fn same(expected: &Status, found: &Status) -> Result<(), Trouble> {
+    if (expected.device, expected.inode) == (found.device, found.inode) {
+        Ok(())
+    } else {
+        Err(Trouble(Sys::Statx, 0, 2))
+    }
+}
+
+fn working_directory(mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
+    let dir = mount::ensure(path, mount::Target::Directory, Some((uid, gid)))?;
+    let entered = kernel::fchdir(dir).map_err(at(Sys::Chdir));
+    kernel::close(dir);
+    entered?;
+    // Verify after enforcing: a directory that is not below the root has no name there.
+    let mut name = [0u8; 4096];
+    match kernel::getcwd(&mut name) {
+        Ok(length) if length > 0 && name.first() == Some(&b'/') => Ok(()),
+        Ok(_) => Err(Trouble(Sys::Getcwd, 0, 3)),
+        Err(errno) => Err(Trouble(Sys::Getcwd, errno, 3)),
+    }
+}
+
+fn execute(mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mut candidates = p;
+    let count = p.u32()?;
+    for _ in 0..count {
+        p.cstr()?;
+    }
+    let mut rest = p;
+    let arguments = p.u32()?;
+    for _ in 0..arguments {
+        p.cstr()?;
+    }
+    let variables = p.u32()?;
+    for _ in 0..variables {
+        p.cstr()?;
+    }
+    let total = (arguments as usize).saturating_add(variables as usize).saturating_add(2);
+    let vectors = kernel::fresh_words(total).map_err(at(Sys::Mmap))?;
+    let mut place = vectors.iter_mut();
+    for _ in 0..2 {
+        for _ in 0..rest.u32()? {
+            if let Some(word) = place.next() {
+                *word = rest.cstr()?.as_ptr() as usize;
+            }
+        }
+        // The closing null pointer is there already: fresh memory is zero.
+        place.next();
+    }
+    // Nothing but 0, 1 and 2 survives the exec; from here on no descriptor is needed but the report pipe.
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    match kernel::close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC) {
+        // Before Linux 5.11 the flag is unknown. All descriptors of this program are made with close-on-exec; the
+        // range is the second lock on that door.
+        Ok(()) | Err(kernel::EINVAL | kernel::ENOSYS) => {}
+        Err(errno) => return Err(Trouble(Sys::CloseRange, errno, 0)),
+    }
+    // The host's mask was blocked across the exec of this program, and all actions were reset then.
+    kernel::set_signal_mask(0);
+    let mut verdict = Trouble(Sys::Execve, kernel::ENOENT, 0);
+    let count = candidates.u32()?;
+    for index in 0..count {
+        let file = candidates.cstr()?;
+        match kernel::execve(file, vectors, arguments as usize + 1) {
+            errno @ (kernel::ENOENT | kernel::ENOTDIR) => {
+                // There, and yet not found: its interpreter is missing. That is worth telling.
+                if errno == kernel::ENOENT && kernel::statx(kernel::AT_FDCWD, file, 0).is_ok() {
+                    verdict = Trouble(Sys::Execve, kernel::ENOENT, index | 0x8000_0000);
+                    break;
+                }
+            }
+            // As execvp(3): remembered, while later candidates may still do.
+            kernel::EACCES => verdict = Trouble(Sys::Execve, kernel::EACCES, index),
+            errno => {
+                verdict = Trouble(Sys::Execve, errno, index);
+                break;
+            }
+        }
+    }
+    Err(verdict)
+}
+
+/// The process beside the child that has newuidmap and newgidmap write its maps; ends when that is done.
+pub fn map_ids(launch: Launch<'_>, pid: i32) -> ! {
+    kernel::close(launch.life.1);
+    kernel::close(launch.go.0);
+    for descriptor in launch.foreign {
+        kernel::close(descriptor);
+    }
+    let mut reader = Reader::new(launch.steps);
+    let mut index = 0u32;
+    let mut failure = Trouble(Sys::Plan, kernel::EINVAL, 0);
+    while let Ok(Some((op, mut payload))) = reader.step() {
+        if op == Op::MapHelper {
+            match run_tool(&mut payload, pid).and_then(|()| run_tool(&mut payload, pid)) {
+                Ok(()) => {
+                    let _ = kernel::write(launch.go.1, b"!");
+                    kernel::exit(0);
+                }
+                Err(trouble) => failure = trouble,
+            }
+            break;
+        }
+        index = index.wrapping_add(1);
+    }
+    let Trouble(sys, errno, detail) = failure;
+    let report = Report { index, op: Op::MapHelper as u32, sys, errno, detail };
+    let _ = kernel::write(launch.report, &report.encode());
+    kernel::exit(1)
+}
+
+/// Runs `tool PID arguments…` (path: str, argc: u32, argv: str…) with an empty environment and waits for it.
+fn run_tool(p: &mut Reader<'_>, pid: i32) -> Result<(), Trouble> {
+    let tool = p.cstr()?;
+    let count = p.u32()? as usize;
+    // name, pid, arguments, null, (empty environment:) null
+    let vectors = kernel::fresh_words(count.saturating_add(4)).map_err(at(Sys::Mmap))?;
+    let mut digits = [0u8; 12];
+    let mut at_digit = digits.len() - 1;
+    let mut value = pid as u32;
+    while let Some(place) = at_digit.checked_sub(1).and_then(|next| digits.get_mut(next)) {
+        at_digit -= 1;
+        *place = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    let name = digits.get(at_digit..).unwrap_or(b"0\0");
+    let mut place = vectors.iter_mut();
+    for word in [tool, name] {
+        if let Some(slot) = place.next() {
+            *slot = word.as_ptr() as usize;
+        }
+    }
+    for _ in 0..count {
+        let word = p.cstr()?;
+        if let Some(slot) = place.next() {
+            *slot = word.as_ptr() as usize;
+        }
+    }
+    let tool_pid = match kernel::fork(0, None).map_err(at(Sys::Clone))? {
+        0 => {
+            kernel::set_signal_mask(0);
+            let errno = kernel::execve(tool, vectors, count + 3);
+            kernel::exit(if errno == kernel::ENOENT { 127 } else { 126 })
+        }
+        child => child,
+    };
+    loop {
+        let _ = kernel::wait_signal(1 << (kernel::SIGCHLD - 1));
+        while let Some(ended) = kernel::reap() {
+            if ended.pid == tool_pid {
+                return match (ended.code, ended.status) {
+                    (1, 0) => Ok(()),
+                    (_, status) => Err(Trouble(Sys::Tool, 0, status)),
+                };
+            }
+        }
+    }
+}
+
+/// "No register" is a value of its own.
+pub fn given(register: u32) -> Option<u32> {
+    (register != NONE).then_some(register)
+}

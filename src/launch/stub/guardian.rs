@@ -1,0 +1,348 @@
+//! The guardian: parent of every container that one host program started.
+//!
+//! It waits in epoll for four things: launch messages on descriptor 0, the end of the host program, children that
+//! ended, and notes on each container's channel. It never blocks on anything else; what has to wait (mapping id ranges
+//! with newuidmap) waits in a process of its own.
+
+use core::cell::UnsafeCell;
+
+use crate::arch::EpollEvent;
+use crate::child::{self, Launch};
+use crate::kernel::{self, Ended};
+use crate::protocol::{
+    EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, NONE, NOTE, Note,
+    PLAN_HEADER, PLAN_MAP_HELPER, RELEASE, SIGNAL, STARTED, Sys, word,
+};
+
+const CONTROL: i32 = 0;
+const DATA_CONTROL: u64 = u64::MAX;
+const DATA_CHILDREN: u64 = u64::MAX - 1;
+const DATA_HOST: u64 = u64::MAX - 2;
+
+/// Flags of clone(2) that a plan may ask for: namespaces only. `CLONE_VM` and friends never get through.
+const NAMESPACES: u64 = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
+
+/// One container.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Of the first process; 0 when the slot is free.
+    pid: i32,
+    /// Our end of the channel; -1 once the host closed its end.
+    channel: i32,
+    /// Held open until the container is reaped, so that nobody sweeps its files before.
+    lease: i32,
+    /// Lives as long as the host program, not as long as the channel.
+    released: bool,
+    /// Tells a reused slot from the one that an event was meant for.
+    generation: u32,
+}
+
+struct Guardian {
+    epoll: i32,
+    /// Both ends of the pipe that only guardians hold open: children see its hang-up when the guardian dies.
+    life: (i32, i32),
+    procfs: i32,
+    children: i32,
+    used: usize,
+    /// Slots below this index have been used at some time.
+    top: usize,
+    slots: [Slot; MAX_CONTAINERS],
+    buffer: [u8; HEADER + INLINE_PLAN],
+}
+
+struct Whole(UnsafeCell<Guardian>);
+// SAFETY: this program has one thread, and `run` is the only place that takes a reference.
+unsafe impl Sync for Whole {}
+
+// All zero, so that it costs no byte of the file and no page until it is used; `prepare` fills in what zero cannot mean.
+static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
+    epoll: 0,
+    life: (0, 0),
+    procfs: 0,
+    children: 0,
+    used: 0,
+    top: 0,
+    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, generation: 0 }; MAX_CONTAINERS],
+    buffer: [0; HEADER + INLINE_PLAN],
+}));
+
+/// The whole life of a guardian.
+pub fn run() -> ! {
+    // Host signals were blocked across the exec; nothing but SIGKILL is to end a guardian before its host ends.
+    kernel::set_signal_mask(u64::MAX);
+    kernel::default_signals();
+    // What the host program left open without close-on-exec is none of our business, nor are its terminal, its
+    // directory or its session.
+    let quiet = kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0));
+    let closed = kernel::close_range(3, u32::MAX, 0);
+    let _ = kernel::setsid();
+    let _ = kernel::chdir(b"/\0");
+    kernel::set_name(b"coracle-guard\0\0\0");
+    if quiet.is_err() || closed.is_err() {
+        kernel::exit(1);
+    }
+    // SAFETY: called once, from the entry point, by the only thread; no other reference exists.
+    let guardian = unsafe { &mut *GUARDIAN.0.get() };
+    if guardian.prepare().is_err() {
+        kernel::exit(1);
+    }
+    guardian.serve()
+}
+
+impl Guardian {
+    fn prepare(&mut self) -> Result<(), i32> {
+        self.epoll = kernel::epoll_create()?;
+        self.life = kernel::pipe()?;
+        self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1))?;
+        kernel::epoll_add(self.epoll, self.children, DATA_CHILDREN)?;
+        kernel::epoll_add(self.epoll, CONTROL, DATA_CONTROL)
+    }
+
+    fn serve(&mut self) -> ! {
+        let mut events = [EpollEvent { events: 0, data: 0 }; 64];
+        loop {
+            let count = kernel::epoll_wait(self.epoll, &mut events).unwrap_or(0);
+            for event in events.iter().take(count) {
+                match event.data {
+                    DATA_CHILDREN => self.reap(),
+                    DATA_HOST => self.end(),
+                    DATA_CONTROL => {
+                        // A few per turn, so that a storm of launches does not keep exits waiting.
+                        for _ in 0..8 {
+                            if !self.control() {
+                                break;
+                            }
+                        }
+                    }
+                    data => self.note((data & 0xffff_ffff) as usize, (data >> 32) as u32),
+                }
+            }
+        }
+    }
+
+    /// The host program is gone, or has closed its end: every container goes, then this process.
+    fn end(&mut self) -> ! {
+        for slot in self.slots.iter().take(self.top) {
+            if slot.pid != 0 {
+                let _ = kernel::kill(slot.pid, kernel::SIGKILL);
+            }
+        }
+        // Leases are held until the last container is reaped, so that a sweep by another program finds no survivor.
+        while self.used > 0 {
+            let _ = kernel::wait_signal(1 << (kernel::SIGCHLD - 1));
+            self.reap();
+        }
+        kernel::exit(0)
+    }
+
+    /// One control message; false when there is none.
+    fn control(&mut self) -> bool {
+        let mut fds = [-1i32; MAX_FDS];
+        let mut fd_count = 0;
+        let length = match kernel::receive(CONTROL, &mut self.buffer, &mut fds, &mut fd_count) {
+            Ok(0) => self.end(),
+            Ok(length) => length,
+            Err(kernel::EINVAL) => return true,
+            Err(_) => return false,
+        };
+        let message = self.buffer.get(..length).unwrap_or(&[]);
+        let fds = fds.get(..fd_count).unwrap_or(&[]);
+        let kind = word(message, 4);
+        match (word(message, 0), kind) {
+            (Some(MAGIC), Some(HELLO)) => {
+                // [pidfd of the host, /proc]; both stay open.
+                if let [host, procfs] = *fds {
+                    self.procfs = procfs;
+                    if kernel::epoll_add(self.epoll, host, DATA_HOST).is_ok() {
+                        let ready = Note { kind: STARTED, ..Note::default() };
+                        let _ = kernel::send(CONTROL, &ready.encode());
+                        return true;
+                    }
+                }
+                kernel::exit(1)
+            }
+            (Some(MAGIC), Some(LAUNCH)) => {
+                let keep = self.launch(length, fds);
+                let kept = if keep { 2 } else { 0 };
+                for (index, descriptor) in fds.iter().enumerate() {
+                    // Channel and lease stay with the slot.
+                    if index >= kept {
+                        kernel::close(*descriptor);
+                    }
+                }
+                true
+            }
+            _ => {
+                for descriptor in fds {
+                    kernel::close(*descriptor);
+                }
+                true
+            }
+        }
+    }
+
+    /// Starts what the message in the buffer describes; true when a slot now owns channel and lease.
+    fn launch(&mut self, length: usize, fds: &[i32]) -> bool {
+        let [channel, lease, ..] = *fds else { return false };
+        let fail = |sys: Sys, errno: i32| {
+            let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
+            let _ = kernel::send(channel, &note.encode());
+            false
+        };
+        let message = self.buffer.get(..length).unwrap_or(&[]);
+        let plan_length = word(message, 8).unwrap_or(0) as usize;
+        let in_file = word(message, 12).unwrap_or(0) != 0;
+        if plan_length < PLAN_HEADER || plan_length > MAX_PLAN {
+            return fail(Sys::Plan, kernel::EINVAL);
+        }
+        let mut mapped: Option<&'static [u8]> = None;
+        let plan: &[u8] = if in_file {
+            let file = fds.last().copied().unwrap_or(-1);
+            // A file shorter than it says would end us with SIGBUS.
+            if !kernel::status(file).is_ok_and(|status| status.size >= plan_length as u64) {
+                return fail(Sys::Plan, kernel::EINVAL);
+            }
+            match kernel::map_file(file, plan_length) {
+                Ok(slice) => mapped.insert(slice),
+                Err(errno) => return fail(Sys::Mmap, errno),
+            }
+        } else {
+            match message.get(HEADER..HEADER + plan_length) {
+                Some(plan) => plan,
+                None => return fail(Sys::Plan, kernel::EINVAL),
+            }
+        };
+        let header = |at| word(plan, at).unwrap_or(0);
+        let flags = (header(4) as u64 | (header(8) as u64) << 32) & NAMESPACES;
+        let cgroup = header(12);
+        let map_helper = header(16) & PLAN_MAP_HELPER != 0;
+        let steps = plan.get(PLAN_HEADER..).unwrap_or(&[]);
+        let cgroup = match (cgroup, fds.get((cgroup as usize).saturating_add(2))) {
+            (NONE, _) => None,
+            (_, Some(descriptor)) => Some(*descriptor),
+            _ => return fail(Sys::Plan, kernel::EINVAL),
+        };
+        if header(0) != MAGIC {
+            return fail(Sys::Plan, kernel::EINVAL);
+        }
+        let slot = match self.slots.iter().position(|slot| slot.pid == 0) {
+            Some(slot) => slot,
+            None => return fail(Sys::Plan, kernel::ENOSYS),
+        };
+        // Made here and not by the host: a fork of the host program at the wrong moment would hold its writing end open.
+        let report = match kernel::pipe() {
+            Ok(report) => report,
+            Err(errno) => return fail(Sys::Pipe, errno),
+        };
+        let fail = |sys: Sys, errno: i32| {
+            kernel::close(report.0);
+            kernel::close(report.1);
+            fail(sys, errno)
+        };
+        let go = match if map_helper { kernel::pipe() } else { Ok((-1, -1)) } {
+            Ok(pipe) => pipe,
+            Err(errno) => return fail(Sys::Pipe, errno),
+        };
+        let launch = Launch {
+            steps,
+            received: fds.get(2..).unwrap_or(&[]),
+            report: report.1,
+            life: self.life,
+            go,
+            procfs: self.procfs,
+            foreign: [self.epoll, channel, lease, report.0],
+        };
+        let pid = match kernel::fork(flags, cgroup) {
+            Ok(0) => child::run(launch),
+            Ok(pid) => pid,
+            Err(errno) => {
+                kernel::close(go.0);
+                kernel::close(go.1);
+                return fail(Sys::Clone, errno);
+            }
+        };
+        if map_helper {
+            match kernel::fork(0, None) {
+                Ok(0) => child::map_ids(launch, pid),
+                Ok(_) => {}
+                Err(_) => {
+                    let _ = kernel::kill(pid, kernel::SIGKILL);
+                }
+            }
+            kernel::close(go.0);
+            kernel::close(go.1);
+        }
+        if let Some(slice) = mapped {
+            kernel::unmap(slice);
+        }
+        let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
+        let _ = kernel::send_with(channel, &note.encode(), report.0);
+        kernel::close(report.0);
+        kernel::close(report.1);
+        let Some(place) = self.slots.get_mut(slot) else { return false };
+        let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
+        *place = Slot { pid, channel, lease, released: false, generation };
+        self.used += 1;
+        self.top = self.top.max(slot + 1);
+        if kernel::epoll_add(self.epoll, channel, slot as u64 | (generation as u64) << 32).is_err() {
+            // Unwatched it could outlive its handle: better none.
+            let _ = kernel::kill(pid, kernel::SIGKILL);
+        }
+        true
+    }
+
+    /// A note, or the end of the channel.
+    fn note(&mut self, index: usize, generation: u32) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        if slot.pid == 0 || slot.generation != generation || slot.channel < 0 {
+            return;
+        }
+        let mut bytes = [0u8; NOTE];
+        let mut fds = [-1i32; 4];
+        let mut fd_count = 0;
+        let received = kernel::receive(slot.channel, &mut bytes, &mut fds, &mut fd_count);
+        for descriptor in fds.iter().take(fd_count) {
+            kernel::close(*descriptor);
+        }
+        match received {
+            Ok(length) if length > 0 => match Note::decode(bytes.get(..length).unwrap_or(&[])) {
+                // The pid cannot have been reused: this process is its parent and has not reaped it.
+                Some(Note { kind: SIGNAL, a: signal, .. }) if signal <= 64 => {
+                    let _ = kernel::kill(slot.pid, signal);
+                }
+                Some(Note { kind: RELEASE, .. }) => slot.released = true,
+                _ => {}
+            },
+            Err(kernel::EAGAIN | kernel::EINTR | kernel::EINVAL) => {}
+            _ => {
+                // Closing removes it from the epoll set: this descriptor is the only one for that end.
+                kernel::close(slot.channel);
+                slot.channel = -1;
+                if !slot.released {
+                    let _ = kernel::kill(slot.pid, kernel::SIGKILL);
+                }
+            }
+        }
+    }
+
+    /// Reaps what ended and tells who waits.
+    fn reap(&mut self) {
+        // One signal may stand for many children; it is only taken away here, waitid says who.
+        let mut signal = [0u8; 128];
+        let _ = kernel::read(self.children, &mut signal);
+        while let Some(ended) = kernel::reap() {
+            let Ended { pid, code, status, user, system, peak } = ended;
+            let top = self.top;
+            let Some(slot) = self.slots.iter_mut().take(top).find(|slot| slot.pid == pid) else { continue };
+            if slot.channel >= 0 {
+                let note = Note { kind: EXITED, a: code, b: status, user, system, peak };
+                let _ = kernel::send(slot.channel, &note.encode());
+                kernel::close(slot.channel);
+            }
+            kernel::close(slot.lease);
+            slot.pid = 0;
+            slot.channel = -1;
+            self.used = self.used.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Steps that build the container's tree. Mounts are made detached, by descriptor, and attached by descriptor; a path
+//! that an image may have shaped is only ever resolved beneath the container's own root.
+
+use crate::child::{Child, Trouble, at, given, same};
+use crate::kernel;
+use crate::protocol::{Reader, Sys};
+
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const ST_RDONLY: u64 = 1;
+
+/// What a mount point has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Existing,
+    Directory,
+    File,
+}
+
+pub fn private() -> Result<(), Trouble> {
+    const MS_REC_PRIVATE: u64 = 0x4000 | (1 << 18);
+    kernel::mount(b"none\0", b"/\0", b"none\0", MS_REC_PRIVATE, b"\0").map_err(at(Sys::Mount))
+}
+
+pub fn file_system(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (out, kind, attributes, count) = (p.u32()?, p.cstr()?, p.u64()?, p.u32()?);
+    let context = kernel::fsopen(kind).map_err(at(Sys::Fsopen))?;
+    let done = configure(context, &mut p, count)
+        .and_then(|()| {
+            kernel::fsconfig_create(context).map_err(|errno| Trouble(Sys::Fsconfig, errno, u32::MAX))
+        })
+        .and_then(|()| kernel::fsmount(context, attributes).map_err(at(Sys::Fsmount)));
+    kernel::close(context);
+    child.fill(out, done?)
+}
+
+fn configure(context: i32, p: &mut Reader<'_>, count: u32) -> Result<(), Trouble> {
+    for index in 0..count {
+        let (kind, key, value) = (p.u32()?, p.cstr()?, p.cstr()?);
+        let set = match kind {
+            0 => kernel::fsconfig_flag(context, key),
+            _ => kernel::fsconfig_string(context, key, value),
+        };
+        set.map_err(|errno| Trouble(Sys::Fsconfig, errno, index))?;
+    }
+    Ok(())
+}
+
+/// A detached copy of what `path` names in this mount namespace. With `expect`, it must be the very file that the host
+/// opened: the host's own descriptor belongs to the host's namespace and cannot be mounted.
+pub fn open_tree(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    const OPEN_TREE_CLONE: usize = 1;
+    let (out, dir, path, recursive, expect) = (p.u32()?, p.u32()?, p.cstr()?, p.u32()? != 0, p.u32()?);
+    let dir = match given(dir) {
+        Some(register) => child.register(register)?,
+        None => kernel::AT_FDCWD,
+    };
+    let mut flags = OPEN_TREE_CLONE;
+    if recursive {
+        flags |= kernel::AT_RECURSIVE;
+    }
+    if path == b"\0" {
+        flags |= kernel::AT_EMPTY_PATH;
+    }
+    let tree = kernel::open_tree(dir, path, flags).map_err(at(Sys::OpenTree))?;
+    if let Some(register) = given(expect) {
+        let expected = kernel::status(child.register(register)?).map_err(at(Sys::Statx))?;
+        same(&expected, &kernel::status(tree).map_err(at(Sys::Statx))?)?;
+    }
+    child.fill(out, tree)
+}
+
+pub fn attributes(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mount = child.register(p.u32()?)?;
+    let (recursive, set, clear, propagation) = (p.u32()? != 0, p.u64()?, p.u64()?, p.u64()?);
+    kernel::mount_setattr(mount, recursive, set, clear, propagation).map_err(at(Sys::MountSetattr))
+}
+
+/// `mount, base, path, create (0 none, 1 directory, 2 file), flags (1 optional, 2 refuse kernel file systems)`.
+pub fn attach(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mount = child.register(p.u32()?)?;
+    let (base, path, create, flags) = (p.u32()?, p.cstr()?, p.u32()?, p.u32()?);
+    let target = match (given(base), create) {
+        // A tree that we made a moment ago and nobody else has seen.
+        (Some(register), _) => {
+            let look = kernel::O_PATH | kernel::O_NOFOLLOW;
+            kernel::openat(child.register(register)?, path, look, 0).map_err(at(Sys::Openat))?
+        }
+        (None, create) => {
+            let want = match create {
+                0 => Target::Existing,
+                1 => Target::Directory,
+                _ => Target::File,
+            };
+            match ensure(path, want, None) {
+                Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) if flags & 1 != 0 => return Ok(()),
+                other => other?,
+            }
+        }
+    };
+    if flags & 2 != 0 {
+        let (magic, _) = kernel::fstatfs(target).map_err(at(Sys::Fstatfs))?;
+        if magic == PROC_SUPER_MAGIC || magic == SYSFS_MAGIC {
+            kernel::close(target);
+            return Err(Trouble(Sys::MoveMount, 0, 4));
+        }
+    }
+    let moved = kernel::move_mount(mount, target).map_err(at(Sys::MoveMount));
+    kernel::close(target);
+    moved
+}
+
+/// Makes the mount of the register the root, and takes the old root away.
+pub fn pivot(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    const MNT_DETACH: usize = 2;
+    let mount = child.register(p.u32()?)?;
+    let root = kernel::openat(kernel::AT_FDCWD, b"/\0", kernel::O_PATH, 0).map_err(at(Sys::Openat))?;
+    kernel::move_mount(mount, root).map_err(at(Sys::MoveMount))?;
+    kernel::close(root);
+    kernel::fchdir(mount).map_err(at(Sys::Chdir))?;
+    // Old root on top of the new one, in one place, so that no directory is needed for it; then off it goes.
+    kernel::pivot_root(b".\0", b".\0").map_err(at(Sys::PivotRoot))?;
+    kernel::umount(b".\0", MNT_DETACH).map_err(at(Sys::Umount2))?;
+    kernel::chdir(b"/\0").map_err(at(Sys::Chdir))
+}
+
+/// Covers a path: directories with an empty read-only one, everything else with the null device. What is not there
+/// needs no cover.
+pub fn mask(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    const OPEN_TREE_CLONE: usize = 1;
+    let null = child.register(p.u32()?)?;
+    let empty = child.register(p.u32()?)?;
+    let target = match ensure(p.cstr()?, Target::Existing, None) {
+        Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
+        other => other?,
+    };
+    let directory = kernel::status(target).map_err(at(Sys::Statx))?.is_directory();
+    if !directory {
+        // Our own node, opened before the container could touch it; and still that node.
+        let node = kernel::status(null).map_err(at(Sys::Statx))?;
+        if !node.is_character_device() || node.special != (1, 3) {
+            return Err(Trouble(Sys::Statx, 0, 5));
+        }
+    }
+    let source = if directory { empty } else { null };
+    let copy = kernel::open_tree(source, b"\0", OPEN_TREE_CLONE | kernel::AT_EMPTY_PATH).map_err(at(Sys::OpenTree))?;
+    let moved = kernel::move_mount(copy, target).map_err(at(Sys::MoveMount));
+    kernel::close(copy);
+    kernel::close(target);
+    moved
+}
+
+/// Mounts a path over itself, read-only.
+pub fn read_only(mut p: Reader<'_>) -> Result<(), Trouble> {
+    const OPEN_TREE_CLONE: usize = 1;
+    let target = match ensure(p.cstr()?, Target::Existing, None) {
+        Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
+        other => other?,
+    };
+    let flags = OPEN_TREE_CLONE | kernel::AT_EMPTY_PATH | kernel::AT_RECURSIVE;
+    let copy = kernel::open_tree(target, b"\0", flags).map_err(at(Sys::OpenTree))?;
+    let done = kernel::mount_setattr(copy, true, MOUNT_ATTR_RDONLY, 0, 0)
+        .map_err(at(Sys::MountSetattr))
+        .and_then(|()| kernel::move_mount(copy, target).map_err(at(Sys::MoveMount)));
+    kernel::close(copy);
+    kernel::close(target);
+    done
+}
+
+/// mount(2) on a directory that only the engine can reach, for kernels that cannot do it by descriptor.
+pub fn legacy(mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (source, target, kind, flags, data) = (p.cstr()?, p.cstr()?, p.cstr()?, p.u64()?, p.cstr()?);
+    kernel::mount(source, target, kind, flags, data).map_err(at(Sys::Mount))
+}
+
+pub fn verify_read_only(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mount = child.register(p.u32()?)?;
+    let (_, flags) = kernel::fstatfs(mount).map_err(at(Sys::Fstatfs))?;
+    if flags & ST_RDONLY == 0 {
+        return Err(Trouble(Sys::Fstatfs, 0, 6));
+    }
+    Ok(())
+}
+
+pub fn open_path(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (out, path) = (p.u32()?, p.cstr()?);
+    let found = ensure(path, Target::Existing, None)?;
+    child.fill(out, found)
+}
+
+/// Opens (`O_PATH`) what `path` names beneath the root of this process, links resolved within it, no link of procfs
+/// followed. What is missing is created when asked: directories on the way, then a directory or an empty file; never
+/// through a link that leads nowhere.
+pub fn ensure(path: &[u8], want: Target, owner: Option<(u32, u32)>) -> Result<i32, Trouble> {
+    let flags = kernel::O_PATH | if want == Target::Directory { kernel::O_DIRECTORY } else { 0 };
+    match resolve(path, flags) {
+        Err(kernel::ENOENT) if want != Target::Existing => {}
+        other => return other.map_err(at(Sys::Openat2)),
+    }
+    let mut buffer = [0u8; 4097];
+    let length = path.len();
+    if length > 4096 {
+        return Err(Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0));
+    }
+    buffer.get_mut(..length).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?.copy_from_slice(path);
+    let mut parent = resolve(b"/\0", kernel::O_PATH | kernel::O_DIRECTORY).map_err(at(Sys::Openat2))?;
+    let mut start = 0usize;
+    let end = length.saturating_sub(1);
+    while start < end {
+        if path.get(start) == Some(&b'/') {
+            start += 1;
+            continue;
+        }
+        let stop = path.get(start..end).and_then(|rest| rest.iter().position(|byte| *byte == b'/'));
+        let stop = stop.map_or(end, |offset| start + offset);
+        let last = path.get(stop..end).unwrap_or(&[]).iter().all(|byte| *byte == b'/');
+        // The prefix up to here, as a string of its own.
+        let saved = buffer.get(stop).copied().unwrap_or(0);
+        if let Some(byte) = buffer.get_mut(stop) {
+            *byte = 0;
+        }
+        let prefix = buffer.get(..stop + 1).unwrap_or(&[]);
+        let name = buffer.get(start..stop + 1).unwrap_or(&[]);
+        let file = last && want == Target::File;
+        let kind = kernel::O_PATH | if file { 0 } else { kernel::O_DIRECTORY };
+        let opened = match resolve(prefix, kind) {
+            Err(kernel::ENOENT) => {
+                let made = if file {
+                    let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
+                    kernel::openat(parent, name, flags, 0o644).map(kernel::close).map_err(at(Sys::Openat))
+                } else {
+                    kernel::mkdirat(parent, name, 0o755).map_err(at(Sys::Mkdirat))
+                };
+                made?;
+                let opened = kernel::openat(parent, name, kind | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
+                if !file {
+                    let _ = kernel::fchmodat(parent, name, 0o755);
+                }
+                if let Some((uid, gid)) = owner {
+                    let _ = kernel::fchown(opened, uid, gid);
+                }
+                opened
+            }
+            other => other.map_err(at(Sys::Openat2))?,
+        };
+        kernel::close(parent);
+        parent = opened;
+        if let Some(byte) = buffer.get_mut(stop) {
+            *byte = saved;
+        }
+        start = stop;
+    }
+    Ok(parent)
+}
+
+/// One path, beneath the root of this process.
+fn resolve(path: &[u8], flags: u32) -> Result<i32, i32> {
+    let root = kernel::openat(kernel::AT_FDCWD, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+    let rules = kernel::RESOLVE_IN_ROOT | kernel::RESOLVE_NO_MAGICLINKS;
+    let found = match kernel::openat2(root, path, flags, rules) {
+        // Refused by a seccomp filter around us, or older than 5.6.
+        Err(kernel::ENOSYS | kernel::EPERM) => walk(root, path, flags),
+        other => other,
+    };
+    kernel::close(root);
+    found
+}
+
+/// [`resolve`] without openat2: component by component, links read and put in front of what is left.
+///
+/// The root of this process is the container's root already, so even a race with a process inside leads nowhere else;
+/// what this walk keeps out is procfs' magic links.
+fn walk(root: i32, path: &[u8], flags: u32) -> Result<i32, i32> {
+    let mut todo = [0u8; 8192];
+    let mut from = todo.len() - path.len().min(4096);
+    todo.get_mut(from..).ok_or(kernel::EINVAL)?.copy_from_slice(path);
+    let mut here = kernel::openat(root, b".\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+    let mut links = 0;
+    loop {
+        while todo.get(from) == Some(&b'/') {
+            from += 1;
+        }
+        let rest = todo.get(from..).unwrap_or(&[0]);
+        let length = rest.iter().position(|byte| *byte == b'/' || *byte == 0).unwrap_or(0);
+        if length == 0 {
+            return Ok(here);
+        }
+        let mut name = [0u8; 256];
+        if length > 255 {
+            return Err(kernel::ENAMETOOLONG);
+        }
+        name.get_mut(..length).ok_or(kernel::EINVAL)?.copy_from_slice(rest.get(..length).unwrap_or(&[]));
+        from += length;
+        let component = name.get(..length + 1).unwrap_or(&[0]);
+        let last = todo.get(from..).unwrap_or(&[]).iter().all(|byte| *byte == b'/' || *byte == 0);
+        let next = kernel::openat(here, component, kernel::O_PATH | kernel::O_NOFOLLOW, 0)?;
+        let status = kernel::status(next)?;
+        if status.is_symlink() {
+            links += 1;
+            let (magic, _) = kernel::fstatfs(next)?;
+            if links > 40 || magic == PROC_SUPER_MAGIC {
+                return Err(kernel::ELOOP);
+            }
+            let mut target = [0u8; 4096];
+            let count = kernel::readlink(next, b"\0", &mut target)?;
+            let target = target.get(..count).unwrap_or(&[]);
+            kernel::close(next);
+            from = from.checked_sub(count + 1).ok_or(kernel::ENAMETOOLONG)?;
+            let place = todo.get_mut(from..from + count).ok_or(kernel::ENAMETOOLONG)?;
+            place.copy_from_slice(target);
+            if let Some(byte) = todo.get_mut(from + count) {
+                *byte = b'/';
+            }
+            if target.first() == Some(&b'/') {
+                kernel::close(here);
+                here = kernel::openat(root, b".\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+            }
+            continue;
+        }
+        kernel::close(here);
+        here = next;
+        if last && flags & kernel::O_DIRECTORY != 0 && !status.is_directory() {
+            return Err(kernel::ENOTDIR);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Work on files whose owners only a user namespace can name: giving them away and removing them.
+
+use crate::kernel::{self, Outcome};
+use crate::protocol::{NONE, Reader, Sys};
+
+type Failed = (Sys, i32, u32);
+
+/// Walks the list of owners: `path: str, uid: u32, gid: u32, mode: u32, count: u32, (name: str, value: str)…`.
+///
+/// Paths are names of our own unpacking, relative to `tree`; they are resolved beneath it and through no link.
+pub fn reown(tree: i32, list: &'static [u8]) -> Result<(), Failed> {
+    let mut reader = Reader::new(list);
+    let mut entry = 0u32;
+    while !reader.is_empty() {
+        let malformed = |_| (Sys::Plan, kernel::EINVAL, entry);
+        let path = reader.cstr().map_err(malformed)?;
+        let uid = reader.u32().map_err(malformed)?;
+        let gid = reader.u32().map_err(malformed)?;
+        let mode = reader.u32().map_err(malformed)?;
+        let count = reader.u32().map_err(malformed)?;
+        let resolve = kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS;
+        // A link cannot be opened for reading; its owner is all it has.
+        let read = kernel::O_RDONLY | kernel::O_NONBLOCK | kernel::O_NOFOLLOW;
+        let (file, link) = match kernel::openat2(tree, path, read, resolve) {
+            Ok(file) => (file, false),
+            Err(kernel::ELOOP | 6) => {
+                let look = kernel::O_PATH | kernel::O_NOFOLLOW;
+                (kernel::openat2(tree, path, look, kernel::RESOLVE_BENEATH).map_err(|e| (Sys::Openat2, e, entry))?, true)
+            }
+            Err(errno) => return Err((Sys::Openat2, errno, entry)),
+        };
+        let mut done = kernel::fchown(file, uid, gid).map_err(|e| (Sys::Fchown, e, entry));
+        // chown takes setuid and capabilities away, so modes and attributes come after it.
+        if done.is_ok() && !link && mode != NONE {
+            done = kernel::fchmod(file, mode).map_err(|e| (Sys::Fchmodat, e, entry));
+        }
+        for _ in 0..count {
+            let name = reader.cstr().map_err(malformed)?;
+            let value = reader.blob().map_err(malformed)?;
+            if done.is_ok() && !link {
+                done = kernel::fsetxattr(file, name, value).map_err(|e| (Sys::Setxattr, e, entry));
+            }
+        }
+        kernel::close(file);
+        done?;
+        entry = entry.wrapping_add(1);
+    }
+    Ok(())
+}
+
+/// Removes `name` in `dir` and everything below it, in constant memory and with three descriptors, however deep it is:
+/// directories that are not empty are moved up into the one that is being emptied.
+pub fn remove(dir: i32, name: &[u8]) -> Result<(), Failed> {
+    let failed = |sys: Sys| move |errno: i32| (sys, errno, 0);
+    match kernel::unlinkat(dir, name, 0) {
+        Ok(()) => return Ok(()),
+        Err(kernel::ENOENT) => return Ok(()),
+        Err(kernel::EISDIR | kernel::EPERM) => {}
+        Err(errno) => return Err((Sys::Unlinkat, errno, 0)),
+    }
+    let top = open_directory(dir, name).map_err(failed(Sys::Openat))?;
+    let mut moved = 0u64;
+    loop {
+        let mut left = false;
+        each_entry(top, |entry| {
+            left = true;
+            empty(top, top, entry, &mut moved)?;
+            match kernel::unlinkat(top, entry, kernel::AT_REMOVEDIR) {
+                Ok(()) | Err(kernel::ENOENT | kernel::ENOTDIR) => Ok(()),
+                Err(errno) => Err(errno),
+            }
+        })
+        .map_err(failed(Sys::Unlinkat))?;
+        if !left {
+            break;
+        }
+        kernel::close(top);
+        // Reopened rather than rewound: entries that were moved up must be seen.
+        let again = open_directory(dir, name).map_err(failed(Sys::Openat))?;
+        kernel::dup3(again, top, kernel::O_CLOEXEC).map_err(failed(Sys::Dup3))?;
+        kernel::close(again);
+    }
+    kernel::close(top);
+    kernel::unlinkat(dir, name, kernel::AT_REMOVEDIR).map_err(failed(Sys::Unlinkat))
+}
+
+/// Removes `entry` if it is no directory; if it is one, empties it, moving its non-empty directories up into `top`.
+fn empty(top: i32, dir: i32, entry: &[u8], moved: &mut u64) -> Outcome<()> {
+    match kernel::unlinkat(dir, entry, 0) {
+        Ok(()) | Err(kernel::ENOENT) => return Ok(()),
+        Err(kernel::EISDIR | kernel::EPERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    let inner = match open_directory(dir, entry) {
+        Ok(inner) => inner,
+        // EPERM was meant: an immutable file.
+        Err(kernel::ENOTDIR) => return Err(kernel::EPERM),
+        Err(errno) => return Err(errno),
+    };
+    let done = each_entry(inner, |name| match kernel::unlinkat(inner, name, 0) {
+        Ok(()) | Err(kernel::ENOENT) => Ok(()),
+        Err(kernel::EISDIR | kernel::EPERM) => match kernel::unlinkat(inner, name, kernel::AT_REMOVEDIR) {
+            Ok(()) | Err(kernel::ENOENT) => Ok(()),
+            Err(kernel::ENOTEMPTY | kernel::EEXIST) => {
+                let mut fresh = [0u8; 24];
+                loop {
+                    number(&mut fresh, *moved);
+                    *moved += 1;
+                    match kernel::renameat(inner, name, top, &fresh) {
+                        Err(kernel::EEXIST | kernel::ENOTEMPTY | kernel::ENOTDIR) => {}
+                        other => return other,
+                    }
+                }
+            }
+            Err(errno) => Err(errno),
+        },
+        Err(errno) => Err(errno),
+    });
+    kernel::close(inner);
+    done
+}
+
+fn open_directory(dir: i32, name: &[u8]) -> Outcome<i32> {
+    let flags = kernel::O_RDONLY | kernel::O_DIRECTORY | kernel::O_NOFOLLOW;
+    match kernel::openat(dir, name, flags, 0) {
+        Err(kernel::EACCES) => {
+            // A directory without permissions that belongs to us.
+            let look = kernel::openat(dir, name, kernel::O_PATH | kernel::O_DIRECTORY | kernel::O_NOFOLLOW, 0)?;
+            kernel::close(look);
+            kernel::fchmodat(dir, name, 0o700)?;
+            kernel::openat(dir, name, flags, 0)
+        }
+        other => other,
+    }
+}
+
+/// `\x01` and the number in decimal: a name that nothing but this function makes.
+fn number(buffer: &mut [u8; 24], mut value: u64) {
+    *buffer = [0; 24];
+    buffer[0] = 1;
+    let mut digits = [0u8; 20];
+    let mut count = 0;
+    loop {
+        digits[count] = b'0' + (value % 10) as u8;
+        value /= 10;
+        count += 1;
+        if value == 0 || count == digits.len() {
+            break;
+        }
+    }
+    for index in 0..count {
+        buffer[1 + index] = digits[count - 1 - index];
+    }
+}
+
+/// Calls `f` with every name of the directory (with its NUL), but `.` and `..`.
+fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    let mut buffer = [0u8; 4096];
+    loop {
+        let count = kernel::getdents(dir, &mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut rest = buffer.get(..count).unwrap_or(&[]);
+        // struct linux_dirent64: inode (8), offset (8), length (2), type (1), name.
+        while let (Some(low), Some(high)) = (rest.get(16), rest.get(17)) {
+            let length = *low as usize | (*high as usize) << 8;
+            let Some(record) = rest.get(..length) else { break };
+            if length < 20 {
+                break;
+            }
+            let name = record.get(19..).unwrap_or(&[]);
+            if let Some(end) = name.iter().position(|byte| *byte == 0) {
+                let name = name.get(..end + 1).unwrap_or(&[]);
+                if name != b".\0" && name != b"..\0" {
+                    f(name)?;
+                }
+            }
+            rest = rest.get(length..).unwrap_or(&[]);
+        }
+    }
+}
