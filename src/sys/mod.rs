@@ -1,11 +1,6 @@
-<<<<<<< HEAD
 //! The only door to the kernel. Everything above speaks in descriptors and typed values; `unsafe` lives in this
 //! folder and in `launch/`.
 
 pub(crate) mod fs;
 pub(crate) mod random;
-=======
-//! The only door to the kernel.
-
 pub(crate) mod trial;
->>>>>>> area-security
