@@ -14,6 +14,8 @@ mod parent;
 mod plan;
 mod protocol;
 mod spawn;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use parent::{Ended, Process, in_memory, launch};
 pub(crate) use plan::{Create, Payload, Plan, Reg};
