@@ -1,1 +1,284 @@
-//! Reserved.
+//! Isolation: turns a process spec into a launch plan, and says how much of what was asked it enforces.
+//!
+//! A backend contains no code that runs in the child: it lists typed steps, the carried stub walks them. What a backend
+//! will enforce is a value, [`Enforcement`], known before anything is launched; what a caller asks for is a value too,
+//! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
+
+pub(crate) mod mount_options;
+pub(crate) mod namespaces;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::Group;
+use crate::launch::Plan;
+use crate::probe::IdRange;
+use crate::snapshot::Snapshot;
+use crate::{Error, ErrorKind, Result};
+
+/// Something that isolation separates the workload from, or takes from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Aspect {
+    /// The workload reads only its own tree.
+    FilesystemRead,
+    /// The workload's writes reach only its own tree and what was mounted writable.
+    FilesystemWrite,
+    /// It sees and signals only its own processes, and all of them die with the first.
+    Processes,
+    /// It reaches no network that it was not given.
+    Network,
+    /// A filter allows only the system calls that programs need.
+    Syscalls,
+    /// It holds only the listed capabilities, and gains none by exec.
+    Privileges,
+    /// Memory, processor time and number of processes can be limited and accounted.
+    Limits,
+}
+
+impl Aspect {
+    /// All of them, in the order in which they are reported.
+    pub const ALL: [Aspect; 7] = [
+        Aspect::FilesystemRead,
+        Aspect::FilesystemWrite,
+        Aspect::Processes,
+        Aspect::Network,
+        Aspect::Syscalls,
+        Aspect::Privileges,
+        Aspect::Limits,
+    ];
+}
+
+impl fmt::Display for Aspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Aspect::FilesystemRead => "filesystem read",
+            Aspect::FilesystemWrite => "filesystem write",
+            Aspect::Processes => "processes",
+            Aspect::Network => "network",
+            Aspect::Syscalls => "system calls",
+            Aspect::Privileges => "privileges",
+            Aspect::Limits => "limits",
+        })
+    }
+}
+
+/// How far an aspect is enforced. Ordered: `None < Partial < Full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Not at all.
+    None,
+    /// In part; the reason says which.
+    Partial,
+    /// As documented for the aspect.
+    Full,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::None => "none",
+            Level::Partial => "partial",
+            Level::Full => "full",
+        })
+    }
+}
+
+/// What a backend enforces for one container, aspect by aspect, with the reason for everything less than full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enforcement {
+    backend: &'static str,
+    levels: [(Level, Cow<'static, str>); 7],
+}
+
+impl Enforcement {
+    /// Everything enforced; backends then take away what they cannot.
+    pub(crate) fn full(backend: &'static str) -> Self {
+        Enforcement { backend, levels: std::array::from_fn(|_| (Level::Full, Cow::Borrowed(""))) }
+    }
+
+    /// Lowers an aspect; a level that is lower already stays.
+    pub(crate) fn lower(&mut self, aspect: Aspect, level: Level, reason: impl Into<Cow<'static, str>>) {
+        let place = &mut self.levels[aspect as usize];
+        if level < place.0 {
+            *place = (level, reason.into());
+        }
+    }
+
+    /// Adds something that a caller has to know, without lowering the level.
+    pub(crate) fn note(&mut self, aspect: Aspect, note: impl Into<Cow<'static, str>>) {
+        let place = &mut self.levels[aspect as usize].1;
+        let note = note.into();
+        *place = if place.is_empty() { note } else { format!("{place}; {note}").into() };
+    }
+
+    /// The backend's short name, e.g. `namespaces`.
+    pub fn backend(&self) -> &str {
+        self.backend
+    }
+
+    /// How far one aspect is enforced.
+    pub fn level(&self, aspect: Aspect) -> Level {
+        self.levels[aspect as usize].0
+    }
+
+    /// Why an aspect is not fully enforced, or what else is to be known of it; mostly empty.
+    pub fn reason(&self, aspect: Aspect) -> &str {
+        &self.levels[aspect as usize].1
+    }
+}
+
+impl fmt::Display for Enforcement {
+    /// One line per aspect.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for aspect in Aspect::ALL {
+            let (level, reason) = &self.levels[aspect as usize];
+            write!(f, "{:<17} {level}", aspect.to_string())?;
+            if !reason.is_empty() {
+                write!(f, " ({reason})")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The least that a caller accepts. The default asks for everything but limits.
+///
+/// ```
+/// use coracle::isolation::{Aspect, Level, Requirement};
+///
+/// let strict = Requirement::default().at_least(Aspect::Limits, Level::Full);
+/// assert_eq!(strict.level(Aspect::Limits), Level::Full);
+/// assert_eq!(Requirement::default().level(Aspect::Network), Level::Full);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement([Level; 7]);
+
+impl Default for Requirement {
+    fn default() -> Self {
+        let mut levels = [Level::Full; 7];
+        levels[Aspect::Limits as usize] = Level::None;
+        Requirement(levels)
+    }
+}
+
+impl Requirement {
+    /// Nothing required: whatever the host can do is taken. Read [`Enforcement`] afterwards.
+    pub fn nothing() -> Self {
+        Requirement([Level::None; 7])
+    }
+
+    /// Requires at least this level of one aspect, whatever was required before.
+    #[must_use]
+    pub fn at_least(mut self, aspect: Aspect, level: Level) -> Self {
+        self.0[aspect as usize] = level;
+        self
+    }
+
+    /// What is required of one aspect.
+    pub fn level(&self, aspect: Aspect) -> Level {
+        self.0[aspect as usize]
+    }
+
+    /// [`ErrorKind::Weaker`] unless `enforcement` is at least this.
+    pub(crate) fn check(&self, enforcement: &Enforcement, waived: &[Aspect]) -> Result<()> {
+        for aspect in Aspect::ALL {
+            // What the caller gave away by an option of its own (`network = host`) needs no second permission.
+            if enforcement.level(aspect) < self.level(aspect) && !waived.contains(&aspect) {
+                let reason = enforcement.reason(aspect);
+                return Err(Error::new(ErrorKind::Weaker, "isolate the container as much as required")
+                    .because(format!(
+                        "{aspect} would be enforced {}, {} is required{}{reason}",
+                        enforcement.level(aspect),
+                        self.level(aspect),
+                        if reason.is_empty() { "" } else { ": " },
+                    ))
+                    .remedy("mend what the reason names (`coracle doctor` says more), or require less"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whose ids a container runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Root without a user namespace: ids inside are ids outside.
+    Host,
+    /// A user namespace with the caller as 0 and a subordinate range above, written by newuidmap and newgidmap.
+    Range { uid: u32, gid: u32, uids: Vec<IdRange>, gids: Vec<IdRange>, uid_tool: PathBuf, gid_tool: PathBuf },
+    /// A user namespace with one user and one group, presented as whichever ids are asked for.
+    Single { uid: u32, gid: u32 },
+}
+
+impl Identity {
+    /// Is the container in a user namespace of its own?
+    pub(crate) fn is_rootless(&self) -> bool {
+        !matches!(self, Identity::Host)
+    }
+
+    /// Can a process inside have these ids? `None` says yes.
+    pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<String> {
+        match self {
+            Identity::Host => None,
+            Identity::Single { .. } if groups.iter().all(|group| *group == gid) => None,
+            Identity::Single { .. } => Some("one user id can show one group only, and the user has supplementary groups".into()),
+            Identity::Range { uids, gids, .. } => {
+                let size = |ranges: &[IdRange]| 1 + ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+                let bad_gid = std::iter::once(&gid).chain(groups).find(|id| u64::from(**id) >= size(gids));
+                match (u64::from(uid) < size(uids), bad_gid) {
+                    (false, _) => Some(format!("user id {uid} is not in the subordinate range of {} ids", size(uids))),
+                    (_, Some(bad)) => Some(format!("group id {bad} is not in the subordinate range of {} ids", size(gids))),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+/// A file that is made for the container and shown at a path inside, e.g. `/etc/hosts`.
+#[derive(Debug, Clone)]
+pub(crate) struct MadeFile {
+    pub(crate) name: &'static str,
+    pub(crate) target: &'static str,
+    pub(crate) content: Vec<u8>,
+}
+
+/// Everything a backend needs to plan one launch.
+pub(crate) struct Request<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) snapshot: &'a Snapshot,
+    /// The engine's root: paths of the snapshot below it are made relative to it.
+    pub(crate) root: &'a Path,
+    pub(crate) root_fd: BorrowedFd<'a>,
+    pub(crate) identity: &'a Identity,
+    pub(crate) stdio: [OwnedFd; 3],
+    /// These of `stdio` were made for the container and belong to its user.
+    pub(crate) stdio_made: [bool; 3],
+    pub(crate) files: Vec<MadeFile>,
+    pub(crate) seccomp: Option<&'a [u8]>,
+    pub(crate) cgroup: Option<&'a Group>,
+    pub(crate) init: bool,
+    /// Paths inside the container that are masked besides those of the spec.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Nothing of the writable part has to survive a crash.
+    pub(crate) volatile: bool,
+    /// The kernel appends overlay layers one by one (6.5).
+    pub(crate) overlay_append: bool,
+    /// The whole machine has cgroup v2 only.
+    pub(crate) cgroup_v2: bool,
+}
+
+/// An isolation backend: a rung of the ladder.
+pub(crate) trait Isolation: fmt::Debug + Send + Sync {
+    /// What it will enforce for this request. Pure: nothing is tried.
+    fn enforcement(&self, request: &Request<'_>) -> Enforcement;
+
+    /// The launch plan. Nothing is left behind after an error.
+    fn plan(&self, request: Request<'_>) -> Result<Plan>;
+}

@@ -298,11 +298,10 @@ impl Plan {
         });
     }
 
-    /// Masks a path with the null device or the empty directory.
-    pub(crate) fn cover(&mut self, null: Reg, empty: Reg, path: &Path) {
+    /// Masks a path with the `null` or the `empty` of the parts.
+    pub(crate) fn cover(&mut self, parts: Reg, path: &Path) {
         self.step(Op::Mask, Subject::Path(path.to_owned()), |p| {
-            p.u32(null.0);
-            p.u32(empty.0);
+            p.u32(parts.0);
             p.str(path.as_os_str().as_bytes());
         });
     }

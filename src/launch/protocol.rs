@@ -127,7 +127,7 @@ codes! {
         Directory = 15, "create a directory";
         /// `dir: reg, path: str, mode: u32, content: str`.
         File = 16, "write a file";
-        /// `null: reg, empty: reg, path: str`.
+        /// `parts: reg, path: str`; the parts hold `null` and `empty`.
         Mask = 17, "mask a path";
         /// `path: str`.
         ReadOnly = 18, "make a path read-only";

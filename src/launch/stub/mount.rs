@@ -94,7 +94,11 @@ pub fn attach(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
                 _ => Target::File,
             };
             match ensure(path, want, None) {
-                Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) if flags & 1 != 0 => return Ok(()),
+                Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR | kernel::EROFS | kernel::EACCES | kernel::EPERM, _))
+                    if flags & 1 != 0 =>
+                {
+                    return Ok(());
+                }
                 other => other?,
             }
         }
@@ -125,26 +129,27 @@ pub fn pivot(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     kernel::chdir(b"/\0").map_err(at(Sys::Chdir))
 }
 
-/// Covers a path: directories with an empty read-only one, everything else with the null device. What is not there
-/// needs no cover.
+/// Covers a path: directories with an empty read-only one, everything else with the null device, both from the parts
+/// that no image had a hand in. What is not there needs no cover.
 pub fn mask(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;
-    let null = child.register(p.u32()?)?;
-    let empty = child.register(p.u32()?)?;
+    const SEALED: u64 = MOUNT_ATTR_RDONLY | 2 | 4 | 8;
+    let parts = child.register(p.u32()?)?;
     let target = match ensure(p.cstr()?, Target::Existing, None) {
         Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
         other => other?,
     };
     let directory = kernel::status(target).map_err(at(Sys::Statx))?.is_directory();
-    if !directory {
-        // Our own node, opened before the container could touch it; and still that node.
-        let node = kernel::status(null).map_err(at(Sys::Statx))?;
+    let name: &[u8] = if directory { b"empty\0" } else { b"null\0" };
+    let copy = kernel::open_tree(parts, name, OPEN_TREE_CLONE).map_err(at(Sys::OpenTree))?;
+    if directory {
+        kernel::mount_setattr(copy, false, SEALED, 0, 0).map_err(at(Sys::MountSetattr))?;
+    } else {
+        let node = kernel::status(copy).map_err(at(Sys::Statx))?;
         if !node.is_character_device() || node.special != (1, 3) {
             return Err(Trouble(Sys::Statx, 0, 5));
         }
     }
-    let source = if directory { empty } else { null };
-    let copy = kernel::open_tree(source, b"\0", OPEN_TREE_CLONE | kernel::AT_EMPTY_PATH).map_err(at(Sys::OpenTree))?;
     let moved = kernel::move_mount(copy, target).map_err(at(Sys::MoveMount));
     kernel::close(copy);
     kernel::close(target);

@@ -1,0 +1,290 @@
+//! The first rung: Linux namespaces. Rootful, rootless with a subordinate range, rootless with one id.
+//!
+//! ```text
+//! mod.rs      the order of steps: identity, tree, limits, privileges, exec
+//! tree.rs     the root, the kernel's file systems, devices, binds, masks
+//! ```
+
+mod tree;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
+
+use super::{Aspect, Enforcement, Identity, Isolation, Level, Request};
+use crate::launch::{Op, Plan};
+use crate::snapshot::Mount;
+use crate::{Error, ErrorKind, Result};
+
+const CLONE_NEWNS: u64 = 0x0002_0000;
+const CLONE_NEWCGROUP: u64 = 0x0200_0000;
+const CLONE_NEWUTS: u64 = 0x0400_0000;
+const CLONE_NEWIPC: u64 = 0x0800_0000;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+const CLONE_NEWPID: u64 = 0x2000_0000;
+const CLONE_NEWNET: u64 = 0x4000_0000;
+
+/// Linux namespaces, see namespaces(7).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Namespaces;
+
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Invalid, "read the container's spec").because(format!("it has no {what}"))
+}
+
+fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.is_some_and(|all| all.iter().any(|namespace| namespace.typ() == kind))
+}
+
+impl Isolation for Namespaces {
+    fn enforcement(&self, request: &Request<'_>) -> Enforcement {
+        let mut enforcement = Enforcement::full("namespaces");
+        if !has(request.spec, LinuxNamespaceType::Network) {
+            enforcement.lower(Aspect::Network, Level::None, "the host's network is used");
+        }
+        if request.seccomp.is_none() {
+            enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for");
+        }
+        let process = request.spec.process().as_ref();
+        if !process.and_then(Process::no_new_privileges).unwrap_or(false) {
+            enforcement.lower(Aspect::Privileges, Level::Partial, "no-new-privileges is off");
+        }
+        match request.cgroup {
+            None => enforcement.lower(Aspect::Limits, Level::None, "no control group could be made for the container"),
+            Some(group) => {
+                for lost in group.unenforced() {
+                    enforcement.lower(Aspect::Limits, Level::Partial, lost.to_string());
+                }
+            }
+        }
+        // Not less isolation, but something a caller has to know: part of the tree will refuse writes.
+        if let (Mount::Bind { read_only: true, .. }, Identity::Single { .. }) = (&request.snapshot.root, request.identity) {
+            enforcement.note(
+                Aspect::FilesystemWrite,
+                "with one user id, writes to files of other owners fail; the caller's own files and /tmp are writable \
+                 and discarded",
+            );
+        }
+        for note in &request.snapshot.notes {
+            enforcement.note(Aspect::FilesystemWrite, note.clone());
+        }
+        enforcement
+    }
+
+    fn plan(&self, mut request: Request<'_>) -> Result<Plan> {
+        let spec = request.spec;
+        let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+        let rootless = request.identity.is_rootless();
+        let mut flags = CLONE_NEWNS;
+        for (kind, flag) in [
+            (LinuxNamespaceType::Pid, CLONE_NEWPID),
+            (LinuxNamespaceType::Uts, CLONE_NEWUTS),
+            (LinuxNamespaceType::Ipc, CLONE_NEWIPC),
+            (LinuxNamespaceType::Network, CLONE_NEWNET),
+        ] {
+            if has(spec, kind) {
+                flags |= flag;
+            }
+        }
+        if rootless {
+            flags |= CLONE_NEWUSER;
+        }
+        let mut plan = Plan::new(flags);
+        plan.plain(Op::Session);
+        plan.plain(Op::DieWithParent);
+        if let Some(group) = request.cgroup {
+            if let Some(fd) = group.clone_into_fd() {
+                let register = plan.send_copy(fd)?;
+                plan.born_in(register);
+            }
+            for fd in group.join_fds() {
+                let tasks = plan.send_copy(fd)?;
+                // "0" is whoever writes; from outside it would cost a grace period per controller.
+                plan.write(tasks, b"0", "write to its list of tasks");
+            }
+        }
+        identity(&mut plan, request.identity, process)?;
+        // After joining: the namespace's root is the container's own group, and nothing above it can be seen.
+        if has(spec, LinuxNamespaceType::Cgroup) {
+            plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
+        }
+        plan.word(Op::Dumpable, 0);
+        tree::build(&mut plan, &mut request)?;
+        if has(spec, LinuxNamespaceType::Uts) {
+            if let Some(name) = spec.hostname() {
+                plan.text(Op::Hostname, name.as_ref());
+            }
+        }
+        if has(spec, LinuxNamespaceType::Network) {
+            plan.plain(Op::Loopback);
+        }
+        command(plan, request, process)
+    }
+}
+
+/// Who the process is while it sets up: root of its user namespace, or the host's root.
+fn identity(plan: &mut Plan, identity: &Identity, process: &Process) -> Result<()> {
+    match identity {
+        Identity::Host => {}
+        Identity::Single { uid, gid } => {
+            // The one id we have, presented as whichever id the workload is to see.
+            let (inside_uid, inside_gid) = (process.user().uid(), process.user().gid());
+            plan.map_self(&format!("{inside_uid} {uid} 1\n"), &format!("{inside_gid} {gid} 1\n"), true);
+        }
+        Identity::Range { uid, gid, uids, gids, uid_tool, gid_tool } => {
+            let triples = |own: u32, ranges: &[crate::probe::IdRange]| {
+                let mut words = vec!["0".to_owned(), own.to_string(), "1".to_owned()];
+                let mut inside = 1u64;
+                for range in ranges {
+                    words.extend([inside.to_string(), range.start.to_string(), range.count.to_string()]);
+                    inside += u64::from(range.count);
+                }
+                words
+            };
+            plan.map_helper((uid_tool, &triples(*uid, uids)), (gid_tool, &triples(*gid, gids)));
+            plan.ids(0, 0, Some(&[]));
+        }
+    }
+    Ok(())
+}
+
+/// From the finished tree to exec: working directory, limits, privileges, descriptors.
+fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Plan> {
+    let user = process.user();
+    let (uid, gid) = (user.uid(), user.gid());
+    plan.work_dir(process.cwd(), uid, gid);
+    for limit in process.rlimits().iter().flatten() {
+        let (resource, name) = resource(limit.typ());
+        plan.rlimit(resource, limit.soft(), limit.hard(), name);
+    }
+    plan.word(Op::Umask, user.umask().unwrap_or(0o022));
+    let sets = process.capabilities().as_ref();
+    let bits = |set: Option<&std::collections::HashSet<Capability>>| {
+        set.into_iter().flatten().fold(0u64, |bits, capability| bits | 1 << number(*capability))
+    };
+    let of = |pick: fn(&oci_spec::runtime::LinuxCapabilities) -> &Option<std::collections::HashSet<Capability>>| {
+        bits(sets.and_then(|sets| pick(sets).as_ref()))
+    };
+    let bounding = of(oci_spec::runtime::LinuxCapabilities::bounding);
+    let effective = of(oci_spec::runtime::LinuxCapabilities::effective);
+    let permitted = of(oci_spec::runtime::LinuxCapabilities::permitted);
+    let inheritable = of(oci_spec::runtime::LinuxCapabilities::inheritable);
+    let ambient = of(oci_spec::runtime::LinuxCapabilities::ambient);
+    plan.mask64(Op::Bounding, bounding);
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    // Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it goes in before that is given up.
+    if let (Some(filter), false) = (request.seccomp, no_new_privileges) {
+        plan.seccomp(filter);
+    }
+    let mut stdio = request.stdio.into_iter();
+    let (Some(input), Some(output), Some(error)) = (stdio.next(), stdio.next(), stdio.next()) else {
+        return Err(missing("standard input and output"));
+    };
+    let stdio = [plan.send(input), plan.send(output), plan.send(error)];
+    for (register, made) in stdio.iter().zip(request.stdio_made) {
+        if made && uid != 0 {
+            // Or `echo > /dev/stderr` would fail for that user.
+            plan.give_away(*register, uid, gid);
+        }
+    }
+    let groups: Vec<u32> = user.additional_gids().clone().unwrap_or_default();
+    match request.identity {
+        // setgroups is denied there, and every id is the one that is mapped.
+        Identity::Single { .. } => {}
+        _ => {
+            plan.plain(Op::KeepCaps);
+            plan.ids(uid, gid, Some(&groups));
+        }
+    }
+    // A change of uid took the death signal away.
+    plan.plain(Op::StillAlive);
+    plan.capabilities(effective, permitted, inheritable, ambient);
+    if no_new_privileges {
+        plan.plain(Op::NoNewPrivileges);
+    }
+    plan.stdio(stdio);
+    if let (Some(filter), true) = (request.seccomp, no_new_privileges) {
+        plan.seccomp(filter);
+    }
+    if request.init {
+        plan.plain(Op::Init);
+    }
+    let arguments: Vec<Vec<u8>> = process.args().iter().flatten().map(|word| word.clone().into_bytes()).collect();
+    let environment: Vec<Vec<u8>> = process.env().iter().flatten().map(|word| word.clone().into_bytes()).collect();
+    let Some(name) = arguments.first().filter(|name| !name.is_empty()) else {
+        return Err(Error::new(ErrorKind::Invalid, "execute the command").because("there is none"));
+    };
+    for word in arguments.iter().chain(&environment) {
+        if word.contains(&0) {
+            return Err(Error::new(ErrorKind::Invalid, "execute the command")
+                .because("an argument or variable contains a NUL byte, which no program can receive"));
+        }
+    }
+    plan.exec(&candidates(name, &environment), &arguments, &environment);
+    Ok(plan)
+}
+
+/// Where to look for a command, as execvp(3) does with the container's PATH.
+fn candidates(name: &[u8], environment: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    if name.contains(&b'/') {
+        return vec![name.to_vec()];
+    }
+    let path = environment.iter().find_map(|variable| variable.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
+    let join = |dir: &[u8]| {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        Path::new(std::ffi::OsStr::from_bytes(dir)).join(std::ffi::OsStr::from_bytes(name)).into_os_string()
+    };
+    path.split(|byte| *byte == b':').map(|dir| join(dir).as_bytes().to_vec()).collect()
+}
+
+fn resource(kind: PosixRlimitType) -> (u32, &'static str) {
+    use PosixRlimitType as Kind;
+    match kind {
+        Kind::RlimitCpu => (0, "RLIMIT_CPU"),
+        Kind::RlimitFsize => (1, "RLIMIT_FSIZE"),
+        Kind::RlimitData => (2, "RLIMIT_DATA"),
+        Kind::RlimitStack => (3, "RLIMIT_STACK"),
+        Kind::RlimitCore => (4, "RLIMIT_CORE"),
+        Kind::RlimitRss => (5, "RLIMIT_RSS"),
+        Kind::RlimitNproc => (6, "RLIMIT_NPROC"),
+        Kind::RlimitNofile => (7, "RLIMIT_NOFILE"),
+        Kind::RlimitMemlock => (8, "RLIMIT_MEMLOCK"),
+        Kind::RlimitAs => (9, "RLIMIT_AS"),
+        Kind::RlimitLocks => (10, "RLIMIT_LOCKS"),
+        Kind::RlimitSigpending => (11, "RLIMIT_SIGPENDING"),
+        Kind::RlimitMsgqueue => (12, "RLIMIT_MSGQUEUE"),
+        Kind::RlimitNice => (13, "RLIMIT_NICE"),
+        Kind::RlimitRtprio => (14, "RLIMIT_RTPRIO"),
+        Kind::RlimitRttime => (15, "RLIMIT_RTTIME"),
+    }
+}
+
+/// The kernel's number of a capability of the spec, by its name.
+fn number(capability: Capability) -> u8 {
+    let name = capability.to_string();
+    crate::security::Capability::ALL
+        .into_iter()
+        .find(|known| known.name().trim_start_matches("CAP_") == name.trim_start_matches("CAP_"))
+        .map_or(63, crate::security::Capability::number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_looked_up_as_execvp_does() {
+        assert_eq!(candidates(b"/bin/ls", &[]), [b"/bin/ls".to_vec()]);
+        let environment = [b"PATH=/a::/b/".to_vec()];
+        assert_eq!(candidates(b"ls", &environment), [b"/a/ls".to_vec(), b"./ls".to_vec(), b"/b/ls".to_vec()]);
+    }
+
+    #[test]
+    fn every_capability_of_the_spec_has_its_number() {
+        assert_eq!(number(Capability::Chown), 0);
+        assert_eq!(number(Capability::SysAdmin), 21);
+        assert_eq!(number(Capability::CheckpointRestore), 40);
+    }
+}

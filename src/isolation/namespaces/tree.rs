@@ -1,0 +1,345 @@
+//! The container's tree, as steps.
+//!
+//! Everything is made detached while the host's tree can still be seen, then the root is changed and the old root is
+//! gone, and only then is anything attached: no path that an image shaped is ever resolved with the host in reach.
+//!
+//! What a container finds in `/dev` comes from a small tmpfs of our own, called *parts* below. Only that one may hold
+//! device nodes; it lies covered under the `/dev` that the container sees, whose nodes are binds of single files. Every
+//! file system that the workload can write to is `nodev`, so CAP_MKNOD makes nothing that can be opened.
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
+
+use super::{Request, has, missing};
+use crate::isolation::mount_options::{self, NODEV, NOEXEC, NOSUID, Options, RDONLY};
+use crate::launch::{Create, Op, Plan, Reg};
+use crate::snapshot::Mount;
+use crate::{Error, ErrorKind, Result};
+
+/// Name, major, minor: what every container finds in `/dev` (OCI runtime spec, config-linux.md, "Default devices").
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// A mount that exists and is to be attached.
+struct Ready {
+    mount: Reg,
+    at: PathBuf,
+    create: Create,
+    /// Refused on kernel file systems.
+    guarded: bool,
+    optional: bool,
+}
+
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
+    let spec = request.spec;
+    let rootless = request.identity.is_rootless();
+    plan.plain(Op::Private);
+    let root_register = plan.send_copy(request.root_fd)?;
+    plan.change_dir(request.root, root_register);
+    let root = snapshot_mount(plan, request, &request.snapshot.root)?;
+    let mut ready = vec![];
+    for (at, mount) in &request.snapshot.inner {
+        let mount = snapshot_mount(plan, request, mount)?;
+        let at = Path::new("/").join(at);
+        ready.push(Ready { mount, at, create: Create::No, guarded: true, optional: true });
+    }
+    let mut dev = None;
+    for mount in spec.mounts().iter().flatten() {
+        let destination = destination(mount)?;
+        if destination == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs") {
+            dev = Some(mount);
+            continue;
+        }
+        ready.extend(spec_mount(plan, request, mount, destination)?);
+    }
+    let dev = dev.ok_or_else(|| missing("tmpfs on /dev"))?;
+    let parts = plan.file_system(
+        "tmpfs",
+        NOSUID | NOEXEC,
+        &[("size", Some(b"1m")), ("nr_inodes", Some(b"64")), ("mode", Some(b"0755"))],
+    );
+    let options = options_of(dev)?;
+    let data = data_of(&options);
+    let dev = plan.file_system("tmpfs", options.set | NODEV | NOSUID, &data);
+    let host_devices = if rootless { host_devices(plan)? } else { vec![] };
+
+    plan.on(Op::Pivot, root);
+
+    // The host's tree first, so that what follows covers it.
+    let (inner, rest): (Vec<Ready>, Vec<Ready>) = {
+        let count = request.snapshot.inner.len();
+        let rest = ready.split_off(count);
+        (ready, rest)
+    };
+    for ready in inner {
+        plan.attach(ready.mount, &ready.at, ready.create, ready.optional, ready.guarded);
+    }
+    plan.attach(parts, Path::new("/dev"), Create::Directory, false, false);
+    furnish(plan, parts, request, &host_devices);
+    plan.attach(dev, Path::new("/dev"), Create::No, false, false);
+    devices(plan, parts, dev);
+    let taken: Vec<PathBuf> = rest.iter().map(|ready| ready.at.clone()).collect();
+    for ready in rest {
+        plan.attach(ready.mount, &ready.at, ready.create, ready.optional, ready.guarded);
+    }
+    for file in &request.files {
+        if taken.iter().any(|at| at == Path::new(file.target)) {
+            continue;
+        }
+        let copy = plan.open_tree(Some(parts), Path::new(file.name), false, None);
+        plan.attributes(copy, false, NODEV | NOSUID | NOEXEC, 0, 0);
+        // A tree that has no /etc and cannot be given one does without.
+        plan.attach(copy, Path::new(file.target), Create::File, true, true);
+    }
+    if let Some(linux) = spec.linux() {
+        for path in linux.masked_paths().iter().flatten() {
+            plan.cover(parts, Path::new(path));
+        }
+        for path in linux.readonly_paths().iter().flatten() {
+            plan.path(Op::ReadOnly, Path::new(path));
+        }
+    }
+    for path in &request.hidden {
+        plan.cover(parts, path);
+    }
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        plan.attributes(root, false, RDONLY, 0, 0);
+        plan.on(Op::VerifyReadOnly, root);
+    }
+    Ok(())
+}
+
+/// One mount of the snapshot, detached.
+fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Result<Reg> {
+    Ok(match mount {
+        Mount::Overlay { lower, upper, work } => {
+            let bytes = |path: &Path| {
+                let path = path.strip_prefix(request.root).unwrap_or(path);
+                std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
+            };
+            let lower: Vec<Vec<u8>> = lower.iter().map(|path| bytes(path)).collect();
+            let (upper, work) = (bytes(upper), bytes(work));
+            let joined = lower.join(&b':');
+            let mut options: Vec<(&str, Option<&[u8]>)> = vec![];
+            if request.overlay_append {
+                options.extend(lower.iter().map(|path| ("lowerdir+", Some(path.as_slice()))));
+            } else {
+                options.push(("lowerdir", Some(&joined)));
+            }
+            options.extend([("upperdir", Some(upper.as_slice())), ("workdir", Some(&work))]);
+            if request.identity.is_rootless() {
+                // It switches the three below off by itself.
+                options.push(("userxattr", None));
+            } else {
+                // Or the upper directory would not be the difference.
+                let off = Some(&b"off"[..]);
+                options.extend([("redirect_dir", off), ("metacopy", off), ("index", off)]);
+            }
+            if request.volatile {
+                options.push(("volatile", None));
+            }
+            plan.file_system("overlay", NODEV, &options)
+        }
+        Mount::Bind { source, read_only, recursive } => {
+            let expect = plan.send(open_source(source)?.into());
+            let tree = plan.open_tree(None, source, *recursive, Some(expect));
+            let set = NODEV | if *read_only { RDONLY } else { 0 };
+            plan.attributes(tree, *recursive, set, 0, 0);
+            if *read_only {
+                plan.on(Op::VerifyReadOnly, tree);
+            }
+            tree
+        }
+        Mount::Tmpfs { mode } => {
+            let mode = format!("{mode:o}");
+            plan.file_system("tmpfs", NODEV | NOSUID, &[("mode", Some(mode.as_bytes()))])
+        }
+    })
+}
+
+/// A handle on a mount source. The stub opens it again in the container's namespace and compares.
+fn open_source(source: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(source)
+        .map_err(|error| Error::io("open the mount source", "open", error).path(source))
+}
+
+/// The mount's destination: absolute, without `..`.
+fn destination(mount: &SpecMount) -> Result<PathBuf> {
+    let path = mount.destination();
+    let refuse = |why: &'static str| {
+        Err(Error::new(ErrorKind::Invalid, "mount into the container").path(path).because(why))
+    };
+    if !path.is_absolute() {
+        return refuse("the target has to be an absolute path");
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return refuse("the target must not contain `..`");
+    }
+    let clean: PathBuf = path.components().collect();
+    if clean == Path::new("/") {
+        return refuse("the target must not be the root");
+    }
+    let kernel = ["proc", "sysfs", "cgroup", "cgroup2"];
+    if !mount.typ().as_deref().is_some_and(|kind| kernel.contains(&kind))
+        && (clean.starts_with("/proc") || clean.starts_with("/sys"))
+    {
+        return refuse("the target lies on /proc or /sys, where a mount could disarm the container's protection");
+    }
+    Ok(clean)
+}
+
+fn options_of(mount: &SpecMount) -> Result<Options> {
+    mount_options::parse(mount.options().as_deref().unwrap_or(&[]))
+}
+
+fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
+    options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref().map(str::as_bytes))).collect()
+}
+
+/// One mount of the spec, detached; `None` where there is nothing to mount on this host.
+fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: PathBuf) -> Result<Option<Ready>> {
+    let options = options_of(mount)?;
+    let data = data_of(&options);
+    let rootless = request.identity.is_rootless();
+    let host_network = !has(request.spec, LinuxNamespaceType::Network);
+    let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
+    let plain = |mount| Ready { mount, at: at.clone(), create: Create::Directory, guarded: false, optional: false };
+    Ok(Some(match kind {
+        // A user namespace may not mount a sysfs of a network namespace that is not its own.
+        "sysfs" if rootless && host_network => {
+            let tree = plan.open_tree(None, Path::new("/sys"), true, None);
+            plan.attributes(tree, true, RDONLY | NOSUID | NODEV | NOEXEC, 0, 0);
+            plain(tree)
+        }
+        "proc" | "sysfs" => {
+            let tree = plan.file_system(kind, options.set | NOSUID | NODEV | NOEXEC, &data);
+            if options.set & RDONLY != 0 {
+                plan.on(Op::VerifyReadOnly, tree);
+            }
+            plain(tree)
+        }
+        "cgroup" | "cgroup2" => {
+            if !request.cgroup_v2 {
+                // v1 shows one hierarchy per controller, with the host's release_agent in it: better none at all.
+                return Ok(None);
+            }
+            let tree = plan.file_system("cgroup2", options.set | NOSUID | NODEV | NOEXEC | RDONLY, &[]);
+            plan.on(Op::VerifyReadOnly, tree);
+            Ready { optional: true, create: Create::No, ..plain(tree) }
+        }
+        "devpts" => {
+            // Group 5 (tty) is not mapped for a single id.
+            let single = matches!(request.identity, crate::isolation::Identity::Single { .. });
+            let data: Vec<_> = data.into_iter().filter(|(key, _)| !(single && *key == "gid")).collect();
+            plain(plan.file_system("devpts", options.set | NOSUID | NOEXEC, &data))
+        }
+        "mqueue" => plain(plan.file_system("mqueue", options.set | NODEV | NOSUID | NOEXEC, &[])),
+        "tmpfs" => {
+            let set = options.set | if options.devices { 0 } else { NODEV };
+            Ready { guarded: true, ..plain(plan.file_system("tmpfs", set, &data)) }
+        }
+        "bind" => bind(plan, mount, &options, at)?,
+        other => {
+            return Err(Error::new(ErrorKind::Invalid, format!("mount a file system of type {other:?}"))
+                .path(&at)
+                .because("containers mount bind, tmpfs, proc, sysfs, devpts, mqueue and cgroup"));
+        }
+    }))
+}
+
+/// A bind mount of something of the host.
+fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> Result<Ready> {
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    if !source.is_absolute() {
+        return Err(Error::new(ErrorKind::Invalid, "bind into the container")
+            .path(source)
+            .because("the source has to be an absolute path of the host"));
+    }
+    if let Some((key, _)) = options.data.first() {
+        return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {key:?}"))
+            .path(&at)
+            .because("a bind mount has no options of a file system"));
+    }
+    let real = std::fs::canonicalize(source)
+        .map_err(|error| Error::io("open the mount source", "realpath", error).path(source))?;
+    let file = open_source(&real)?;
+    let status = file.metadata().map_err(|error| Error::io("open the mount source", "fstat", error).path(&real))?;
+    let expect = plan.send(file.into());
+    let tree = plan.open_tree(None, &real, options.recursive, Some(expect));
+    let nodev = if options.devices { 0 } else { NODEV };
+    plan.attributes(tree, options.recursive_attributes, options.set, options.clear, 0);
+    if nodev != 0 {
+        plan.attributes(tree, options.recursive, nodev, 0, 0);
+    }
+    if options.propagation != 0 {
+        plan.attributes(tree, options.recursive_propagation, 0, 0, options.propagation);
+    }
+    if options.set & RDONLY != 0 {
+        plan.on(Op::VerifyReadOnly, tree);
+    }
+    let create = if status.is_dir() { Create::Directory } else { Create::File };
+    Ok(Ready { mount: tree, at, create, guarded: true, optional: false })
+}
+
+/// The host's device files, for user namespaces, which may not make their own: proven to be the devices they are
+/// called after, by descriptor.
+fn host_devices(plan: &mut Plan) -> Result<Vec<(&'static str, Reg)>> {
+    let mut found = vec![];
+    for (name, major, minor) in DEVICES {
+        let path = Path::new("/dev").join(name);
+        let file = open_source(&path)?;
+        let status = file.metadata().map_err(|error| Error::io("use the host's device", "fstat", error).path(&path))?;
+        let device = (libc::major(status.rdev()), libc::minor(status.rdev()));
+        if !status.file_type().is_char_device() || device != (major, minor) {
+            return Err(Error::new(ErrorKind::Hostile, "use the host's device")
+                .path(&path)
+                .because(format!("it is not the character device {major}:{minor}")));
+        }
+        let expect = plan.send(file.into());
+        found.push((name, plan.open_tree(None, &path, false, Some(expect))));
+    }
+    Ok(found)
+}
+
+/// Fills the parts: device nodes, files made for this container, and an empty directory for masks.
+fn furnish(plan: &mut Plan, parts: Reg, request: &Request<'_>, host_devices: &[(&str, Reg)]) {
+    plan.directory(parts, "empty", 0o555);
+    for file in &request.files {
+        plan.file(parts, file.name, 0o644, &file.content);
+    }
+    for (name, major, minor) in DEVICES {
+        match host_devices.iter().find(|(known, _)| *known == name) {
+            Some((_, mount)) => {
+                plan.file(parts, name, 0o666, b"");
+                plan.attach_in(*mount, parts, name);
+            }
+            None => plan.node(parts, name, 0o666, (major, minor)),
+        }
+    }
+}
+
+/// What the container finds in its `/dev`, besides what the spec mounts there.
+fn devices(plan: &mut Plan, parts: Reg, dev: Reg) {
+    for (name, ..) in DEVICES {
+        let node = plan.open_tree(Some(parts), Path::new(name), false, None);
+        plan.file(dev, name, 0o666, b"");
+        plan.attach_in(node, dev, name);
+    }
+    for (target, name) in LINKS {
+        plan.symlink(dev, target, name);
+    }
+}

@@ -1,0 +1,113 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! The launcher alone, without a container around it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::error::ErrorKind;
+
+fn null() -> File {
+    File::options().read(true).write(true).open("/dev/null").unwrap()
+}
+
+fn shell(script: &str) -> (Plan, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut plan = Plan::new(0);
+    let input = plan.send(null().into());
+    let output = plan.send(writer.into());
+    let error = plan.send(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+    plan.plain(Op::Session);
+    plan.plain(Op::DieWithParent);
+    plan.stdio([input, output, error]);
+    plan.exec(&[b"/bin/sh".to_vec()], &[b"sh".to_vec(), b"-c".to_vec(), script.into()], &[b"A=b".to_vec()]);
+    (plan, reader)
+}
+
+use std::os::fd::AsFd;
+
+fn run(script: &str) -> (String, Ended) {
+    let (plan, mut reader) = shell(script);
+    let process = launch(plan, null().as_fd(), Path::new("")).unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    (text, process.wait(None).unwrap().unwrap())
+}
+
+#[test]
+fn output_and_status_come_back() {
+    let (text, ended) = run("echo $A; exit 7");
+    assert_eq!((text.as_str(), ended.code, ended.signal), ("b\n", Some(7), None));
+}
+
+#[test]
+fn a_deadly_signal_is_told_apart() {
+    let (_, ended) = run("kill -9 $$");
+    assert_eq!((ended.code, ended.signal), (None, Some(9)));
+}
+
+#[test]
+fn nothing_is_inherited_but_the_three() {
+    let (text, _) = run("ls /proc/self/fd | tr '\\n' ' '; cat /proc/self/status | grep -E '^Sig(Blk|Ign|Cgt)'");
+    let mut lines = text.lines();
+    // ls itself opens the directory as 3.
+    assert!(lines.next().unwrap().starts_with("0 1 2 3 SigBlk:\t0000000000000000"), "{text}");
+    assert!(text.contains("SigIgn:\t0000000000000000"), "{text}");
+}
+
+#[test]
+fn a_missing_command_is_said_so() {
+    let mut plan = Plan::new(0);
+    plan.exec(&[b"/nowhere".to_vec()], &[b"x".to_vec()], &[]);
+    let error = launch(plan, null().as_fd(), Path::new("")).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::CommandNotFound, "{error}");
+}
+
+#[test]
+fn a_large_plan_travels_in_a_file() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut plan = Plan::new(0);
+    let (input, output) = (plan.send(null().into()), plan.send(writer.into()));
+    plan.stdio([input, output, output]);
+    let big = (0..20).map(|n| format!("V{n}={}", "x".repeat(100_000)).into_bytes()).collect::<Vec<_>>();
+    plan.exec(&[b"/usr/bin/env".to_vec()], &[b"env".to_vec()], &big);
+    let process = launch(plan, null().as_fd(), Path::new("")).unwrap();
+    let mut text = String::new();
+    { reader }.read_to_string(&mut text).unwrap();
+    assert_eq!(process.wait(None).unwrap().unwrap().code, Some(0));
+    assert!(text.len() > 2_000_000);
+}
+
+#[test]
+fn dropping_kills_and_signals_arrive() {
+    let (plan, mut reader) = shell("exec sleep 1000");
+    drop(launch(plan, null().as_fd(), Path::new("")).unwrap());
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    let (plan, _reader) = shell("exec sleep 1000");
+    let process = launch(plan, null().as_fd(), Path::new("")).unwrap();
+    assert!(process.wait(Some(Duration::from_millis(5))).unwrap().is_none());
+    assert!(process.signal(15).unwrap());
+    assert_eq!(process.wait(None).unwrap().unwrap().signal, Some(15));
+    assert!(!process.signal(15).unwrap());
+}
+
+#[test]
+fn a_malformed_plan_is_refused_by_the_stub() {
+    let mut plan = Plan::new(0);
+    plan.word(Op::Attach, 999);
+    let error = launch(plan, null().as_fd(), Path::new("")).err().unwrap();
+    assert!(error.to_string().contains("malformed"), "{error}");
+}
+
+#[test]
+fn the_stub_has_no_allocator() {
+    // An unstripped static program: its symbols and strings would name one.
+    let stub = super::spawn::STUB;
+    for word in [&b"__rust_alloc"[..], b"__rdl_alloc", b"malloc", b"dlmalloc", b"__libc", b"ld-linux"] {
+        assert!(!stub.windows(word.len()).any(|window| window == word), "{}", String::from_utf8_lossy(word));
+    }
+    assert!(stub.windows(6).any(|window| window == b"memcpy"), "symbols are there to be searched");
+    assert!(stub.len() < 64 * 1024, "a few tens of KiB");
+}
