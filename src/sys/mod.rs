@@ -2,5 +2,7 @@
 //! folder and in `launch/`.
 
 pub(crate) mod fs;
+pub(crate) mod path;
 pub(crate) mod random;
 pub(crate) mod trial;
+pub(crate) mod xattr;
