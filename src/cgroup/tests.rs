@@ -1,0 +1,524 @@
+#![allow(clippy::unwrap_used)]
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::limits::{Version, weight_of_shares};
+use super::*;
+use crate::probe::CgroupMode;
+
+const HYBRID_MOUNTS: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:4 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+const HYBRID_GROUPS: &str = "\
+9:name=systemd:/
+4:memory:/a/b
+1:cpu,cpuacct:/
+0::/user.slice/x.scope
+";
+
+fn find(hierarchies: &Hierarchies, controllers: Controllers) -> &hierarchies::Hierarchy {
+    hierarchies.all.iter().find(|one| one.controllers.contains(controllers)).unwrap()
+}
+
+#[test]
+fn hierarchies_are_found_where_mountinfo_says() {
+    let found = Hierarchies::parse(HYBRID_MOUNTS, HYBRID_GROUPS);
+    assert_eq!(found.mode(), CgroupMode::Hybrid);
+    assert_eq!(found.all.len(), 3);
+    let memory = find(&found, Controllers::MEMORY);
+    assert_eq!(memory.own.as_deref(), Ok(Path::new("/sys/fs/cgroup/memory/a/b")));
+    let cpu = find(&found, Controllers::CPU.union(Controllers::CPUACCT));
+    assert_eq!(cpu.own.as_deref(), Ok(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
+    let v2 = found.all.iter().find(|one| one.version == Version::V2).unwrap();
+    assert_eq!(v2.own.as_deref(), Ok(Path::new("/sys/fs/cgroup/unified/user.slice/x.scope")));
+}
+
+#[test]
+fn a_mount_may_begin_inside_the_hierarchy() {
+    // As in a container without a cgroup namespace: the mount shows /docker/abc as its root, and a space is escaped.
+    let mounts = "35 31 0:32 /docker/abc /sys/fs/c\\040group ro,relatime - cgroup cgroup rw,memory\n";
+    let own = |group: &str| find(&Hierarchies::parse(mounts, group), Controllers::MEMORY).own.clone();
+    assert_eq!(own("4:memory:/docker/abc\n"), Ok(PathBuf::from("/sys/fs/c group")));
+    assert_eq!(own("4:memory:/docker/abc/in\n"), Ok(PathBuf::from("/sys/fs/c group/in")));
+    assert!(own("4:memory:/docker/abcd\n").unwrap_err().cause.contains("outside"));
+    assert!(own("4:memory:/docker/abc/../x\n").unwrap_err().cause.contains("outside"));
+    // Mounted twice, the writable view that shows our group is taken.
+    let twice = format!("{mounts}36 31 0:32 / /rw rw - cgroup cgroup rw,memory\n");
+    let found = Hierarchies::parse(&twice, "4:memory:/docker/abc\n");
+    assert_eq!(find(&found, Controllers::MEMORY).own, Ok(PathBuf::from("/rw/docker/abc")));
+    // A broken line is nobody's group.
+    assert_eq!(Hierarchies::parse("garbage\n1 2 - cgroup", "x\n:\n").mode(), CgroupMode::None);
+}
+
+#[test]
+fn limits_become_the_files_of_each_version() {
+    let limits = Limits {
+        memory: Some(1 << 20),
+        swap: Some(Swap::Bytes(4096)),
+        cpu_quota: Some(CpuQuota::cpus(1.5)),
+        cpu_shares: Some(1024),
+        pids: Some(7),
+        ..Limits::default()
+    };
+    let files = |version| -> Vec<(&str, String)> {
+        let all = limits.kinds().into_iter().flat_map(|kind| limits.settings(kind, version));
+        all.map(|setting| (setting.file, setting.value)).collect()
+    };
+    let owned = |pairs: &[(&'static str, &str)]| -> Vec<(&str, String)> {
+        pairs.iter().map(|(file, value)| (*file, (*value).to_owned())).collect()
+    };
+    assert_eq!(
+        files(Version::V1),
+        owned(&[
+            ("memory.limit_in_bytes", "1048576"),
+            ("memory.memsw.limit_in_bytes", "1052672"),
+            ("cpu.cfs_period_us", "100000"),
+            ("cpu.cfs_quota_us", "150000"),
+            ("cpu.shares", "1024"),
+            ("pids.max", "7"),
+        ])
+    );
+    assert_eq!(
+        files(Version::V2),
+        owned(&[
+            ("memory.max", "1048576"),
+            ("memory.swap.max", "4096"),
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "100"),
+            ("pids.max", "7"),
+        ])
+    );
+    assert_eq!(CpuQuota::cpus(f64::NAN).quota_us, 1000);
+}
+
+#[test]
+fn shares_become_weights_through_the_three_fixed_points() {
+    assert_eq!([2, 1024, 262_144].map(weight_of_shares), [1, 100, 10_000]);
+    assert_eq!([0, u64::MAX].map(weight_of_shares), [1, 10_000]);
+    let mut last = 0;
+    for shares in (2..262_144).step_by(1000) {
+        let weight = weight_of_shares(shares);
+        assert!(weight >= last);
+        last = weight;
+    }
+}
+
+#[test]
+fn dockers_device_rules_as_version_1_lines() {
+    let Devices::Only(rules) = Devices::docker_2026_11() else { unreachable!() };
+    let lines: Vec<String> = rules.iter().map(DeviceRule::v1_line).collect();
+    assert_eq!(lines[0], "c *:* m");
+    assert_eq!(lines[2], "c 1:3 rwm");
+    assert_eq!(lines.last().unwrap(), "c 136:* rwm");
+}
+
+#[test]
+fn names_cannot_leave_the_directory() {
+    for name in ["", ".", "..", "a/b", "a b", "memory.max", "a\0", &"x".repeat(129)] {
+        assert!(check_name(name).is_err(), "{name:?}");
+    }
+    assert!(check_name(&"f".repeat(64)).is_ok());
+}
+
+// ---- version 2 on a directory tree that looks like one -------------------------------------------------------------
+
+/// A version 2 hierarchy of ordinary files. It has no kernel behind it, so a group's files are laid out beforehand.
+struct Fake {
+    directory: tempfile::TempDir,
+}
+
+impl Fake {
+    fn new(controllers: &str) -> Fake {
+        let fake = Fake { directory: tempfile::tempdir().unwrap() };
+        for group in ["own", "own/coracle"] {
+            fake.group(group, controllers);
+        }
+        fake
+    }
+
+    fn group(&self, path: &str, controllers: &str) {
+        let path = self.directory.path().join(path);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("cgroup.controllers"), controllers).unwrap();
+        for file in ["cgroup.subtree_control", "cgroup.procs", "cgroup.kill", "cgroup.freeze"] {
+            std::fs::write(path.join(file), "").unwrap();
+        }
+        std::fs::write(path.join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path(path)).unwrap()
+    }
+
+    fn driver(&self) -> Direct {
+        let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", self.directory.path().display());
+        Direct::new(Hierarchies::parse(&mounts, "0::/own\n"), Parent::Own)
+    }
+}
+
+#[test]
+fn v2_passes_controllers_down_one_by_one() {
+    let fake = Fake::new("cpuset cpu io memory pids");
+    let driver = fake.driver();
+    let all = Controllers::MEMORY.union(Controllers::PIDS).union(Controllers::CPU).union(Controllers::CPUSET);
+    assert_eq!(driver.available(), all);
+    assert!(driver.unavailable().is_empty());
+    // Separate writes land on each other in an ordinary file; the last one shows.
+    assert_eq!(fake.read("own/cgroup.subtree_control"), "+cpuset");
+    assert_eq!(fake.read("own/coracle/cgroup.subtree_control"), "+cpuset");
+}
+
+#[test]
+fn v2_names_what_is_not_passed_down() {
+    let fake = Fake::new("pids");
+    let driver = fake.driver();
+    assert_eq!(driver.available(), Controllers::PIDS);
+    let unavailable = driver.unavailable();
+    let memory = unavailable.iter().find(|one| one.limit == Limit::Memory).unwrap();
+    assert!(memory.to_string().contains("not passed down") && memory.to_string().contains("Delegate="), "{memory}");
+    let limits = Limits { memory: Some(1 << 20), ..Limits::default() };
+    let group = driver.create("one", &Request { limits, ..Request::default() }).unwrap();
+    assert_eq!(group.unenforced().iter().map(|one| one.limit).collect::<Vec<_>>(), [Limit::Memory]);
+    assert!(group.clone_into_fd().is_some() && group.join_fds().is_empty() && group.can_kill());
+    // The name is taken now, and nothing of it was touched.
+    let again = driver.create("one", &Request::default()).unwrap_err();
+    assert_eq!(again.kind(), crate::ErrorKind::AlreadyExists);
+    assert!(fake.path("own/coracle/one").exists());
+    assert_eq!(driver.list().unwrap(), ["one"]);
+    group.remove().unwrap();
+    group.remove().unwrap();
+    assert!(driver.open("one").unwrap().is_none());
+}
+
+#[test]
+fn v2_limits_stats_and_kill_use_the_right_files() {
+    let fake = Fake::new("memory pids cpu");
+    let driver = fake.driver();
+    fake.group("own/coracle/two", "");
+    let files = ["memory.max", "memory.swap.max", "pids.max", "cpu.max"];
+    for file in files {
+        std::fs::write(fake.path("own/coracle/two").join(file), "").unwrap();
+    }
+    let group = driver.open("two").unwrap().unwrap();
+    let limits = Limits {
+        memory: Some(65536),
+        swap: Some(Swap::Bytes(0)),
+        pids: Some(3),
+        cpu_quota: Some(CpuQuota::cpus(0.5)),
+        memory_reservation: Some(1),
+        ..Limits::default()
+    };
+    let unenforced = group.update(&limits).unwrap();
+    // memory.low is missing in this tree, as on an old kernel.
+    assert_eq!(unenforced.iter().map(|one| one.limit).collect::<Vec<_>>(), [Limit::MemoryReservation]);
+    let written = files.map(|file| fake.read(&format!("own/coracle/two/{file}")));
+    assert_eq!(written, ["65536", "0", "3", "50000 100000"]);
+
+    for (file, text) in [
+        ("memory.current", "4096\n"),
+        ("memory.peak", "8192\n"),
+        ("memory.events", "low 0\noom 1\noom_kill 2\noom_group_kill 0\n"),
+        ("pids.current", "5\n"),
+        ("cpu.stat", "usage_usec 77\nuser_usec 70\n"),
+    ] {
+        std::fs::write(fake.path("own/coracle/two").join(file), text).unwrap();
+    }
+    let expected =
+        Stats { memory: Some(4096), memory_peak: Some(8192), oom_kills: Some(2), pids: Some(5), cpu_usec: Some(77) };
+    assert_eq!(group.stats().unwrap(), expected);
+
+    assert!(group.is_empty().unwrap());
+    std::fs::write(fake.path("own/coracle/two/cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+    assert!(!group.is_empty().unwrap());
+    group.freeze().unwrap();
+    assert_eq!(fake.read("own/coracle/two/cgroup.freeze"), "1");
+    group.kill().unwrap();
+    assert_eq!(fake.read("own/coracle/two/cgroup.kill"), "1");
+}
+
+#[test]
+fn v2_threaded_groups_are_told() {
+    let fake = Fake::new("memory pids");
+    std::fs::write(fake.path("own/coracle/cgroup.type"), "domain invalid\n").unwrap();
+    let driver = fake.driver();
+    assert!(driver.available().is_empty());
+    let unavailable = driver.unavailable();
+    assert!(unavailable.iter().any(|one| one.limit == Limit::Kill));
+    assert!(unavailable.iter().all(|one| one.cause.contains("threaded")), "{unavailable:?}");
+    let group = driver.create("three", &Request::default()).unwrap();
+    assert!(!group.can_kill() && group.paths().is_empty());
+    assert_eq!(group.kill().unwrap_err().kind(), crate::ErrorKind::Unsupported);
+}
+
+#[test]
+fn no_hierarchy_at_all_is_a_value_too() {
+    let driver = Direct::new(Hierarchies::parse("", ""), Parent::Own);
+    let limits = Limits { pids: Some(1), ..Limits::default() };
+    let group = driver.create("x", &Request { limits, ..Request::default() }).unwrap();
+    let told: Vec<Limit> = group.unenforced().iter().map(|one| one.limit).collect();
+    assert_eq!(told, [Limit::Pids, Limit::Kill]);
+    assert!(group.unenforced()[0].to_string().contains("no cgroup file system"));
+    group.remove().unwrap();
+}
+
+// ---- the hierarchies of this machine -------------------------------------------------------------------------------
+
+/// Groups in a directory of this test's own, which is taken away at the end.
+struct Native {
+    driver: Direct,
+    parents: Vec<PathBuf>,
+}
+
+impl Native {
+    fn new() -> Native {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("coracle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let hierarchies = Hierarchies::detect().unwrap();
+        let own = hierarchies.all.iter().filter_map(|one| one.own.clone().ok());
+        let parents = own.map(|path| path.join(&name)).collect();
+        Native { driver: Direct::new(hierarchies, Parent::OwnNamed(name)), parents }
+    }
+
+    /// Where this user may make groups; elsewhere every limit must be reported, which is checked instead.
+    fn usable(&self) -> bool {
+        if self.driver.available().contains(Controllers::MEMORY.union(Controllers::PIDS)) {
+            return true;
+        }
+        let limits = Limits { memory: Some(1 << 24), pids: Some(4), ..Limits::default() };
+        let group = self.driver.create("reported", &Request { limits, ..Request::default() }).unwrap();
+        let told: Vec<Limit> = group.unenforced().iter().map(|one| one.limit).collect();
+        for limit in [Limit::Memory, Limit::Pids] {
+            assert_eq!(!self.driver.available().contains(limit.controller()), told.contains(&limit), "{limit:?}");
+        }
+        for one in group.unenforced() {
+            assert!(!one.cause.is_empty(), "{one}");
+        }
+        group.remove().unwrap();
+        false
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        for parent in &self.parents {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+/// A shell that joins as the launcher's child does, and then runs `script`.
+fn spawn_in(group: &Group, script: &str) -> Child {
+    let procs = group.open_v2_procs().unwrap();
+    let fds: Vec<i32> =
+        group.join_fds().iter().map(AsRawFd::as_raw_fd).chain(procs.iter().map(AsRawFd::as_raw_fd)).collect();
+    // Through procfs: the descriptors themselves are close-on-exec.
+    let pid = std::process::id();
+    let joins: String = fds.iter().map(|fd| format!("echo 0 > /proc/{pid}/fd/{fd}; ")).collect();
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("{joins} echo in; {script}")).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    child
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_group_lives_and_dies() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let limits = Limits { memory: Some(64 << 20), pids: Some(32), ..Limits::default() };
+    let group = native.driver.create("life", &Request { limits, ..Request::default() }).unwrap();
+    assert_eq!(group.unenforced(), []);
+    assert!(group.is_empty().unwrap());
+
+    let mut child = spawn_in(&group, "sleep 60 & sleep 60 & wait");
+    wait_until("both sleeps are in", || group.processes().unwrap().len() == 3);
+    assert!(group.processes().unwrap().contains(&(child.id() as i32)));
+    assert!(!group.is_empty().unwrap());
+    let stats = group.stats().unwrap();
+    assert_eq!(stats.pids, Some(3));
+    assert!(stats.memory_peak.unwrap() > 0);
+    assert_eq!(stats.oom_kills, Some(0));
+
+    // Another value finds it again, as after a restart of the program.
+    let found = native.driver.open("life").unwrap().unwrap();
+    assert_eq!(found.processes().unwrap().len(), 3);
+    assert!(native.driver.list().unwrap().contains(&"life".to_owned()));
+
+    group.freeze().unwrap();
+    group.thaw().unwrap();
+    group.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    group.remove().unwrap();
+    group.remove().unwrap();
+    for path in group.paths() {
+        assert!(!path.exists(), "{path:?}");
+    }
+}
+
+#[test]
+fn the_pids_limit_holds() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let limits = Limits { pids: Some(2), ..Limits::default() };
+    let group = native.driver.create("pids", &Request { limits, ..Request::default() }).unwrap();
+    let mut child = spawn_in(&group, "(sleep 30; :) & (sleep 30; :) & (sleep 30; :) & wait");
+    // dash gives up at the first fork that fails.
+    wait_until("a fork fails", || {
+        let over = group.stats().unwrap().pids.unwrap() <= 2;
+        over && child.try_wait().unwrap().is_some()
+    });
+    group.kill().unwrap();
+    group.remove().unwrap();
+}
+
+#[test]
+fn the_memory_limit_kills_and_is_counted() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let limits = Limits { memory: Some(8 << 20), swap: Some(Swap::Bytes(0)), ..Limits::default() };
+    let group = native.driver.create("memory", &Request { limits, ..Request::default() }).unwrap();
+    // tail keeps the last line, which never ends.
+    let mut child = spawn_in(&group, "exec tail -n 1 /dev/zero");
+    wait_until("the kernel kills it", || child.try_wait().unwrap().is_some());
+    let stats = group.stats().unwrap();
+    assert!(stats.oom_kills.unwrap() >= 1, "{stats:?}");
+    assert!(stats.memory_peak.unwrap() <= 8 << 20, "{stats:?}");
+    group.remove().unwrap();
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    // No machine has this CPU; the kernel refuses the list after the directories are made.
+    let limits = Limits { cpuset_cpus: Some("99999".to_owned()), ..Limits::default() };
+    let request = Request { limits, ..Request::default() };
+    if native.driver.available().contains(Controllers::CPUSET) {
+        let error = native.driver.create("half", &request).unwrap_err();
+        assert!(error.to_string().contains("cpuset.cpus"), "{error}");
+        assert!(native.driver.list().unwrap().is_empty());
+    }
+    let swap = Limits { swap: Some(Swap::Bytes(0)), ..Limits::default() };
+    assert!(native.driver.create("swap", &Request { limits: swap, ..Request::default() }).is_err());
+    assert!(native.driver.list().unwrap().is_empty());
+}
+
+#[test]
+fn remove_says_that_processes_are_left_and_can_be_called_again() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let group = native.driver.create("busy", &Request { track: Controllers::PIDS, ..Request::default() }).unwrap();
+    let mut child = spawn_in(&group, "exec sleep 60");
+    let error = group.remove().unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Conflict);
+    assert!(error.to_string().contains("processes are still in it"), "{error}");
+    group.kill().unwrap();
+    // Not even reaped yet: the retries cover the moment until it is gone.
+    group.remove().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn groups_that_the_workload_made_are_removed_and_killed_too() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let group = native.driver.create("nest", &Request::default()).unwrap();
+    for path in group.paths() {
+        std::fs::create_dir_all(path.join("inner/most")).unwrap();
+    }
+    let inner = group.paths()[0].join("inner/most/cgroup.procs");
+    let mut child = spawn_in(&group, &format!("echo 0 > {}; exec sleep 60", inner.display()));
+    wait_until("it is inside", || group.processes().unwrap().contains(&(child.id() as i32)));
+    group.kill().unwrap();
+    child.wait().unwrap();
+    group.remove().unwrap();
+}
+
+#[test]
+fn every_limit_can_be_set_where_its_controller_is() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let limits = Limits {
+        memory: Some(64 << 20),
+        swap: Some(Swap::Bytes(0)),
+        memory_reservation: Some(32 << 20),
+        cpu_quota: Some(CpuQuota::cpus(0.5)),
+        cpu_shares: Some(512),
+        pids: Some(10),
+        cpuset_cpus: Some("0".to_owned()),
+        cpuset_mems: Some("0".to_owned()),
+    };
+    let request = Request { limits, track: Controllers::CPU, devices: Devices::docker_2026_11() };
+    let group = native.driver.create("all", &request).unwrap();
+    for one in group.unenforced() {
+        assert!(!native.driver.available().contains(one.limit.controller()) || one.limit == Limit::Devices, "{one}");
+    }
+    let mut child = spawn_in(&group, "cat /dev/null; exec sleep 60");
+    // Up and down again; version 1 wants both orders of memory and memory + swap.
+    for memory in [256 << 20, 32 << 20] {
+        let limits = Limits { memory: Some(memory), swap: Some(Swap::Bytes(0)), ..Limits::default() };
+        assert_eq!(group.update(&limits).unwrap(), []);
+    }
+    assert!(group.stats().unwrap().cpu_usec.is_some());
+    group.kill().unwrap();
+    child.wait().unwrap();
+    group.remove().unwrap();
+}
+
+#[test]
+fn device_rules_hold() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let devices = Devices::Only(vec![DeviceRule {
+        kind: DeviceKind::Character,
+        major: Some(1),
+        minor: Some(3),
+        access: Access::ALL,
+    }]);
+    let group = native.driver.create("devices", &Request { devices, ..Request::default() }).unwrap();
+    if group.unenforced().iter().any(|one| one.limit == Limit::Devices) {
+        group.remove().unwrap();
+        return;
+    }
+    let child = spawn_in(&group, "head -c1 /dev/null && ! head -c1 /dev/zero 2>/dev/null >&2 && echo held");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "held");
+    group.remove().unwrap();
+}
