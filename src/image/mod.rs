@@ -1,1 +1,3 @@
-//! Reserved.
+//! Images.
+mod config;
+mod manifest;
