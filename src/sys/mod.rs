@@ -1,1 +1,5 @@
-//! Reserved.
+//! The only door to the kernel. Everything above speaks in descriptors and typed values; `unsafe` lives in this
+//! folder and in `launch/`.
+
+pub(crate) mod fs;
+pub(crate) mod random;
