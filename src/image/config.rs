@@ -214,14 +214,12 @@ impl Config {
 
     /// The platform that the image was made for, normalised.
     pub fn platform(&self) -> Platform {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Platform {
-            os: self.os.clone(),
-            architecture: self.architecture.clone(),
-            variant: some(&self.variant),
-            os_version: some(&self.os_version),
+        let mut platform = Platform::new(&self.os, &self.architecture);
+        if !self.variant.is_empty() {
+            platform.variant = Some(self.variant.clone());
         }
-        .normalized()
+        platform.os_version = (!self.os_version.is_empty()).then(|| self.os_version.clone());
+        platform.normalized()
     }
 
     /// The document's bytes, as a new image would store them.

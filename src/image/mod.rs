@@ -1,3 +1,4 @@
-//! Images.
+//! mod
 mod config;
 mod manifest;
+mod resolve;
