@@ -23,9 +23,6 @@ use crate::name::{Digest, MediaType, Platform};
 /// The largest manifest, index or config that is read, in bytes: 4 MiB, the limit that registries use.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 
-/// The name that `org.opencontainers.image.ref.name` has in annotations.
-pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
 /// What is said about a blob wherever it is named: type, digest and size, see OCI's [descriptor].
 ///
 /// [descriptor]: https://github.com/opencontainers/image-spec/blob/main/descriptor.md

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::config::Config;
-use super::manifest::{Descriptor, Document, Index, Manifest};
+use super::manifest::{Descriptor, Document, Manifest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Digest, Platform};
 
@@ -27,6 +27,16 @@ pub(crate) struct Resolved {
     pub config: Config,
 }
 
+impl Resolved {
+    /// Refuses an image of another platform where the caller named one.
+    pub(crate) fn check_platform(&self, wanted: &Wanted) -> Result<()> {
+        if wanted.strict && !wanted.platform.matches(&self.config.platform()) {
+            return Err(no_such_platform(wanted, &[self.config.platform()]).path(self.descriptor.digest.as_str()));
+        }
+        Ok(())
+    }
+}
+
 /// Which image of a multi-platform one is wanted.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -36,22 +46,26 @@ pub(crate) struct Wanted {
     pub strict: bool,
 }
 
-/// Follows `root` to the image for the wanted platform.
-pub(crate) fn resolve(root: &Descriptor, wanted: &Wanted, read: Read<'_>) -> Result<Resolved> {
+/// Follows `roots` to the image for the wanted platform. Several roots are a choice, like the entries of an index.
+pub(crate) fn resolve(roots: &[Descriptor], wanted: &Wanted, read: Read<'_>) -> Result<Resolved> {
     let mut search = Search { wanted, read, documents: 0, seen: HashSet::new(), best: None, offered: Vec::new(), missing: None };
-    let (descriptor, manifest) = match search.document(root)? {
-        Document::Manifest(manifest) => (root.clone(), manifest),
-        Document::Index(index) => {
-            search.index(&index, 1)?;
-            search.chosen(root)?
+    let (descriptor, manifest) = if let [root] = roots {
+        match search.document(root)? {
+            Document::Manifest(manifest) => (root.clone(), manifest),
+            Document::Index(index) => {
+                search.index(&index.manifests, 1)?;
+                search.chosen()?
+            }
         }
+    } else {
+        search.index(roots, 0)?;
+        search.chosen()?
     };
-    let (config, manifest) = (search.config(&descriptor, &manifest)?, manifest);
+    let config = search.config(&descriptor, &manifest)?;
     config.check_layer_count(manifest.layers.len()).map_err(|error| within(error, &descriptor.digest))?;
-    if wanted.strict && !wanted.platform.matches(&config.platform()) {
-        return Err(no_such_platform(wanted, &[config.platform()], root));
-    }
-    Ok(Resolved { descriptor, manifest, config })
+    let resolved = Resolved { descriptor, manifest, config };
+    resolved.check_platform(wanted)?;
+    Ok(resolved)
 }
 
 /// Checks bytes against the descriptor that named them.
@@ -104,8 +118,8 @@ impl Search<'_, '_> {
             .path(descriptor.digest.as_str()))
     }
 
-    fn index(&mut self, index: &Index, depth: usize) -> Result<()> {
-        for entry in &index.manifests {
+    fn index(&mut self, entries: &[Descriptor], depth: usize) -> Result<()> {
+        for entry in entries {
             if is_attestation(entry) || !self.seen.insert(entry.digest.clone()) {
                 continue;
             }
@@ -116,7 +130,7 @@ impl Search<'_, '_> {
                         .because(format!("indexes are nested more than {MAX_DEPTH} levels deep")));
                 }
                 match self.document(entry) {
-                    Ok(Document::Index(nested)) => self.index(&nested, depth + 1)?,
+                    Ok(Document::Index(nested)) => self.index(&nested.manifests, depth + 1)?,
                     // The descriptor's type was checked against the document's.
                     Ok(Document::Manifest(_)) => {}
                     Err(error) => self.may_be_missing(error)?,
@@ -161,14 +175,14 @@ impl Search<'_, '_> {
         Ok(())
     }
 
-    fn chosen(&mut self, root: &Descriptor) -> Result<(Descriptor, Manifest)> {
+    fn chosen(&mut self) -> Result<(Descriptor, Manifest)> {
         match (self.best.take(), self.missing.take()) {
             (Some((_, descriptor)), _) => match self.document(&descriptor)? {
                 Document::Manifest(manifest) => Ok((descriptor, manifest)),
                 Document::Index(_) => Err(Error::new(ErrorKind::Corrupt, STEP).path(descriptor.digest.as_str())),
             },
             (None, Some(missing)) => Err(missing),
-            (None, None) => Err(no_such_platform(self.wanted, &self.offered, root)),
+            (None, None) => Err(no_such_platform(self.wanted, &self.offered)),
         }
     }
 }
@@ -179,12 +193,11 @@ fn is_attestation(entry: &Descriptor) -> bool {
         || entry.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
 }
 
-fn no_such_platform(wanted: &Wanted, offered: &[Platform], root: &Descriptor) -> Error {
+fn no_such_platform(wanted: &Wanted, offered: &[Platform]) -> Error {
     let offered: Vec<String> = offered.iter().map(ToString::to_string).collect();
     let offered = if offered.is_empty() { "no image at all".to_owned() } else { offered.join(", ") };
     Error::new(ErrorKind::NotFound, STEP)
-        .path(root.digest.as_str())
-        .because(format!("it has nothing for {}; it offers {offered}", wanted.platform))
+        .because(format!("the image has nothing for {}; it offers {offered}", wanted.platform))
         .remedy("name one of these platforms")
 }
 
@@ -234,7 +247,7 @@ mod tests {
         fn resolve(&self, root: &Value, platform: &str, strict: bool) -> Result<Resolved> {
             let wanted = Wanted { platform: platform.parse().unwrap(), strict };
             let root: Descriptor = serde_json::from_value(root.clone()).unwrap();
-            resolve(&root, &wanted, &mut |descriptor, role| {
+            resolve(&[root], &wanted, &mut |descriptor, role| {
                 self.0.get(&descriptor.digest).cloned().ok_or_else(|| {
                     Error::new(ErrorKind::NotFound, format!("read the {role}")).path(descriptor.digest.as_str())
                 })
