@@ -193,8 +193,14 @@ impl FromStr for Platform {
             None if known_os => (os, go_architecture()),
             None => (std::env::consts::OS, first),
         };
-        let platform = Platform { variant: variant.map(str::to_owned), os_version, ..Platform::new(os, architecture) }
-            .normalized();
+        let platform = Platform {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+            os_version,
+            os_features: Vec::new(),
+        }
+        .normalized();
         if second.is_none() && !known_os && !is_architecture(&platform.architecture) {
             return Err(
                 invalid("it is neither a known operating system nor a known architecture").remedy("linux/amd64")

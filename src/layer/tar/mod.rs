@@ -1,0 +1,1 @@
+//! Reading tar archives that may be hostile.
