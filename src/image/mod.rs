@@ -21,6 +21,7 @@
 //! ```text
 //! <root>/index.json        one entry per name; an image without any name has one entry without a name
 //! <root>/blobs/sha256/…    manifests, configs, layers as they came
+//! <root>/images.lock       held shared while a container comes to be, exclusively while images are removed
 //! <root>/layers/…          the unpacked layers, see crate::layer
 //! ```
 //! The entries of `index.json` are the roots of garbage collection, together with leases. An entry points at the
@@ -40,6 +41,8 @@ pub(crate) mod tests;
 mod unpack;
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -53,7 +56,7 @@ use resolve::{Resolved, Wanted};
 
 use crate::content::{self, IndexEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::LayerStore;
+use crate::layer::{LayerProgress, LayerStore};
 use crate::name::{DiffId, Digest, Platform, Reference};
 
 /// The name of an image that no tag can move: the digest of its config.
@@ -114,15 +117,7 @@ pub enum Progress {
         digest: Digest,
     },
     /// A layer is being unpacked.
-    Unpacking {
-        /// The layer.
-        diff_id: DiffId,
-    },
-    /// A layer is unpacked and verified, or was so already.
-    Unpacked {
-        /// The layer.
-        diff_id: DiffId,
-    },
+    Layer(LayerProgress),
 }
 
 /// Receives [`Progress`]; called from several threads at once, and expected to return soon.
@@ -184,6 +179,33 @@ impl Images {
         &self.0.layers
     }
 
+    /// Keeps removals away while it lives, in this process and in others. Whoever makes a container takes it before
+    /// the image is looked up, and drops it when the container's record, which removals look at, is written.
+    ///
+    /// Any number of holds go together; a removal waits for them, and they for it.
+    pub(crate) fn hold(&self) -> Result<Hold> {
+        let file = self.lock_file()?;
+        file.lock_shared().map_err(|error| self.lock_failed("flock", error))?;
+        Ok(Hold { _lock: file })
+    }
+
+    /// Waits until nobody holds, and keeps it so.
+    pub(crate) fn hold_alone(&self) -> Result<Hold> {
+        let file = self.lock_file()?;
+        file.lock().map_err(|error| self.lock_failed("flock", error))?;
+        Ok(Hold { _lock: file })
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(self.content().path(LOCK)).map_err(|error| self.lock_failed("open", error))
+    }
+
+    fn lock_failed(&self, syscall: &'static str, error: std::io::Error) -> Error {
+        Error::io("lock the images", syscall, error).path(self.content().path(LOCK))
+    }
+
     /// The image that an entry of the index stands for.
     pub(crate) fn open_entry(&self, entry: &IndexEntry) -> Result<Image> {
         let mut root = Descriptor::new(entry.media_type.clone(), entry.digest.clone(), entry.size);
@@ -200,6 +222,21 @@ impl Images {
         })?;
         Ok(Image::new(self.clone(), resolved))
     }
+}
+
+/// The file below the root that [`Images::hold`] locks.
+const LOCK: &str = "images.lock";
+
+/// See [`Images::hold`]. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _lock: File,
+}
+
+/// The blobs that an image needs.
+fn blobs_of(image: &Image) -> Vec<Digest> {
+    let layers = image.manifest().layers.iter().map(|layer| layer.digest.clone());
+    layers.chain([image.digest().clone(), image.id().digest().clone()]).collect()
 }
 
 /// A line of [`Images::list`].

@@ -8,6 +8,7 @@ use super::Candidate;
 use crate::content::REF_NAME;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::{Descriptor, Document};
+use crate::layer::Compression;
 use crate::name::{MediaType, Reference};
 
 /// Where containerd and Docker put the whole name.
@@ -79,10 +80,11 @@ pub(super) fn check_version(marker: &[u8]) -> Result<()> {
 }
 
 /// The media type of a layer blob, by how it begins.
-pub(super) fn layer_type(beginning: &[u8]) -> MediaType {
-    match beginning {
-        [0x1f, 0x8b, ..] => MediaType::OciLayerGzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => MediaType::OciLayerZstd,
+pub(crate) fn layer_type(beginning: &[u8]) -> MediaType {
+    match Compression::detect(beginning) {
+        Compression::Gzip => MediaType::OciLayerGzip,
+        Compression::Zstd => MediaType::OciLayerZstd,
+        // Unpacking refuses what is not a tar, by name.
         _ => MediaType::OciLayer,
     }
 }

@@ -25,10 +25,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use self::session::Session;
+pub(super) use self::layout::layer_type;
+pub(super) use self::session::Session;
 use super::config::Config;
 use super::manifest::{Descriptor, MAX_DOCUMENT, Manifest};
-use super::{Image, Images, Observer, Resolved, Wanted, index, resolve};
+use super::{Image, Images, Observer, Resolved, Wanted, blobs_of, index, resolve};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Digest, MediaType, Platform, Reference};
 
@@ -100,7 +101,7 @@ impl Images {
         let mut session = Session::new(self.clone(), options.progress.clone())?;
         let loaded = self.load_in(&mut session, source.into(), options);
         let keep = match &loaded {
-            Ok(images) => images.iter().flat_map(blobs_of).collect(),
+            Ok(images) => images.iter().flat_map(blobs_of).collect::<HashSet<Digest>>(),
             Err(_) => HashSet::new(),
         };
         // Garbage is no reason to fail a load that succeeded, and must not hide why it failed.
@@ -126,6 +127,7 @@ impl Images {
                 .map_err(|error| if error.failed_path().is_some() { error } else { error.path(&path) })
             }
         }?;
+        let _hold = self.hold()?;
         for (image, _) in &images {
             image.ensure_layers(options.progress.as_ref())?;
         }
@@ -302,11 +304,6 @@ fn not_an_archive(bundle: &mut dyn Bundle) -> Result<Error> {
     Ok(Error::new(ErrorKind::Invalid, STEP)
         .because("it is no image archive: it has neither index.json nor manifest.json")
         .remedy("a plain root file system becomes an image by import"))
-}
-
-fn blobs_of(image: &Image) -> Vec<Digest> {
-    let layers = image.manifest().layers.iter().map(|layer| layer.digest.clone());
-    layers.chain([image.digest().clone(), image.id().digest().clone()]).collect()
 }
 
 const STEP: &str = "load the image archive";

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use crate::content::Lease;
+use crate::content::{Ingest, Lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Images, Observer, Progress};
 use crate::name::Digest;
@@ -50,41 +50,59 @@ impl Session {
 
     /// Takes in `size` bytes as a blob; `name` is what messages and progress call it.
     pub fn take(&mut self, name: &str, from: &mut dyn Read, expected: Option<&Digest>, size: u64) -> Result<Digest> {
-        let digest = self.copy(name, from, expected, size).map_err(|error| {
-            if error.failed_path().is_some() { error } else { error.path(name) }
-        })?;
-        self.new.insert(digest.clone());
-        Ok(digest)
+        let label: Arc<str> = name.into();
+        let progress = self.progress.clone();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PIECE, 0);
+        let taken = self.ingest(name, expected, Some(size), |ingest| {
+            loop {
+                let count = fill(from, &mut buffer).map_err(|error| Error::io(STEP, "read", error))?;
+                ingest.write_all(&buffer[..count]).map_err(|error| Error::io(STEP, "write", error))?;
+                let last = count < buffer.len();
+                if let Some(observer) = &progress
+                    && (last || ingest.written() < size)
+                {
+                    observer(Progress::Blob { name: label.clone(), done: ingest.written(), total: size });
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+        });
+        self.buffer = buffer;
+        taken.map(|(digest, _)| digest)
     }
 
-    fn copy(&mut self, name: &str, from: &mut dyn Read, expected: Option<&Digest>, size: u64) -> Result<Digest> {
-        let mut ingest = self.images.content().ingest(expected, Some(size))?;
-        let name: Arc<str> = name.into();
-        let mut done = 0;
-        self.buffer.resize(PIECE, 0);
-        loop {
-            let count = fill(from, &mut self.buffer).map_err(|error| Error::io(STEP, "read", error))?;
-            ingest.write_all(&self.buffer[..count]).map_err(|error| Error::io(STEP, "write", error))?;
-            done += count as u64;
-            let last = count < self.buffer.len();
-            if last || done < size {
-                self.tell(Progress::Blob { name: name.clone(), done, total: size });
-            }
-            if last {
-                break;
-            }
-        }
-        let digest = ingest.commit()?;
+    /// Takes in what `write` writes, a blob whose digest and size are not known before.
+    pub fn write(&mut self, name: &str, write: impl FnOnce(&mut Ingest) -> Result<()>) -> Result<(Digest, u64)> {
+        self.ingest(name, None, None, write)
+    }
+
+    fn ingest(
+        &mut self,
+        name: &str,
+        expected: Option<&Digest>,
+        size: Option<u64>,
+        write: impl FnOnce(&mut Ingest) -> Result<()>,
+    ) -> Result<(Digest, u64)> {
+        let named = |error: Error| if error.failed_path().is_some() { error } else { error.path(name) };
+        let mut ingest = self.images.content().ingest(expected, size)?;
+        write(&mut ingest).map_err(named)?;
+        let written = ingest.written();
+        let digest = ingest.commit().map_err(named)?;
+        self.new.insert(digest.clone());
         if expected.is_none() {
             // Its name was not known before, so a collection may just have come between.
             self.lease.hold(&digest)?;
             if !self.images.content().contains(&digest) {
-                return Err(Error::new(ErrorKind::Conflict, STEP)
-                    .because("a garbage collection took the blob before it could be held")
-                    .remedy("load again"));
+                return Err(named(
+                    Error::new(ErrorKind::Conflict, STEP)
+                        .because("a garbage collection took the blob before it could be held")
+                        .remedy("do it again"),
+                ));
             }
         }
-        Ok(digest)
+        Ok((digest, written))
     }
 
     /// Takes in a document.
