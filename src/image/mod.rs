@@ -1,1 +1,360 @@
-//! Reserved.
+//! Images: read-only templates that containers are made from.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | [`Image`] | a manifest, a [`Config`] and layers; opened once, cheap to clone |
+//! | [`ImageId`] | the digest of the config's bytes: two tags with one ID are one image |
+//! | manifest digest | the digest of the [`Manifest`]'s bytes, which also depends on how layers are compressed |
+//! | [`Descriptor`] | type, digest and size of a blob, wherever one blob names another |
+//! | layer | a tar of changes: its blob's digest in transit, its DiffID unpacked |
+//! | [`Images`] | all images of one engine root |
+//!
+//! # The life of an image
+//! It arrives by [`Images::load`] (an archive of `docker save`, `podman save`, `skopeo`, `umoci`) or
+//! [`Images::import`] (a plain root file system). Either way its blobs are taken in under a lease and verified, its
+//! layers are unpacked and verified, and only then *one* rewrite of the root's `index.json` makes all images of the
+//! archive visible: before it, nothing of them can be seen or listed; after an error, blobs that nothing else needs are
+//! removed again. Names are added and taken away by [`crate::repository`]; with its last name an image goes, unless a
+//! container needs it.
+//!
+//! # On disk
+//! ```text
+//! <root>/index.json        one entry per name; an image without any name has one entry without a name
+//! <root>/blobs/sha256/…    manifests, configs, layers as they came
+//! <root>/images.lock       held shared while a container comes to be, exclusively while images are removed
+//! <root>/layers/…          the unpacked layers, see crate::layer
+//! ```
+//! The entries of `index.json` are the roots of garbage collection, together with leases. An entry points at the
+//! manifest that was chosen for a platform. Entries that other programs wrote, such as ones that point at an index,
+//! are read as well.
+
+mod config;
+mod history;
+mod import;
+mod index;
+mod load;
+mod manifest;
+mod pack;
+mod resolve;
+#[cfg(test)]
+pub(crate) mod tests;
+mod unpack;
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use config::{Config, ContainerConfig, Healthcheck, History, OtherFields, RootFs};
+pub use history::Step;
+pub use import::{ImportOptions, ImportSource};
+pub use load::{LoadOptions, LoadSource};
+pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
+pub use pack::Owner;
+use resolve::{Resolved, Wanted};
+
+use crate::content::{self, IndexEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::{LayerProgress, LayerStore};
+use crate::name::{DiffId, Digest, Platform, Reference};
+
+/// The name of an image that no tag can move: the digest of its config.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(Digest);
+
+impl ImageId {
+    /// The digest itself, `sha256:…`.
+    pub fn digest(&self) -> &Digest {
+        &self.0
+    }
+
+    /// The first 12 hexadecimal digits, for lists that people read.
+    pub fn short(&self) -> &str {
+        let hex = self.0.hex();
+        hex.get(..12).unwrap_or(hex)
+    }
+}
+
+impl From<Digest> for ImageId {
+    fn from(digest: Digest) -> Self {
+        ImageId(digest)
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = Error;
+
+    /// Reads `sha256:…` or the 64 digits alone.
+    fn from_str(text: &str) -> Result<Self> {
+        let digest = if text.contains(':') { text.parse() } else { format!("sha256:{text}").parse() };
+        digest.map(ImageId)
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What happens while an image arrives.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Bytes of a blob are being taken in.
+    Blob {
+        /// The blob's digest, or its path in an archive that does not say the digest.
+        name: Arc<str>,
+        /// Bytes so far; the blob is complete and verified when they reach `total`.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A blob is there already and was not read again.
+    Present {
+        /// The blob's digest.
+        digest: Digest,
+    },
+    /// A layer is being unpacked.
+    Layer(LayerProgress),
+}
+
+/// Receives [`Progress`]; called from several threads at once, and expected to return soon.
+pub type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// All images of one engine root. Cheap to clone; may be used from any thread.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+struct Inner {
+    content: content::Store,
+    layers: LayerStore,
+    platform: Platform,
+}
+
+impl Images {
+    /// The images of a content store, unpacked into a layer store, chosen for a platform where there is a choice.
+    pub(crate) fn new(content: content::Store, layers: LayerStore, platform: Platform) -> Images {
+        Images(Arc::new(Inner { content, layers, platform }))
+    }
+
+    /// The platform that is chosen from multi-platform images, unless a call names another.
+    pub fn platform(&self) -> &Platform {
+        &self.0.platform
+    }
+
+    /// All images with their names, each image once; ordered by first name, the nameless ones last.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) or [`NotFound`](ErrorKind::NotFound) when an entry's manifest or config is
+    /// damaged or missing; the message names the entry, and removing that name works all the same.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let mut list: Vec<Listed> = Vec::new();
+        for entry in self.content().tags()? {
+            let image = self.open_entry(&entry)?;
+            let tag = index::name_of(&entry);
+            match list.iter_mut().find(|listed| listed.image == image) {
+                Some(listed) => listed.tags.extend(tag),
+                None => list.push(Listed { image, tags: tag.into_iter().collect() }),
+            }
+        }
+        for listed in &mut list {
+            listed.tags.sort_unstable();
+            listed.tags.dedup();
+        }
+        list.sort_by(|a, b| {
+            (a.tags.is_empty(), &a.tags, a.image.id()).cmp(&(b.tags.is_empty(), &b.tags, b.image.id()))
+        });
+        Ok(list)
+    }
+
+    /// Where the blobs are.
+    pub(crate) fn content(&self) -> &content::Store {
+        &self.0.content
+    }
+
+    /// Where the unpacked layers are.
+    pub(crate) fn layers(&self) -> &LayerStore {
+        &self.0.layers
+    }
+
+    /// Keeps removals away while it lives, in this process and in others. Whoever makes a container takes it before
+    /// the image is looked up, and drops it when the container's record, which removals look at, is written.
+    ///
+    /// Any number of holds go together; a removal waits for them, and they for it.
+    pub(crate) fn hold(&self) -> Result<Hold> {
+        let file = self.lock_file()?;
+        file.lock_shared().map_err(|error| self.lock_failed("flock", error))?;
+        Ok(Hold { _lock: file })
+    }
+
+    /// Waits until nobody holds, and keeps it so.
+    pub(crate) fn hold_alone(&self) -> Result<Hold> {
+        let file = self.lock_file()?;
+        file.lock().map_err(|error| self.lock_failed("flock", error))?;
+        Ok(Hold { _lock: file })
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(self.content().path(LOCK)).map_err(|error| self.lock_failed("open", error))
+    }
+
+    fn lock_failed(&self, syscall: &'static str, error: std::io::Error) -> Error {
+        Error::io("lock the images", syscall, error).path(self.content().path(LOCK))
+    }
+
+    /// The image that an entry of the index stands for.
+    pub(crate) fn open_entry(&self, entry: &IndexEntry) -> Result<Image> {
+        let mut root = Descriptor::new(entry.media_type.clone(), entry.digest.clone(), entry.size);
+        root.platform = entry.platform.clone();
+        let wanted = Wanted { platform: self.0.platform.clone(), strict: false };
+        let resolved = resolve::resolve(&[root], &wanted, &mut |descriptor, _| {
+            self.content().read_blob(&descriptor.digest, MAX_DOCUMENT)
+        });
+        let resolved = resolved.map_err(|error| match entry.ref_name() {
+            Some(name) => {
+                Error::new(error.kind(), format!("open the image {name:?}")).because(error.to_string()).source_is(error)
+            }
+            None => error,
+        })?;
+        Ok(Image::new(self.clone(), resolved))
+    }
+}
+
+/// The file below the root that [`Images::hold`] locks.
+const LOCK: &str = "images.lock";
+
+/// See [`Images::hold`]. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _lock: File,
+}
+
+/// The blobs that an image needs.
+fn blobs_of(image: &Image) -> Vec<Digest> {
+    let layers = image.manifest().layers.iter().map(|layer| layer.digest.clone());
+    layers.chain([image.digest().clone(), image.id().digest().clone()]).collect()
+}
+
+/// A line of [`Images::list`].
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The image.
+    pub image: Image,
+    /// Its names at that moment, sorted.
+    pub tags: Vec<Reference>,
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Images").field(&self.0.content.root()).finish()
+    }
+}
+
+/// One image, its manifest and config read and verified. Cheap to clone; may be used from any thread.
+///
+/// The value describes the image as it was when it was opened. It does not keep the image from being removed.
+#[derive(Clone)]
+pub struct Image(Arc<Opened>);
+
+struct Opened {
+    images: Images,
+    id: ImageId,
+    resolved: Resolved,
+}
+
+impl Image {
+    pub(crate) fn new(images: Images, resolved: Resolved) -> Image {
+        Image(Arc::new(Opened { images, id: ImageId(resolved.manifest.config.digest.clone()), resolved }))
+    }
+
+    /// The digest of the config, which is what the image *is*.
+    pub fn id(&self) -> &ImageId {
+        &self.0.id
+    }
+
+    /// The digest of the manifest, which is what a registry calls the image.
+    pub fn digest(&self) -> &Digest {
+        &self.0.resolved.descriptor.digest
+    }
+
+    /// The image's configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.resolved.config
+    }
+
+    /// The image's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.resolved.manifest
+    }
+
+    /// The platform that the image was made for.
+    pub fn platform(&self) -> Platform {
+        self.config().platform()
+    }
+
+    /// The image's names as they are now, sorted; empty for a nameless or removed image. Every name counts that
+    /// leads to the same [`id`](Image::id).
+    ///
+    /// # Errors
+    /// Only those of reading `index.json` and the manifests that it names.
+    pub fn tags(&self) -> Result<Vec<Reference>> {
+        let mut tags = Vec::new();
+        for entry in self.images().content().tags()? {
+            let Some(name) = index::name_of(&entry) else { continue };
+            let same = entry.digest == *self.digest()
+                || self.images().open_entry(&entry).is_ok_and(|image| image.id() == self.id());
+            if same && !tags.contains(&name) {
+                tags.push(name);
+            }
+        }
+        tags.sort_unstable();
+        Ok(tags)
+    }
+
+    /// How the image was made, lowest layer first.
+    pub fn history(&self) -> Vec<Step> {
+        history::steps(self.config(), self.manifest())
+    }
+
+    /// The layers, lowest first: how each is called unpacked, and its blob.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = (&DiffId, &Descriptor)> {
+        self.config().rootfs.diff_ids.iter().zip(&self.manifest().layers)
+    }
+
+    /// Bytes that the image takes as blobs, and about what a download takes: manifest, config and layers, compressed
+    /// where they came compressed. Blobs that other images share are counted.
+    pub fn size(&self) -> u64 {
+        let layers = self.manifest().layers.iter().map(|layer| layer.size);
+        layers.fold(self.0.resolved.descriptor.size.saturating_add(self.manifest().config.size), u64::saturating_add)
+    }
+
+    /// The store that the image is in.
+    pub(crate) fn images(&self) -> &Images {
+        &self.0.images
+    }
+
+    /// The index entry for this image, without a name.
+    pub(crate) fn entry(&self) -> IndexEntry {
+        let descriptor = &self.0.resolved.descriptor;
+        IndexEntry::new(descriptor.media_type.clone(), descriptor.digest.clone(), descriptor.size)
+    }
+}
+
+impl PartialEq for Image {
+    /// Images are equal when their IDs are.
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Image {}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("id", self.id()).field("digest", self.digest()).finish()
+    }
+}

@@ -1,0 +1,183 @@
+//! From a plain root file system to an image of one layer.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::PathBuf;
+
+use super::config::{Config, ContainerConfig, History, RootFs};
+use super::load::{Session, layer_type};
+use super::manifest::{Descriptor, Manifest};
+use super::pack::{self, Owner};
+use super::{Image, Images, Observer, Resolved, blobs_of, index};
+use crate::content::Ingest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::Decoder;
+use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
+
+/// Where a root file system comes from.
+#[non_exhaustive]
+pub enum ImportSource {
+    /// A directory, or a file that holds a tar, plain or compressed with gzip or zstd.
+    Path(PathBuf),
+    /// A tar as a stream, such as standard input; read to its end.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl<P: Into<PathBuf>> From<P> for ImportSource {
+    fn from(path: P) -> Self {
+        ImportSource::Path(path.into())
+    }
+}
+
+/// What an imported image is like. The default is a nameless image for the engine's platform that was made now and
+/// runs nothing by itself.
+#[derive(Clone, Default)]
+pub struct ImportOptions {
+    /// Its name.
+    pub reference: Option<Reference>,
+    /// What it is for.
+    pub platform: Option<Platform>,
+    /// What its containers run.
+    pub config: ContainerConfig,
+    /// A remark for the history.
+    pub comment: String,
+    /// When it was made, RFC 3339. Together with an unchanged source this makes the image's ID the same again.
+    pub created: Option<String>,
+    /// Whose the files of a directory are. A tar's owners are taken as they are.
+    pub owner: Owner,
+    /// Receives what happens on the way.
+    pub progress: Option<Observer>,
+}
+
+impl Images {
+    /// Makes an image of one layer from a root file system, and unpacks it.
+    ///
+    /// A tar is kept as it is, compressed or not. Of a directory everything below it is taken, sockets excepted; the
+    /// mode of the directory itself is not, `/` of the image gets 0755.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) for an empty source or a time that is none;
+    /// [`Unsupported`](ErrorKind::Unsupported) for other compressions; [`Corrupt`](ErrorKind::Corrupt),
+    /// [`Hostile`](ErrorKind::Hostile) and [`Limit`](ErrorKind::Limit) for a tar that cannot be unpacked;
+    /// [`Conflict`](ErrorKind::Conflict) for a directory that changes while it is read. Nothing is left behind.
+    pub fn import(&self, source: impl Into<ImportSource>, options: &ImportOptions) -> Result<Image> {
+        let mut session = Session::new(self.clone(), options.progress.clone())?;
+        let imported = self.import_in(&mut session, source.into(), options);
+        let keep = imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
+        // Garbage is no reason to fail an import that succeeded, and must not hide why it failed.
+        let _ = session.finish(&keep);
+        imported
+    }
+
+    fn import_in(&self, session: &mut Session, source: ImportSource, options: &ImportOptions) -> Result<Image> {
+        let created = match &options.created {
+            None => jiff::Timestamp::now().to_string(),
+            Some(text) => match text.parse::<jiff::Timestamp>() {
+                Ok(_) => text.clone(),
+                Err(error) => {
+                    return Err(Error::new(ErrorKind::Invalid, STEP)
+                        .because(format!("the time {text:?} is not an RFC 3339 time: {error}")));
+                }
+            },
+        };
+        let (layer, diff_id) = take_layer(session, source, options.owner)?;
+        let platform = options.platform.as_ref().unwrap_or(self.platform()).normalized();
+        let config = Config {
+            created: Some(created.clone()),
+            architecture: platform.architecture,
+            variant: platform.variant.unwrap_or_default(),
+            os: platform.os,
+            os_version: platform.os_version.unwrap_or_default(),
+            config: options.config.clone(),
+            rootfs: RootFs { diff_ids: vec![diff_id], ..RootFs::default() },
+            history: vec![History {
+                created: Some(created),
+                created_by: "coracle import".into(),
+                comment: options.comment.clone(),
+                ..History::default()
+            }],
+            ..Config::default()
+        };
+        let bytes = config.to_bytes()?;
+        // The same checks as for the configs of others.
+        let config = Config::parse(&bytes)?;
+        let config_descriptor = Descriptor::new(MediaType::OciConfig, session.put(&bytes)?, bytes.len() as u64);
+        let manifest = Manifest::new(config_descriptor, vec![layer]);
+        let bytes = manifest.to_bytes()?;
+        let descriptor = Descriptor::new(MediaType::OciManifest, session.put(&bytes)?, bytes.len() as u64);
+        let image = Image::new(self.clone(), Resolved { descriptor, manifest, config });
+        let _hold = self.hold()?;
+        image.ensure_layers(options.progress.as_ref())?;
+        self.content().update_index(|entries| {
+            if let Some(name) = &options.reference {
+                index::set(entries, &image.entry(), name);
+            }
+            index::keep(entries, image.entry());
+            Ok(())
+        })?;
+        Ok(image)
+    }
+}
+
+/// Takes in the one layer; gives its blob and its DiffID.
+fn take_layer(session: &mut Session, source: ImportSource, owner: Owner) -> Result<(Descriptor, DiffId)> {
+    match source {
+        ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
+        ImportSource::Path(path) => {
+            let open = |error| Error::io(STEP, "open", error).path(&path);
+            let file = File::open(&path).map_err(open)?;
+            if !file.metadata().map_err(open)?.is_dir() {
+                return take_tar(session, &path.to_string_lossy(), file);
+            }
+            let (digest, size) = session.write(&path.to_string_lossy(), |out| pack::pack(&path, owner, out))?;
+            Ok((Descriptor::new(MediaType::OciLayer, digest.clone(), size), DiffId(digest)))
+        }
+    }
+}
+
+/// Buffers of this size on both sides of the decompressor.
+const BUFFER: usize = 256 << 10;
+
+fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Descriptor, DiffId)> {
+    let mut diff_id = None;
+    let (digest, size) = session.write(name, |ingest| {
+        let tee = Tee { source, ingest };
+        let mut decoder = Decoder::new(BufReader::with_capacity(BUFFER, tee))?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match decoder.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io(STEP, "read", error).path(name)),
+            }
+        }
+        if decoder.into_inner().into_inner().ingest.written() == 0 {
+            return Err(Error::new(ErrorKind::Invalid, STEP).path(name).because("it is empty"));
+        }
+        diff_id = Some(hasher.finish());
+        Ok(())
+    })?;
+    let media_type = layer_type(&session.beginning(&digest)?);
+    // `write` returned, so the closure has run to its end.
+    let diff_id = diff_id.unwrap_or_else(|| digest.clone());
+    Ok((Descriptor::new(media_type, digest, size), DiffId(diff_id)))
+}
+
+/// What is read from the source also goes into the blob.
+struct Tee<'a, R> {
+    source: R,
+    ingest: &'a mut Ingest,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.ingest.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}
+
+const STEP: &str = "import the root file system";
