@@ -1,1 +1,285 @@
-//! Reserved.
+//! The engine: the chosen roots and backends. It hands out images, containers and repositories, and has no verbs of its
+//! own beyond finding and making them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::container::runtime::Runtime;
+use crate::container::{self, Container, ContainerBuilder, Info};
+use crate::image::{Image, Images, ImportOptions, ImportSource, LoadOptions, LoadSource, Listed};
+use crate::isolation::namespaces::Namespaces;
+use crate::isolation::{Identity, Range};
+use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
+use crate::name::{Platform, Reference};
+use crate::probe::Host;
+use crate::{Error, ErrorKind, Result, content, snapshot};
+
+/// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
+/// side by side in one process.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    images: Images,
+    runtime: Arc<Runtime>,
+}
+
+/// How to open an engine, where the defaults do not fit.
+#[derive(Debug, Clone)]
+#[must_use = "options open nothing by themselves"]
+pub struct EngineOptions {
+    root: PathBuf,
+    platform: Option<Platform>,
+    durability: content::Durability,
+    limits: Limits,
+    snapshotter: SnapshotterChoice,
+    single_id: bool,
+}
+
+/// Which snapshot backend to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SnapshotterChoice {
+    /// Overlay where it works, else a copy; [`Engine::snapshotter`] says which and why.
+    #[default]
+    Auto,
+    /// Overlay; a root where it cannot work gives an error with the first container.
+    Overlay,
+    /// A whole copy of the tree for every container.
+    Copy,
+}
+
+impl EngineOptions {
+    /// Options for this root directory. It is created when the engine is opened, with mode 0700.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        EngineOptions {
+            root: root.into(),
+            platform: None,
+            durability: content::Durability::default(),
+            limits: Limits::default(),
+            snapshotter: SnapshotterChoice::default(),
+            single_id: false,
+        }
+    }
+
+    /// The platform that is taken from multi-platform images; this machine's by default.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+
+    /// What a power cut may cost; see [`content::Durability`].
+    pub fn durability(mut self, durability: content::Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// What one layer may cost at most.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Which snapshot backend to use.
+    pub fn snapshotter(mut self, choice: SnapshotterChoice) -> Self {
+        self.snapshotter = choice;
+        self
+    }
+
+    /// Rootless: use one id only, even where a subordinate range could be used.
+    pub fn single_id(mut self, single: bool) -> Self {
+        self.single_id = single;
+        self
+    }
+
+    /// Opens the engine: creates the root where it is missing, and brings in order what killed programs left in it.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
+    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout.
+    pub fn open(self) -> Result<Engine> {
+        // Paths of the root are used in other working directories.
+        let root = std::path::absolute(&self.root)
+            .map_err(|error| Error::io("open the engine's root", "getcwd", error).path(&self.root))?;
+        let host = Host::probe();
+        let identity = identity(&host, self.single_id);
+        let content = content::Store::open_with(&root, self.durability)?;
+        // With every link resolved: the stub enters it by this path and compares what it finds.
+        let root = std::fs::canonicalize(&root)
+            .map_err(|error| Error::io("open the engine's root", "realpath", error).path(&root))?;
+        let (ownership, whiteouts) = match &identity {
+            Identity::Host => (Ownership::Full, WhiteoutFormat::Overlay),
+            Identity::Range { .. } => (Ownership::Mapped(Arc::new(Range::new(&identity, &root)?)), WhiteoutFormat::OverlayUser),
+            Identity::Single { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
+        };
+        let layers = LayerStore::open(&content, LayerOptions { ownership, whiteouts, limits: self.limits })?;
+        let rootless = identity.is_rootless();
+        let snapshotter = match self.snapshotter {
+            SnapshotterChoice::Auto => snapshot::choose(&root, &host),
+            SnapshotterChoice::Overlay => (Box::new(snapshot::Overlay { rootless }) as Box<_>, None),
+            SnapshotterChoice::Copy => (Box::new(snapshot::Copy { rootless }) as Box<_>, None),
+        };
+        let platform = self.platform.unwrap_or_else(Platform::host);
+        let runtime = Runtime::open(&root, host, identity, snapshotter, Box::new(Namespaces))?;
+        let images = Images::new(content, layers, platform, runtime.clone());
+        // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
+        let alone = images.try_hold_alone()?;
+        runtime.sweep(alone.is_some())?;
+        Ok(Engine { images, runtime })
+    }
+}
+
+/// Root's own ids, the caller's range, or the caller's one id.
+fn identity(host: &Host, single: bool) -> Identity {
+    if host.is_root() {
+        return Identity::Host;
+    }
+    let (uid, gid) = (host.uid(), host.gid());
+    let (uids, gids) = (host.subordinate_uids(), host.subordinate_gids());
+    match (host.newuidmap(), host.newgidmap()) {
+        (Some(uid_tool), Some(gid_tool)) if !single && !uids.is_empty() && !gids.is_empty() => Identity::Range {
+            uid,
+            gid,
+            uids: uids.to_vec(),
+            gids: gids.to_vec(),
+            uid_tool: uid_tool.to_owned(),
+            gid_tool: gid_tool.to_owned(),
+        },
+        _ => Identity::Single { uid, gid },
+    }
+}
+
+impl Engine {
+    /// Opens the default root: `/var/lib/coracle` as root, `$XDG_DATA_HOME/coracle` or `~/.local/share/coracle` as
+    /// anybody else. This is the only function of the library that reads the environment.
+    ///
+    /// # Errors
+    /// Those of [`EngineOptions::open`]; [`NotFound`](ErrorKind::NotFound) when there is no home directory.
+    pub fn open_default() -> Result<Engine> {
+        Self::open(default_root()?)
+    }
+
+    /// Opens an engine over a root directory with the default options.
+    ///
+    /// # Errors
+    /// Those of [`EngineOptions::open`].
+    pub fn open(root: impl AsRef<Path>) -> Result<Engine> {
+        EngineOptions::new(root.as_ref()).open()
+    }
+
+    /// The root directory, absolute.
+    pub fn root(&self) -> &Path {
+        self.runtime.root()
+    }
+
+    /// The images of the root.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// Loads an archive (`docker save`, `skopeo`, `umoci`; an OCI image layout as a directory or tar) and returns its
+    /// image.
+    ///
+    /// # Errors
+    /// Those of [`Images::load`]; [`Invalid`](ErrorKind::Invalid) when the archive holds several images, which are
+    /// loaded all the same: [`Images::load`] returns them all.
+    pub fn load(&self, source: impl Into<LoadSource>) -> Result<Image> {
+        let mut images = self.images.load(source, &LoadOptions::default())?;
+        match (images.pop(), images.len()) {
+            (Some(image), 0) => Ok(image),
+            (_, more) => Err(Error::new(ErrorKind::Invalid, "load one image")
+                .because(format!("the archive holds {} images; all of them were loaded", more + 1))
+                .remedy("use Images::load, or name one of them")),
+        }
+    }
+
+    /// Makes an image of one layer from a root file system: a tar or a directory.
+    ///
+    /// # Errors
+    /// Those of [`Images::import`].
+    pub fn import(&self, source: impl Into<ImportSource>, reference: Option<Reference>) -> Result<Image> {
+        self.images.import(source, &ImportOptions { reference, ..ImportOptions::default() })
+    }
+
+    /// The image of this name, ID, or beginning of an ID.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        self.images.find(name)
+    }
+
+    /// All images with their names.
+    ///
+    /// # Errors
+    /// Those of [`Images::list`].
+    pub fn list_images(&self) -> Result<Vec<Listed>> {
+        self.images.list()
+    }
+
+    /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// let out = coracle::Engine::open_default()?.sandbox().command(["id"]).output()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sandbox(&self) -> ContainerBuilder {
+        self.sandbox_over("/")
+    }
+
+    /// A throwaway sandbox over one directory of the host, which becomes its root.
+    pub fn sandbox_over(&self, directory: impl Into<PathBuf>) -> ContainerBuilder {
+        ContainerBuilder::over_directory(self.runtime.clone(), directory.into())
+    }
+
+    /// All containers of the root, of this program and of others, oldest first.
+    ///
+    /// # Errors
+    /// Only those of reading the directory.
+    pub fn containers(&self) -> Result<Vec<Info>> {
+        container::record::all(self.runtime.root())
+    }
+
+    /// The container of this name, ID, or beginning of an ID.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
+    pub fn find_container(&self, name: &str) -> Result<Container> {
+        container::find(&self.runtime, name)
+    }
+
+    /// What this host can do.
+    pub fn host(&self) -> &Host {
+        &self.runtime.host
+    }
+
+    /// The snapshot backend and, where it is not the best one, why.
+    pub fn snapshotter(&self) -> (&'static str, Option<&str>) {
+        (self.runtime.snapshotter.name(), self.runtime.snapshotter_note.as_deref())
+    }
+
+    /// `rootful`, `rootless with a range`, or `rootless with one id`.
+    pub fn identity(&self) -> &'static str {
+        match self.runtime.identity {
+            Identity::Host => "rootful",
+            Identity::Range { .. } => "rootless with a range",
+            Identity::Single { .. } => "rootless with one id",
+        }
+    }
+}
+
+fn default_root() -> Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/coracle".into());
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(data) = absolute("XDG_DATA_HOME") {
+        return Ok(data.join("coracle"));
+    }
+    match absolute("HOME") {
+        Some(home) => Ok(home.join(".local/share/coracle")),
+        None => Err(Error::new(ErrorKind::NotFound, "choose the engine's root")
+            .because("neither XDG_DATA_HOME nor HOME is set")
+            .remedy("name a root with --root or Engine::open")),
+    }
+}

@@ -1,1 +1,365 @@
-//! Reserved.
+//! Containers: running (or stopped) instances of an image, or throwaway sandboxes over a directory of the host.
+//!
+//! A [`ContainerBuilder`] describes one as `std::process::Command` describes a process; [`Container`] is its
+//! `Child`-like handle. What is on disk about a container is drawn in the module of its [record](Info).
+//!
+//! # The life of a container
+//! ```text
+//! builder ── draft ──────── plan ──────── launch ─────── running ─── exited ── removed
+//!            record,        steps, all    guardian       Container   status    directory, name,
+//!            snapshot,      checked       clones, stub                         control group gone
+//!            control group                walks the plan
+//! ```
+//! A throwaway container is removed as soon as its end is known; one that is [kept](ContainerBuilder::keep) stays
+//! listed until [`Container::remove`]. After an error on the way nothing is left behind.
+
+mod builder;
+mod io;
+mod known;
+pub(crate) mod owner;
+pub(crate) mod record;
+pub(crate) mod runtime;
+mod signal;
+mod spec;
+mod status;
+mod user;
+
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
+pub use io::Stdio;
+pub(crate) use known::find;
+pub use record::{Info, State};
+pub use signal::Signal;
+pub use status::{ExitStatus, Output};
+
+use crate::cgroup::Group;
+use crate::isolation::Enforcement;
+use crate::launch::Process;
+use crate::name::ContainerId;
+use crate::{Error, ErrorKind, Result};
+use builder::Made;
+use io::Relays;
+use known::Foreign;
+use runtime::Runtime;
+
+/// A container: one that this program started, or one that it [found](crate::Engine::find_container).
+///
+/// Dropping the value of a [throwaway](Lifetime::Throwaway) container kills it and removes what it left; errors on that
+/// way are not told, so call [`wait`](Container::wait) and [`close`](Container::close) where they matter.
+#[derive(Debug)]
+pub struct Container {
+    /// Standard input, when it is [`Stdio::Piped`].
+    pub stdin: Option<PipeWriter>,
+    /// Standard output, when it is [`Stdio::Piped`].
+    pub stdout: Option<PipeReader>,
+    /// Standard error, when it is [`Stdio::Piped`].
+    pub stderr: Option<PipeReader>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    runtime: Arc<Runtime>,
+    control: Control,
+    info: Mutex<Info>,
+    lifetime: Lifetime,
+}
+
+/// Who can tell us about its process.
+#[derive(Debug)]
+enum Control {
+    /// Our guardian.
+    Own { process: Process, group: Option<Group>, enforcement: Enforcement, relays: Mutex<Relays>, _owner: Arc<owner::Owner> },
+    /// Nobody: it is another program's, and is known by its record and a pidfd.
+    Foreign(Foreign),
+}
+
+impl Container {
+    #[allow(clippy::too_many_arguments)]
+    fn running(
+        runtime: Arc<Runtime>,
+        made: Made,
+        process: Process,
+        lifetime: Lifetime,
+        enforcement: Enforcement,
+        (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
+        relays: Relays,
+    ) -> Container {
+        let control =
+            Control::Own { process, group: made.group, enforcement, relays: Mutex::new(relays), _owner: made.owner };
+        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
+        Container { stdin, stdout, stderr, inner: Arc::new(inner) }
+    }
+
+    /// Its ID.
+    pub fn id(&self) -> ContainerId {
+        self.inner.info().id
+    }
+
+    /// What is known of it now.
+    pub fn info(&self) -> Info {
+        self.inner.info()
+    }
+
+    /// The pid of its first process, as this program sees pids; `None` once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.inner.info().pid
+    }
+
+    /// What is enforced; `None` for a container of another program.
+    pub fn enforcement(&self) -> Option<&Enforcement> {
+        match &self.inner.control {
+            Control::Own { enforcement, .. } => Some(enforcement),
+            Control::Foreign(_) => None,
+        }
+    }
+
+    /// Waits for its end. May be called from several threads and again: the answer stays the same.
+    ///
+    /// Like `std::process::Child::wait` this does not close `stdin`; a container that reads to the end of its input
+    /// waits for that.
+    ///
+    /// # Errors
+    /// [`Launch`](ErrorKind::Launch) when the exit status is lost, because the program or the guardian that ran it was
+    /// killed.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.inner.wait(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// [`wait`](Container::wait), at most for `limit`; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// As [`wait`](Container::wait).
+    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>> {
+        self.inner.wait(Some(limit))
+    }
+
+    /// Its exit status, if it has ended.
+    ///
+    /// # Errors
+    /// As [`wait`](Container::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.inner.wait(Some(Duration::ZERO))
+    }
+
+    /// Sends a signal to its first process; a container that has ended is left alone.
+    ///
+    /// # Errors
+    /// Only those of talking to the guardian or, for a container of another program, of pidfd_send_signal(2).
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.inner.signal(signal)
+    }
+
+    /// Kills its first process, and with it all of them. Returns before they are gone; [`wait`](Container::wait) tells.
+    ///
+    /// # Errors
+    /// As [`signal`](Container::signal).
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Asks it to stop with its stop signal, and kills it when it still runs after `patience`.
+    ///
+    /// # Errors
+    /// As [`signal`](Container::signal) and [`wait`](Container::wait).
+    pub fn stop(&self, patience: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::from_number(self.inner.info().stop_signal)?)?;
+        if let Some(status) = self.wait_timeout(patience)? {
+            return Ok(status);
+        }
+        self.kill()?;
+        self.wait()
+    }
+
+    /// Removes a container that has ended: its files, its name, its record.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
+    /// next open of the root.
+    pub fn remove(self) -> Result<()> {
+        self.inner.remove()
+    }
+
+    /// Ends the use of this value and tells what dropping it could not: kills a throwaway container that still runs,
+    /// and removes it unless it is kept.
+    ///
+    /// # Errors
+    /// What removing says.
+    pub fn close(self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// Waits, collecting what is still in the pipes; see `std::process::Child::wait_with_output`.
+    ///
+    /// # Errors
+    /// As [`wait`](Container::wait) and [`close`](Container::close).
+    pub fn wait_with_output(mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        let (stdout, stderr) = io::read_both(self.stdout.take(), self.stderr.take())?;
+        let status = self.wait()?;
+        self.close()?;
+        Ok(Output { status, stdout, stderr })
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Info> {
+        // Fields are set one by one, but each of them makes sense by itself.
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn info(&self) -> Info {
+        if let Control::Foreign(_) = self.control {
+            let known = self.lock().clone();
+            return record::read(self.runtime.root(), &known.id.to_string()).unwrap_or(known);
+        }
+        self.lock().clone()
+    }
+
+    fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        match &self.control {
+            Control::Foreign(foreign) => foreign.wait(limit),
+            Control::Own { process, relays, .. } => {
+                let Some(ended) = process.wait(limit)? else { return Ok(None) };
+                let status = ExitStatus::from(ended);
+                relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
+                let mut info = self.lock();
+                if info.exit.is_none() {
+                    info.exit = Some(status);
+                    info.state = State::Exited;
+                    info.finished = Some(record::now());
+                    info.pid = None;
+                    if info.keep {
+                        record::write(self.runtime.root(), &info)?;
+                    }
+                }
+                Ok(Some(status))
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        match &self.control {
+            Control::Own { process, .. } => process.signal(signal.number()).map(drop),
+            Control::Foreign(foreign) => foreign.signal(signal),
+        }
+    }
+
+    fn group(&self) -> Option<&Group> {
+        match &self.control {
+            Control::Own { group, .. } => group.as_ref(),
+            Control::Foreign(_) => None,
+        }
+    }
+
+    fn remove(&self) -> Result<()> {
+        if self.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
+            return Err(Error::new(ErrorKind::Conflict, "remove the container")
+                .because("it is running")
+                .remedy("stop or kill it first"));
+        }
+        take_away(&self.runtime, &self.lock(), self.group())
+    }
+
+    fn close(&self) -> Result<()> {
+        let Control::Own { process, .. } = &self.control else { return Ok(()) };
+        if self.lifetime == Lifetime::Attached && self.wait(Some(Duration::ZERO))?.is_none() {
+            return Ok(());
+        }
+        if self.lock().exit.is_none() {
+            process.signal(libc::SIGKILL)?;
+            // A status that is lost with a killed guardian is no reason to leave files behind.
+            let _ = self.wait(None);
+        }
+        if self.lock().keep {
+            if let Some(group) = self.group() {
+                group.remove()?;
+            }
+            return Ok(());
+        }
+        take_away(&self.runtime, &self.lock(), self.group())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // `Drop` cannot tell; what stays is swept by the next open of the root. `close` can.
+        let _ = self.close();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // A writer that is still open would keep a container waiting that is to end.
+        drop(self.stdin.take());
+        let attached = self.inner.lifetime == Lifetime::Attached;
+        let Control::Own { process, .. } = &self.inner.control else { return };
+        if !attached || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
+            return;
+        }
+        // It goes on as long as this program; somebody has to clean up after it.
+        if process.release().unwrap_or(false) {
+            let inner = self.inner.clone();
+            let _ = std::thread::Builder::new().name("coracle-attached".into()).spawn(move || {
+                let _ = inner.wait(None);
+            });
+        }
+    }
+}
+
+/// The name of a container's control group.
+pub(crate) fn group_name(id: &ContainerId) -> String {
+    id.to_string()
+}
+
+/// When a process started, in clock ticks since boot: field 22 of proc_pid_stat(5).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain anything, parentheses and blanks included.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Removes everything of a container; goes on after a failure and tells the first.
+fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+    let mut result = Ok(());
+    if let Some(group) = group {
+        result = result.and(group.remove());
+    }
+    if let Some(name) = &info.name {
+        record::give_name_back(runtime.root(), name, &info.id);
+    }
+    result.and(runtime.remove_directory(&info.id.to_string()))
+}
+
+/// Makes a directory that only this user enters; one that is there is fine.
+fn make_directory(path: &Path, step: &'static str) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(step, "mkdir", error).path(path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Keeps removals of images and sweeps away; see `Images::hold`.
+fn hold(runtime: &Runtime) -> Result<File> {
+    let path = runtime.root().join("images.lock");
+    let fail = |syscall| {
+        let path = path.clone();
+        move |error| Error::io("lock the images", syscall, error).path(path)
+    };
+    let file =
+        File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail("open"))?;
+    file.lock_shared().map_err(fail("flock"))?;
+    Ok(file)
+}

@@ -6,6 +6,7 @@
 
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
+mod range;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,6 +20,8 @@ use crate::launch::Plan;
 use crate::probe::IdRange;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
+
+pub(crate) use range::Range;
 
 /// Something that isolation separates the workload from, or takes from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,6 +3,7 @@
 
 pub(crate) mod fs;
 pub(crate) mod path;
+pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod trial;
 pub(crate) mod xattr;

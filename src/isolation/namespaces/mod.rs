@@ -105,7 +105,7 @@ impl Isolation for Namespaces {
                 plan.write(tasks, b"0", "write to its list of tasks");
             }
         }
-        identity(&mut plan, request.identity, process)?;
+        enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
         // After joining: the namespace's root is the container's own group, and nothing above it can be seen.
         if has(spec, LinuxNamespaceType::Cgroup) {
             plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
@@ -125,13 +125,14 @@ impl Isolation for Namespaces {
 }
 
 /// Who the process is while it sets up: root of its user namespace, or the host's root.
-fn identity(plan: &mut Plan, identity: &Identity, process: &Process) -> Result<()> {
+///
+/// `shown` is what a single id is presented as.
+pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
     match identity {
         Identity::Host => {}
         Identity::Single { uid, gid } => {
             // The one id we have, presented as whichever id the workload is to see.
-            let (inside_uid, inside_gid) = (process.user().uid(), process.user().gid());
-            plan.map_self(&format!("{inside_uid} {uid} 1\n"), &format!("{inside_gid} {gid} 1\n"), true);
+            plan.map_self(&format!("{} {uid} 1\n", shown.0), &format!("{} {gid} 1\n", shown.1), true);
         }
         Identity::Range { uid, gid, uids, gids, uid_tool, gid_tool } => {
             let triples = |own: u32, ranges: &[crate::probe::IdRange]| {
@@ -147,7 +148,6 @@ fn identity(plan: &mut Plan, identity: &Identity, process: &Process) -> Result<(
             plan.ids(0, 0, Some(&[]));
         }
     }
-    Ok(())
 }
 
 /// From the finished tree to exec: working directory, limits, privileges, descriptors.

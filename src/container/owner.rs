@@ -1,0 +1,94 @@
+//! Which process a container belongs to: a locked file per runtime. However the process ends, the kernel takes the lock
+//! away; the guardian holds it too, so it goes only after the last container is reaped.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result, sys};
+
+const STEP: &str = "mark this program as an owner of containers";
+
+/// This runtime's mark.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    name: String,
+    path: PathBuf,
+    file: File,
+}
+
+impl Owner {
+    /// Makes `<root>/owners/<name>` and locks it.
+    pub(crate) fn new(root: &Path) -> Result<Owner> {
+        let dir = root.join("owners");
+        super::make_directory(&dir, STEP)?;
+        loop {
+            let mut bytes = [0; 8];
+            sys::random::fill(&mut bytes)?;
+            let name = format!("{:016x}", u64::from_ne_bytes(bytes));
+            let path = dir.join(&name);
+            let fail = |syscall| {
+                let path = path.clone();
+                move |error| Error::io(STEP, syscall, error).path(path)
+            };
+            let file = match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other.map_err(fail("open"))?,
+            };
+            file.lock().map_err(fail("flock"))?;
+            // A sweep between creation and lock has taken it for a dead one's.
+            if file.metadata().map_err(fail("fstat"))?.nlink() > 0 {
+                return Ok(Owner { name, path, file });
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lock, for the guardian to hold as well.
+    pub(crate) fn lock(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Containers that outlive the engine still name it; then it stays, and the next sweep takes it.
+        if std::fs::metadata(&self.path).is_ok_and(|status| status.nlink() == 1) && !self.is_named() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Owner {
+    /// Does a container's record name this owner?
+    fn is_named(&self) -> bool {
+        let Some(root) = self.path.parent().and_then(Path::parent) else { return false };
+        super::record::all(root).is_ok_and(|all| all.iter().any(|record| record.owner == self.name))
+    }
+}
+
+/// Does the process live that made the mark (or its guardian, with containers left)?
+pub(crate) fn lives(root: &Path, name: &str) -> bool {
+    // A name from a record, so from a file of ours; still no path.
+    if name.contains('/') || name.is_empty() {
+        return false;
+    }
+    let Ok(file) = File::open(root.join("owners").join(name)) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Removes the marks that nobody holds and no container names any more.
+pub(crate) fn sweep(root: &Path, named: &[String]) {
+    let Ok(entries) = std::fs::read_dir(root.join("owners")) else { return };
+    for entry in entries.flatten() {
+        let Ok(file) = File::open(entry.path()) else { continue };
+        if file.try_lock().is_ok() && !named.iter().any(|name| entry.file_name() == name.as_str()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is on disk about a container: one small file, replaced whole by a rename.
+//!
+//! ```text
+//! <root>/containers/<id>/state.json    this record
+//!                        upper/ …      the writable part, see crate::snapshot
+//! <root>/names/<name>                  a link whose target is the id: made exclusively, so names are unique
+//! <root>/owners/<name>                 locked by the program that the container belongs to
+//! ```
+//!
+//! A directory without a record is being made or being removed; when nobody does either any more, it is garbage.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::status::ExitStatus;
+use crate::name::ContainerId;
+use crate::{Error, ErrorKind, Result};
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum State {
+    /// Made, and not started yet.
+    Created,
+    /// Its first process lives.
+    Running,
+    /// Its first process has ended, and the exit status is known.
+    Exited,
+    /// The program that ran it was killed, and it with that; its exit status is lost.
+    Dead,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Exited => "exited",
+            State::Dead => "dead",
+        })
+    }
+}
+
+/// What is known of a container, as `ps` and `inspect` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Info {
+    /// 64 hexadecimal digits.
+    pub id: ContainerId,
+    /// The name that it was given, if any; unique in its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The ID of its image; `None` over a directory of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What the caller called the image, or the directory of the host.
+    pub base: String,
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// Where it is in its life.
+    pub state: State,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitStatus>,
+    /// Of its first process, in the pid namespace of the program that runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// When that process started, in clock ticks since boot: tells it from a later one with the same pid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start_time: Option<u64>,
+    /// It stays listed after its end, until it is removed.
+    pub keep: bool,
+    /// The signal that asks it to stop.
+    pub stop_signal: i32,
+    /// The mark of the program that it belongs to.
+    pub(crate) owner: String,
+}
+
+pub(crate) fn directory(root: &Path, id: &ContainerId) -> PathBuf {
+    root.join("containers").join(id.to_string())
+}
+
+/// Writes the record beside and renames it into place. Not synced: after a power cut a container is gone anyway, and a
+/// record that is not whole reads as none.
+pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
+    let step = "write the container's record";
+    let dir = directory(root, &info.id);
+    let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
+    let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, step).source_is(error))?;
+    std::fs::write(&new, json).map_err(|error| Error::io(step, "write", error).path(&new))?;
+    std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))
+}
+
+/// The record of one container; `None` when there is none, or none that can be read.
+pub(crate) fn read(root: &Path, id: &str) -> Option<Info> {
+    let bytes = std::fs::read(root.join("containers").join(id).join("state.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The names in `containers/`.
+pub(crate) fn ids(root: &Path) -> Result<Vec<String>> {
+    let dir = root.join("containers");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(Error::io("list the containers", "open", error).path(dir)),
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// All records, oldest first.
+pub(crate) fn all(root: &Path) -> Result<Vec<Info>> {
+    let mut all: Vec<Info> = ids(root)?.iter().filter_map(|id| read(root, id)).collect();
+    all.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+    Ok(all)
+}
+
+/// Takes a name for a container.
+pub(crate) fn take_name(root: &Path, name: &str, id: &ContainerId) -> Result<()> {
+    let step = "name the container";
+    let names = root.join("names");
+    super::make_directory(&names, step)?;
+    let path = names.join(name);
+    for _ in 0..2 {
+        match std::os::unix::fs::symlink(id.to_string(), &path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(step, "symlink", error).path(&path)),
+        }
+        // Left over from a container that is gone?
+        let holder = std::fs::read_link(&path).ok().and_then(|id| id.into_os_string().into_string().ok());
+        match holder {
+            Some(holder) if root.join("containers").join(&holder).exists() => {
+                return Err(Error::new(ErrorKind::AlreadyExists, step)
+                    .because(format!("the container {} is called {name:?} already", holder.get(..12).unwrap_or(&holder)))
+                    .remedy("remove that one, or choose another name"));
+            }
+            _ => {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, step).because(format!("another program is taking the name {name:?} as well")))
+}
+
+/// Gives a name back, if it is this container's.
+pub(crate) fn give_name_back(root: &Path, name: &str, id: &ContainerId) {
+    let path = root.join("names").join(name);
+    if std::fs::read_link(&path).is_ok_and(|target| target == Path::new(&id.to_string())) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Now, as records say it.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

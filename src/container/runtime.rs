@@ -1,0 +1,152 @@
+//! What every container of one engine root shares: the roots, the chosen backends, and the mark of ownership.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::owner::{self, Owner};
+use super::record::{self, Info, State};
+use crate::cgroup::{self, Driver, Group};
+use crate::isolation::{Identity, Isolation, Range};
+use crate::layer::Reown;
+use crate::probe::Host;
+use crate::snapshot::Snapshotter;
+use crate::{Error, Result, sys};
+
+/// See the module. Engines and images hold it together.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    root: PathBuf,
+    root_dir: File,
+    pub(crate) host: Host,
+    pub(crate) identity: Identity,
+    pub(crate) snapshotter: Box<dyn Snapshotter>,
+    /// Why the snapshotter is not overlay.
+    pub(crate) snapshotter_note: Option<String>,
+    pub(crate) isolation: Box<dyn Isolation>,
+    cgroups: OnceLock<Result<Box<dyn Driver>, String>>,
+    owner: Mutex<Option<Arc<Owner>>>,
+}
+
+impl Runtime {
+    pub(crate) fn open(
+        root: &Path,
+        host: Host,
+        identity: Identity,
+        snapshotter: (Box<dyn Snapshotter>, Option<String>),
+        isolation: Box<dyn Isolation>,
+    ) -> Result<Arc<Runtime>> {
+        let step = "open the engine's root";
+        let root_dir = File::open(root).map_err(|error| Error::io(step, "open", error).path(root))?;
+        super::make_directory(&root.join("containers"), step)?;
+        let runtime = Runtime {
+            root: root.to_owned(),
+            root_dir,
+            host,
+            identity,
+            snapshotter: snapshotter.0,
+            snapshotter_note: snapshotter.1,
+            isolation,
+            cgroups: OnceLock::new(),
+            owner: Mutex::new(None),
+        };
+        Ok(Arc::new(runtime))
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
+        self.root_dir.as_fd()
+    }
+
+    /// This program's mark; made with the first container.
+    pub(crate) fn owner(&self) -> Result<Arc<Owner>> {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*owner {
+            Some(owner) => Ok(owner.clone()),
+            None => Ok(owner.insert(Arc::new(Owner::new(&self.root)?)).clone()),
+        }
+    }
+
+    fn cgroups(&self) -> Option<&dyn Driver> {
+        let driver = self.cgroups.get_or_init(|| {
+            let hierarchies = cgroup::Hierarchies::detect().map_err(|error| error.to_string())?;
+            Ok(Box::new(cgroup::Direct::new(hierarchies, cgroup::Parent::Own)))
+        });
+        driver.as_ref().ok().map(|driver| &**driver)
+    }
+
+    /// A control group for a container; `None` where this user can make none.
+    pub(crate) fn make_group(&self, name: &str) -> Option<Group> {
+        let request = cgroup::Request { track: cgroup::Controllers::PIDS, ..cgroup::Request::default() };
+        self.cgroups()?.create(name, &request).ok()
+    }
+
+    /// Removes the control group of a container that another program left behind.
+    fn remove_group(&self, name: &str) {
+        if let Some(Ok(Some(group))) = self.cgroups().map(|driver| driver.open(name)) {
+            let _ = group.remove();
+        }
+    }
+
+    /// Removes a container's directory, whoever owns the files in it.
+    pub(crate) fn remove_directory(&self, id: &str) -> Result<()> {
+        let containers = self.root.join("containers");
+        let parent = File::open(&containers)
+            .map_err(|error| Error::io("remove the container's files", "open", error).path(&containers))?;
+        match &self.identity {
+            // Files may belong to ids of the range, which only a user namespace with that range may remove.
+            Identity::Range { .. } => {
+                if sys::fs::remove_tree(parent.as_fd(), id.as_ref()).is_ok() {
+                    return Ok(());
+                }
+                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), id.as_ref())
+            }
+            _ => match sys::fs::remove_tree(parent.as_fd(), id.as_ref()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("remove the container's files", "unlinkat", error).path(containers.join(id)))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.
+    ///
+    /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage.
+    pub(crate) fn sweep(&self, alone: bool) -> Result<()> {
+        let mut named = vec![];
+        for id in record::ids(&self.root)? {
+            match record::read(&self.root, &id) {
+                Some(info) if owner::lives(&self.root, &info.owner) => named.push(info.owner),
+                Some(info) => self.settle(info)?,
+                None if alone => self.remove_directory(&id)?,
+                None => {}
+            }
+        }
+        owner::sweep(&self.root, &named);
+        Ok(())
+    }
+
+    /// A container whose program is gone.
+    fn settle(&self, mut info: Info) -> Result<()> {
+        if matches!(info.state, State::Created | State::Running) {
+            self.remove_group(&super::group_name(&info.id));
+        }
+        if !info.keep {
+            if let Some(name) = &info.name {
+                record::give_name_back(&self.root, name, &info.id);
+            }
+            return self.remove_directory(&info.id.to_string());
+        }
+        if matches!(info.state, State::Created | State::Running) {
+            info.state = State::Dead;
+            info.finished = Some(record::now());
+            record::write(&self.root, &info)?;
+        }
+        Ok(())
+    }
+}
