@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::config::{Config, ContainerConfig, History, RootFs};
 use super::load::{Session, layer_type};
 use super::manifest::{Descriptor, Manifest};
-use super::pack::{self, Owner};
+use super::pack::{self, FileOwner};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ pub struct ImportOptions {
     /// When it was made, RFC 3339. Together with an unchanged source this makes the image's ID the same again.
     pub created: Option<String>,
     /// Whose the files of a directory are. A tar's owners are taken as they are.
-    pub owner: Owner,
+    pub owner: FileOwner,
     /// Receives what happens on the way.
     pub progress: Option<Observer>,
 }
@@ -121,7 +121,7 @@ impl Images {
 }
 
 /// Takes in the one layer; gives its blob and its DiffID.
-fn take_layer(session: &mut Session, source: ImportSource, owner: Owner) -> Result<(Descriptor, DiffId)> {
+fn take_layer(session: &mut Session, source: ImportSource, owner: FileOwner) -> Result<(Descriptor, DiffId)> {
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {

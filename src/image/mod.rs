@@ -31,7 +31,7 @@
 mod config;
 mod history;
 mod import;
-mod index;
+pub(crate) mod index;
 mod load;
 mod manifest;
 mod pack;
@@ -51,7 +51,7 @@ pub use history::Step;
 pub use import::{ImportOptions, ImportSource};
 pub use load::{LoadOptions, LoadSource};
 pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
-pub use pack::Owner;
+pub use pack::FileOwner;
 use resolve::{Resolved, Wanted};
 
 use crate::content::{self, IndexEntry};

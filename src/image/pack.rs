@@ -23,7 +23,7 @@ use crate::sys;
 /// Whose the packed files are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Owner {
+pub enum FileOwner {
     /// Whoever owns them in the directory, by number.
     #[default]
     AsFound,
@@ -37,7 +37,7 @@ const MAX_DEPTH: usize = 200;
 const STEP: &str = "pack the directory";
 
 /// Writes the tree below `root` as a tar stream, with its two zero blocks at the end.
-pub(crate) fn pack(root: &Path, owner: Owner, out: impl Write) -> Result<()> {
+pub(crate) fn pack(root: &Path, owner: FileOwner, out: impl Write) -> Result<()> {
     let directory = File::open(root).map_err(|error| Error::io(STEP, "open", error).path(root))?;
     let mut packer = Packer {
         tar: tar::Builder::new(out),
@@ -54,7 +54,7 @@ pub(crate) fn pack(root: &Path, owner: Owner, out: impl Write) -> Result<()> {
 
 struct Packer<'a, W: Write> {
     tar: tar::Builder<W>,
-    owner: Owner,
+    owner: FileOwner,
     root: &'a Path,
     /// Where a file with several names was written first, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
@@ -157,8 +157,8 @@ impl<W: Write> Packer<'_, W> {
 
     fn header(&self, stat: &FileStat) -> tar::Header {
         let (uid, gid) = match self.owner {
-            Owner::AsFound => (stat.st_uid, stat.st_gid),
-            Owner::Fixed(uid, gid) => (uid, gid),
+            FileOwner::AsFound => (stat.st_uid, stat.st_gid),
+            FileOwner::Fixed(uid, gid) => (uid, gid),
         };
         let mut header = tar::Header::new_gnu();
         header.set_mode(stat.st_mode & 0o7777);
@@ -281,9 +281,9 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
 
         let mut bytes = Vec::new();
-        pack(&root, Owner::Fixed(0, 5), &mut bytes).unwrap();
+        pack(&root, FileOwner::Fixed(0, 5), &mut bytes).unwrap();
         let mut again = Vec::new();
-        pack(&root, Owner::Fixed(0, 5), &mut again).unwrap();
+        pack(&root, FileOwner::Fixed(0, 5), &mut again).unwrap();
         assert_eq!(bytes, again);
 
         let mut archive = tar::Archive::new(bytes.as_slice());
@@ -304,14 +304,14 @@ mod tests {
         assert_eq!(seen[4].2.as_deref(), Some(format!("a//b/{}/", "x".repeat(120)).as_str()));
 
         let mut kept = Vec::new();
-        pack(&root, Owner::AsFound, &mut kept).unwrap();
+        pack(&root, FileOwner::AsFound, &mut kept).unwrap();
         let entry = tar::Archive::new(kept.as_slice()).entries().unwrap().next().unwrap().unwrap().header().uid().unwrap();
         assert_eq!(entry, u64::from(std::fs::metadata(&root).unwrap().uid()));
     }
 
     #[test]
     fn a_missing_directory_is_named() {
-        let error = pack(Path::new("/nonexistent/tree"), Owner::AsFound, io::sink()).unwrap_err();
+        let error = pack(Path::new("/nonexistent/tree"), FileOwner::AsFound, io::sink()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("/nonexistent/tree"), "{error}");
     }
