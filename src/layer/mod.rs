@@ -16,6 +16,8 @@ mod compression;
 mod limits;
 mod store;
 pub(crate) mod tar;
+#[cfg(test)]
+mod testing;
 mod unpack;
 mod view;
 

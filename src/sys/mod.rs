@@ -2,4 +2,6 @@
 //! folder and in `launch/`.
 
 pub(crate) mod fs;
+pub(crate) mod path;
 pub(crate) mod random;
+pub(crate) mod xattr;
