@@ -64,7 +64,8 @@ impl Images {
     pub fn import(&self, source: impl Into<ImportSource>, options: &ImportOptions) -> Result<Image> {
         let mut session = Session::new(self.clone(), options.progress.clone())?;
         let imported = self.import_in(&mut session, source.into(), options);
-        let keep = imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
+        let keep =
+            imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
         // Garbage is no reason to fail an import that succeeded, and must not hide why it failed.
         let _ = session.finish(&keep);
         imported

@@ -55,7 +55,7 @@ pub use pack::FileOwner;
 use resolve::{Resolved, Wanted};
 
 use crate::content::{self, IndexEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::layer::{LayerProgress, LayerStore};
 use crate::name::{DiffId, Digest, Platform, Reference};
 
@@ -147,7 +147,7 @@ impl Images {
     /// All images with their names, each image once; ordered by first name, the nameless ones last.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) or [`NotFound`](ErrorKind::NotFound) when an entry's manifest or config is
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`NotFound`](crate::ErrorKind::NotFound) when an entry's manifest or config is
     /// damaged or missing; the message names the entry, and removing that name works all the same.
     pub fn list(&self) -> Result<Vec<Listed>> {
         let mut list: Vec<Listed> = Vec::new();

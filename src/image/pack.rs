@@ -39,13 +39,7 @@ const STEP: &str = "pack the directory";
 /// Writes the tree below `root` as a tar stream, with its two zero blocks at the end.
 pub(crate) fn pack(root: &Path, owner: FileOwner, out: impl Write) -> Result<()> {
     let directory = File::open(root).map_err(|error| Error::io(STEP, "open", error).path(root))?;
-    let mut packer = Packer {
-        tar: tar::Builder::new(out),
-        owner,
-        root,
-        linked: HashMap::new(),
-        path: PathBuf::new(),
-    };
+    let mut packer = Packer { tar: tar::Builder::new(out), owner, root, linked: HashMap::new(), path: PathBuf::new() };
     packer.tar.sparse(false);
     packer.directory(directory.into(), 0)?;
     let mut out = packer.tar.into_inner().map_err(|error| Error::io(STEP, "write", error))?;
@@ -79,8 +73,9 @@ impl<W: Write> Packer<'_, W> {
 
     fn names(&self, directory: &OwnedFd) -> Result<Vec<CString>> {
         // A descriptor of its own: `Dir` moves the offset and closes what it is given.
-        let mut dir = Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| self.failed("openat", errno))?;
+        let mut dir =
+            Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| self.failed("openat", errno))?;
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| self.failed("getdents64", errno))?;
@@ -93,7 +88,8 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
-        let stat = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|errno| self.failed("fstatat", errno))?;
+        let stat =
+            fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|errno| self.failed("fstatat", errno))?;
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         let mut header = self.header(&stat);
         if kind != SFlag::S_IFDIR && stat.st_nlink > 1 {
@@ -133,9 +129,15 @@ impl<W: Write> Packer<'_, W> {
                 self.write(header, None, &[], io::empty())
             }
             SFlag::S_IFCHR | SFlag::S_IFBLK => {
-                header.set_entry_type(if kind == SFlag::S_IFCHR { tar::EntryType::Char } else { tar::EntryType::Block });
+                header.set_entry_type(if kind == SFlag::S_IFCHR {
+                    tar::EntryType::Char
+                } else {
+                    tar::EntryType::Block
+                });
                 let (major, minor) = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
-                let fits = |number: u64| u32::try_from(number).map_err(|_| self.failed("fstatat", nix::errno::Errno::EOVERFLOW));
+                let fits = |number: u64| {
+                    u32::try_from(number).map_err(|_| self.failed("fstatat", nix::errno::Errno::EOVERFLOW))
+                };
                 let set = header.set_device_major(fits(major)?).and(header.set_device_minor(fits(minor)?));
                 set.map_err(|error| Error::io(STEP, "write", error).path(self.here()))?;
                 self.write(header, None, &[], io::empty())
@@ -152,7 +154,9 @@ impl<W: Write> Packer<'_, W> {
         if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
             return Ok(fd);
         }
-        Err(Error::new(ErrorKind::Conflict, STEP).path(self.here()).because("it was replaced while it was being packed"))
+        Err(Error::new(ErrorKind::Conflict, STEP)
+            .path(self.here())
+            .because("it was replaced while it was being packed"))
     }
 
     fn header(&self, stat: &FileStat) -> tar::Header {
@@ -172,13 +176,14 @@ impl<W: Write> Packer<'_, W> {
     /// Extended attributes that mean something in a container: the user's own and file capabilities. Labels of the
     /// host's security modules and marks of overlay mounts stay behind.
     fn xattrs(&self, fd: &OwnedFd) -> Result<Vec<(String, Vec<u8>)>> {
+        let failed = |syscall, error| Error::io(STEP, syscall, error).path(self.here());
         let mut kept = Vec::new();
-        for name in sys::xattr::list(fd.as_fd()).map_err(|error| error.path(self.here()))? {
+        for name in sys::xattr::list(fd.as_fd()).map_err(|error| failed("flistxattr", error))? {
             let Some(text) = name.to_str().ok().map(str::to_owned) else { continue };
             let wanted = text == "security.capability"
                 || text.starts_with("user.") && !text.starts_with("user.overlay.") && text != "user.rootlesscontainers";
             if wanted
-                && let Some(value) = sys::xattr::get(fd.as_fd(), &name).map_err(|error| error.path(self.here()))?
+                && let Some(value) = sys::xattr::get(fd.as_fd(), &name).map_err(|error| failed("fgetxattr", error))?
             {
                 kept.push((text, value));
             }
@@ -305,7 +310,8 @@ mod tests {
 
         let mut kept = Vec::new();
         pack(&root, FileOwner::AsFound, &mut kept).unwrap();
-        let entry = tar::Archive::new(kept.as_slice()).entries().unwrap().next().unwrap().unwrap().header().uid().unwrap();
+        let entry =
+            tar::Archive::new(kept.as_slice()).entries().unwrap().next().unwrap().unwrap().header().uid().unwrap();
         assert_eq!(entry, u64::from(std::fs::metadata(&root).unwrap().uid()));
     }
 

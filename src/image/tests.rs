@@ -127,9 +127,7 @@ impl Sample {
     /// The blobs of an OCI layout; the last one is the manifest.
     pub fn blobs(&self, compress: fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
         let mut blobs: Vec<Vec<u8>> = self.layers.iter().map(|layer| compress(layer)).collect();
-        let describe = |bytes: &[u8], media_type: MediaType| {
-            json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()})
-        };
+        let describe = |bytes: &[u8], media_type: MediaType| json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()});
         let layers: Vec<Value> = blobs.iter().map(|blob| describe(blob, load::layer_type(blob))).collect();
         let config = self.config_bytes();
         let manifest = json!({
@@ -335,10 +333,8 @@ fn known_blobs_are_not_read_again() {
     let (root, sample) = (root(), sample("known"));
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let observer = seen.clone();
-    let options = LoadOptions {
-        progress: Some(Arc::new(move |it| observer.lock().unwrap().push(it))),
-        ..Default::default()
-    };
+    let options =
+        LoadOptions { progress: Some(Arc::new(move |it| observer.lock().unwrap().push(it))), ..Default::default() };
     root.load_with(tar_of(&simple_layout(&sample, "a/b:1")), &options).unwrap();
     let blobs = |events: &[Progress]| events.iter().filter(|it| matches!(it, Progress::Blob { .. })).count();
     assert_eq!(blobs(&seen.lock().unwrap()), 4);
@@ -372,7 +368,8 @@ fn bad_input_is_named_and_leaves_nothing() {
     };
     let huge = |_: Vec<u8>| vec![b' '; 5 << 20];
     let bomb = |_: Vec<u8>| {
-        let text = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+        let text =
+            format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
         text.into_bytes()
     };
     let gone = |_: Vec<u8>| Vec::new();
@@ -448,7 +445,8 @@ fn archives_that_are_cut_anywhere_leave_nothing() {
     let zipped = gzip(&tar);
     // Without its two zero blocks a tar is whole for most readers, and for this one.
     let end = tar.len() - 1024;
-    let cuts = (0..end).step_by(509).map(|cut| &tar[..cut]).chain((0..zipped.len()).step_by(37).map(|cut| &zipped[..cut]));
+    let cuts =
+        (0..end).step_by(509).map(|cut| &tar[..cut]).chain((0..zipped.len()).step_by(37).map(|cut| &zipped[..cut]));
     let root = root();
     for cut in cuts {
         let error = root.load(cut).unwrap_err();

@@ -81,7 +81,10 @@ fn tags_move_and_repositories_list_them() {
     let root = root();
     let (a, b) = (load(&root, "a", &["app:1", "app:2", "other:1"]), load(&root, "b", &["app:3"]));
     let app = root.images.repository("app").unwrap();
-    assert_eq!((app.name().as_str(), app.tags().unwrap()), ("docker.io/library/app", vec!["1".into(), "2".into(), "3".into()]));
+    assert_eq!(
+        (app.name().as_str(), app.tags().unwrap()),
+        ("docker.io/library/app", vec!["1".into(), "2".into(), "3".into()])
+    );
     app.tag(&b, "1").unwrap();
     app.tag(&b, "1").unwrap();
     assert_eq!((app.image("1").unwrap(), app.image("2").unwrap()), (b.clone(), a.clone()));
@@ -121,9 +124,7 @@ fn containers_keep_their_image() {
     let root = root();
     let image = load(&root, "used", &["used:1", "used:2"]);
     let used = AtomicBool::new(true);
-    let in_use = || {
-        Ok(if used.load(Ordering::Relaxed) { HashSet::from([image.id().clone()]) } else { HashSet::new() })
-    };
+    let in_use = || Ok(if used.load(Ordering::Relaxed) { HashSet::from([image.id().clone()]) } else { HashSet::new() });
     // A name that is not the last goes without question.
     root.images.remove("used:2", false, &in_use).unwrap();
     let error = root.images.remove("used:1", false, &in_use).unwrap_err();

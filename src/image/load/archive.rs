@@ -80,7 +80,7 @@ impl Archive {
                     return Err(leaves(&target));
                 }
                 let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-                self.link(path.clone(), clean(&format!("{parent}/{target}").trim_start_matches('/'))?)
+                self.link(path.clone(), clean(format!("{parent}/{target}").trim_start_matches('/'))?)
             }
             Kind::HardLink => self.link(path, clean(&String::from_utf8_lossy(&entry.link))?),
             // Directories say nothing, and what is neither file nor link is never named by a manifest.
