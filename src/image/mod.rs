@@ -179,6 +179,11 @@ impl Images {
         &self.0.layers
     }
 
+    /// Whether an entry stands for an image, under whichever manifest. One that cannot be opened stands for none.
+    pub(crate) fn is_same(&self, entry: &IndexEntry, image: &Image) -> bool {
+        entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
+    }
+
     /// Keeps removals away while it lives, in this process and in others. Whoever makes a container takes it before
     /// the image is looked up, and drops it when the container's record, which removals look at, is written.
     ///
@@ -305,9 +310,7 @@ impl Image {
         let mut tags = Vec::new();
         for entry in self.images().content().tags()? {
             let Some(name) = index::name_of(&entry) else { continue };
-            let same = entry.digest == *self.digest()
-                || self.images().open_entry(&entry).is_ok_and(|image| image.id() == self.id());
-            if same && !tags.contains(&name) {
+            if self.images().is_same(&entry, self) && !tags.contains(&name) {
                 tags.push(name);
             }
         }

@@ -316,6 +316,20 @@ mod tests {
     }
 
     #[test]
+    fn attributes_of_the_user_are_kept_and_those_of_the_host_are_not() {
+        let tree = tempfile::tempdir().unwrap();
+        let file = File::create(tree.path().join("file")).unwrap();
+        for name in [c"user.kept", c"user.overlay.opaque", c"user.rootlesscontainers"] {
+            sys::xattr::set(file.as_fd(), name, b"a\nb\0c").unwrap();
+        }
+        let mut bytes = Vec::new();
+        pack(tree.path(), FileOwner::AsFound, &mut bytes).unwrap();
+        let mut reader = crate::layer::tar::Reader::new(bytes.as_slice(), &crate::layer::Limits::default());
+        let entry = reader.next().unwrap().unwrap();
+        assert_eq!(entry.xattrs, [(b"user.kept".to_vec(), b"a\nb\0c".to_vec())]);
+    }
+
+    #[test]
     fn a_missing_directory_is_named() {
         let error = pack(Path::new("/nonexistent/tree"), FileOwner::AsFound, io::sink()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ErrorKind;
 use crate::content::{Durability, Store};
 use crate::layer::{LayerOptions, Ownership};
 use crate::name::MediaType;
@@ -471,12 +472,35 @@ fn nested_indexes_end() {
 }
 
 #[test]
+fn an_index_that_another_program_wrote_is_an_image_too() {
+    let (root, sample) = (root(), sample("foreign"));
+    let image = root.load(tar_of(&simple_layout(&sample, "a:1"))).unwrap().remove(0);
+    let index = json!({
+        "schemaVersion": 2, "mediaType": MediaType::OciIndex,
+        "manifests": [listed(sample.blobs(gzip).last().unwrap(), None)],
+    });
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let mut ingest = root.images.content().ingest(None, None).unwrap();
+    ingest.write_all(&bytes).unwrap();
+    let mut entry = IndexEntry::new(MediaType::OciIndex, ingest.commit().unwrap(), bytes.len() as u64);
+    entry.set_ref_name(Some("docker.io/library/foreign:1"));
+    root.images.content().update_index(|entries| Ok(*entries = vec![entry])).unwrap();
+    assert_eq!(root.images.resolve("foreign:1").unwrap(), image);
+    assert_eq!(names(&image), ["foreign:1"]);
+    root.images.tag(&image, &"more:1".parse().unwrap()).unwrap();
+    assert_eq!(names(&image), ["foreign:1", "more:1"]);
+    root.images.remove(image.id().short(), true, &|| Ok(Default::default())).unwrap();
+    root.assert_empty("foreign");
+}
+
+#[test]
 fn other_archives_are_told_what_they_are() {
     let root = root();
     let cases = [
         (tar_of(&[("usr/bin/sh", "x")]), "import"),
         (tar_of(&[("repositories", "{}")]), "Docker 1.9"),
         (tar_of(&[("readme", "x")]), "import"),
+        (tar_of(&[("manifest.json", r#"{"schemaVersion": 2}"#)]), "skopeo copy dir:"),
         (b"BZh91AY&SY".to_vec(), "bzip2"),
         (vec![7; 4096], ""),
         (Vec::new(), ""),
