@@ -109,6 +109,11 @@ impl Sample {
         Digest::of(&self.config_bytes()).into()
     }
 
+    pub fn add_layer(&mut self, layer: Vec<u8>) {
+        self.config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(json!(Digest::of(&layer)));
+        self.layers.push(layer);
+    }
+
     pub fn on(mut self, architecture: &str) -> Sample {
         self.config["architecture"] = json!(architecture);
         self
@@ -296,7 +301,8 @@ fn platforms_are_chosen_and_the_rest_is_collected() {
     assert_eq!(root.load(archive.clone()).unwrap()[0].id(), &amd.id());
     let mut left = root.images.content().blobs().unwrap();
     let mut expected: Vec<Digest> = wanted.iter().map(|blob| Digest::of(blob)).collect();
-    (left.sort(), expected.sort(), expected.dedup());
+    left.sort();
+    expected.sort();
     assert_eq!(left, expected);
     let options = LoadOptions { platform: Some("linux/arm64".parse().unwrap()), ..Default::default() };
     assert_eq!(root.load_with(archive.clone(), &options).unwrap()[0].id(), &arm.id());
