@@ -44,12 +44,7 @@ pub struct Config {
     #[serde(default, deserialize_with = "nullable")]
     pub os: String,
     /// The version of the operating system, used by Windows images, or empty.
-    #[serde(
-        default,
-        rename = "os.version",
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, rename = "os.version", deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub os_version: String,
     /// What a container of this image runs, unless it is told otherwise.
     #[serde(default, deserialize_with = "nullable")]
@@ -97,7 +92,12 @@ pub struct ContainerConfig {
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// Ports that the program listens on, such as `80/tcp`. Documentation only: nothing is published by it.
-    #[serde(default, deserialize_with = "set_of_keys", serialize_with = "keys_of_set", skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "set_of_keys",
+        serialize_with = "keys_of_set",
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
     pub exposed_ports: BTreeSet<String>,
     /// Environment variables as `NAME=value`.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -109,7 +109,12 @@ pub struct ContainerConfig {
     #[serde(default, deserialize_with = "words", skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
     /// Directories whose content lives in a volume, such as `/var/lib/postgresql/data`.
-    #[serde(default, deserialize_with = "set_of_keys", serialize_with = "keys_of_set", skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "set_of_keys",
+        serialize_with = "keys_of_set",
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
     pub volumes: BTreeSet<String>,
     /// The directory that the process starts in.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
@@ -224,7 +229,8 @@ impl Config {
 
     /// The document's bytes, as a new image would store them.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|error| Error::new(ErrorKind::Invalid, "write the image config").source_is(error))
+        serde_json::to_vec(self)
+            .map_err(|error| Error::new(ErrorKind::Invalid, "write the image config").source_is(error))
     }
 
     /// A manifest must bring exactly the layers that the config promises.
@@ -243,12 +249,8 @@ impl Config {
                 .because(format!("its rootfs.type is {:?}; only \"layers\" is defined", self.rootfs.kind)));
         }
         let inner = &self.config;
-        let lists = [
-            ("Env", &inner.env),
-            ("Entrypoint", &inner.entrypoint),
-            ("Cmd", &inner.cmd),
-            ("Shell", &inner.shell),
-        ];
+        let lists =
+            [("Env", &inner.env), ("Entrypoint", &inner.entrypoint), ("Cmd", &inner.cmd), ("Shell", &inner.shell)];
         for (field, list) in lists {
             for value in list {
                 no_nul(field, value)?;
@@ -279,7 +281,9 @@ fn is_zero(value: &i64) -> bool {
 }
 
 /// `null` is how Go writes an empty list or map.
-pub(super) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

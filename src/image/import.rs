@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::config::{Config, ContainerConfig, History, RootFs};
 use super::load::{Session, layer_type};
 use super::manifest::{Descriptor, Manifest};
-use super::pack::{self, Owner};
+use super::pack::{self, FileOwner};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ pub struct ImportOptions {
     /// When it was made, RFC 3339. Together with an unchanged source this makes the image's ID the same again.
     pub created: Option<String>,
     /// Whose the files of a directory are. A tar's owners are taken as they are.
-    pub owner: Owner,
+    pub owner: FileOwner,
     /// Receives what happens on the way.
     pub progress: Option<Observer>,
 }
@@ -64,7 +64,8 @@ impl Images {
     pub fn import(&self, source: impl Into<ImportSource>, options: &ImportOptions) -> Result<Image> {
         let mut session = Session::new(self.clone(), options.progress.clone())?;
         let imported = self.import_in(&mut session, source.into(), options);
-        let keep = imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
+        let keep =
+            imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
         // Garbage is no reason to fail an import that succeeded, and must not hide why it failed.
         let _ = session.finish(&keep);
         imported
@@ -121,7 +122,7 @@ impl Images {
 }
 
 /// Takes in the one layer; gives its blob and its DiffID.
-fn take_layer(session: &mut Session, source: ImportSource, owner: Owner) -> Result<(Descriptor, DiffId)> {
+fn take_layer(session: &mut Session, source: ImportSource, owner: FileOwner) -> Result<(Descriptor, DiffId)> {
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {

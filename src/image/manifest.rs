@@ -93,6 +93,7 @@ pub struct Index {
 
 /// A manifest or an index, told apart by what the document says of itself.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, never kept in numbers")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),
@@ -119,7 +120,9 @@ impl Document {
         match shape.schema_version {
             Some(2) => {}
             Some(other) => {
-                return Err(Error::new(ErrorKind::Unsupported, STEP).because(format!("its schemaVersion is {other}, not 2")));
+                return Err(
+                    Error::new(ErrorKind::Unsupported, STEP).because(format!("its schemaVersion is {other}, not 2"))
+                );
             }
             None => return Err(Error::new(ErrorKind::Invalid, STEP).because("it has no schemaVersion")),
         }
@@ -128,14 +131,14 @@ impl Document {
             return Err(Error::new(ErrorKind::Hostile, STEP)
                 .because("it has the fields of a manifest (config, layers) and of an index (manifests) at once"));
         }
-        if let (Some(declared), Some(own)) = (declared, &shape.media_type) {
-            if declared != own {
-                return Err(Error::new(ErrorKind::Corrupt, STEP).because(format!(
-                    "its mediaType is {:?}, but its descriptor says {:?}",
-                    own.as_str(),
-                    declared.as_str()
-                )));
-            }
+        if let (Some(declared), Some(own)) = (declared, &shape.media_type)
+            && declared != own
+        {
+            return Err(Error::new(ErrorKind::Corrupt, STEP).because(format!(
+                "its mediaType is {:?}, but its descriptor says {:?}",
+                own.as_str(),
+                declared.as_str()
+            )));
         }
         let index = match shape.media_type.as_ref().or(declared) {
             Some(media_type) if media_type.is_index() => true,
@@ -143,7 +146,11 @@ impl Document {
             Some(media_type) => return Err(unknown_type(STEP, "manifest or index", media_type)),
             None => as_index,
         };
-        if index { parse_json(STEP, bytes).map(Document::Index) } else { parse_json(STEP, bytes).map(Document::Manifest) }
+        if index {
+            parse_json(STEP, bytes).map(Document::Index)
+        } else {
+            parse_json(STEP, bytes).map(Document::Manifest)
+        }
     }
 }
 
@@ -160,7 +167,11 @@ impl Manifest {
         }
         for (position, layer) in self.layers.iter().enumerate() {
             if !layer.media_type.is_layer() {
-                return Err(unknown_type(STEP, &format!("layer {} of {}", position + 1, self.layers.len()), &layer.media_type));
+                return Err(unknown_type(
+                    STEP,
+                    &format!("layer {} of {}", position + 1, self.layers.len()),
+                    &layer.media_type,
+                ));
             }
         }
         Ok(())
@@ -229,8 +240,10 @@ fn is_schema_1(media_type: &MediaType) -> bool {
 
 /// The error for a media type that stands where `role` is needed.
 pub(crate) fn unknown_type(step: &'static str, role: &str, media_type: &MediaType) -> Error {
-    Error::new(ErrorKind::Unsupported, step)
-        .because(format!("the media type {:?} of its {role} is not one that this version understands", media_type.as_str()))
+    Error::new(ErrorKind::Unsupported, step).because(format!(
+        "the media type {:?} of its {role} is not one that this version understands",
+        media_type.as_str()
+    ))
 }
 
 const STEP: &str = "read the manifest";
@@ -254,7 +267,7 @@ pub(crate) fn parse_json<T: DeserializeOwned>(step: &'static str, bytes: &[u8]) 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -279,7 +292,9 @@ mod tests {
             ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+zstd"),
             ("application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip"),
         ] {
-            let Document::Manifest(manifest) = read(&manifest(config, layer), None).unwrap() else { panic!("an index?") };
+            let Document::Manifest(manifest) = read(&manifest(config, layer), None).unwrap() else {
+                panic!("an index?")
+            };
             manifest.check_image().unwrap();
             assert_eq!(manifest.layers[0].size, 3);
         }

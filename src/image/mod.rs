@@ -31,7 +31,7 @@
 mod config;
 mod history;
 mod import;
-mod index;
+pub(crate) mod index;
 mod load;
 mod manifest;
 mod pack;
@@ -51,11 +51,11 @@ pub use history::Step;
 pub use import::{ImportOptions, ImportSource};
 pub use load::{LoadOptions, LoadSource};
 pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
-pub use pack::Owner;
+pub use pack::FileOwner;
 use resolve::{Resolved, Wanted};
 
 use crate::content::{self, IndexEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::layer::{LayerProgress, LayerStore};
 use crate::name::{DiffId, Digest, Platform, Reference};
 
@@ -147,7 +147,7 @@ impl Images {
     /// All images with their names, each image once; ordered by first name, the nameless ones last.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) or [`NotFound`](ErrorKind::NotFound) when an entry's manifest or config is
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`NotFound`](crate::ErrorKind::NotFound) when an entry's manifest or config is
     /// damaged or missing; the message names the entry, and removing that name works all the same.
     pub fn list(&self) -> Result<Vec<Listed>> {
         let mut list: Vec<Listed> = Vec::new();
@@ -177,6 +177,11 @@ impl Images {
     /// Where the unpacked layers are.
     pub(crate) fn layers(&self) -> &LayerStore {
         &self.0.layers
+    }
+
+    /// Whether an entry stands for an image, under whichever manifest. One that cannot be opened stands for none.
+    pub(crate) fn is_same(&self, entry: &IndexEntry, image: &Image) -> bool {
+        entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
     }
 
     /// Keeps removals away while it lives, in this process and in others. Whoever makes a container takes it before
@@ -305,9 +310,7 @@ impl Image {
         let mut tags = Vec::new();
         for entry in self.images().content().tags()? {
             let Some(name) = index::name_of(&entry) else { continue };
-            let same = entry.digest == *self.digest()
-                || self.images().open_entry(&entry).is_ok_and(|image| image.id() == self.id());
-            if same && !tags.contains(&name) {
+            if self.images().is_same(&entry, self) && !tags.contains(&name) {
                 tags.push(name);
             }
         }

@@ -23,7 +23,7 @@ use crate::sys;
 /// Whose the packed files are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Owner {
+pub enum FileOwner {
     /// Whoever owns them in the directory, by number.
     #[default]
     AsFound,
@@ -37,15 +37,9 @@ const MAX_DEPTH: usize = 200;
 const STEP: &str = "pack the directory";
 
 /// Writes the tree below `root` as a tar stream, with its two zero blocks at the end.
-pub(crate) fn pack(root: &Path, owner: Owner, out: impl Write) -> Result<()> {
+pub(crate) fn pack(root: &Path, owner: FileOwner, out: impl Write) -> Result<()> {
     let directory = File::open(root).map_err(|error| Error::io(STEP, "open", error).path(root))?;
-    let mut packer = Packer {
-        tar: tar::Builder::new(out),
-        owner,
-        root,
-        linked: HashMap::new(),
-        path: PathBuf::new(),
-    };
+    let mut packer = Packer { tar: tar::Builder::new(out), owner, root, linked: HashMap::new(), path: PathBuf::new() };
     packer.tar.sparse(false);
     packer.directory(directory.into(), 0)?;
     let mut out = packer.tar.into_inner().map_err(|error| Error::io(STEP, "write", error))?;
@@ -54,7 +48,7 @@ pub(crate) fn pack(root: &Path, owner: Owner, out: impl Write) -> Result<()> {
 
 struct Packer<'a, W: Write> {
     tar: tar::Builder<W>,
-    owner: Owner,
+    owner: FileOwner,
     root: &'a Path,
     /// Where a file with several names was written first, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
@@ -79,8 +73,9 @@ impl<W: Write> Packer<'_, W> {
 
     fn names(&self, directory: &OwnedFd) -> Result<Vec<CString>> {
         // A descriptor of its own: `Dir` moves the offset and closes what it is given.
-        let mut dir = Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| self.failed("openat", errno))?;
+        let mut dir =
+            Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| self.failed("openat", errno))?;
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| self.failed("getdents64", errno))?;
@@ -93,7 +88,8 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
-        let stat = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|errno| self.failed("fstatat", errno))?;
+        let stat =
+            fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|errno| self.failed("fstatat", errno))?;
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         let mut header = self.header(&stat);
         if kind != SFlag::S_IFDIR && stat.st_nlink > 1 {
@@ -133,9 +129,15 @@ impl<W: Write> Packer<'_, W> {
                 self.write(header, None, &[], io::empty())
             }
             SFlag::S_IFCHR | SFlag::S_IFBLK => {
-                header.set_entry_type(if kind == SFlag::S_IFCHR { tar::EntryType::Char } else { tar::EntryType::Block });
+                header.set_entry_type(if kind == SFlag::S_IFCHR {
+                    tar::EntryType::Char
+                } else {
+                    tar::EntryType::Block
+                });
                 let (major, minor) = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
-                let fits = |number: u64| u32::try_from(number).map_err(|_| self.failed("fstatat", nix::errno::Errno::EOVERFLOW));
+                let fits = |number: u64| {
+                    u32::try_from(number).map_err(|_| self.failed("fstatat", nix::errno::Errno::EOVERFLOW))
+                };
                 let set = header.set_device_major(fits(major)?).and(header.set_device_minor(fits(minor)?));
                 set.map_err(|error| Error::io(STEP, "write", error).path(self.here()))?;
                 self.write(header, None, &[], io::empty())
@@ -152,13 +154,15 @@ impl<W: Write> Packer<'_, W> {
         if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
             return Ok(fd);
         }
-        Err(Error::new(ErrorKind::Conflict, STEP).path(self.here()).because("it was replaced while it was being packed"))
+        Err(Error::new(ErrorKind::Conflict, STEP)
+            .path(self.here())
+            .because("it was replaced while it was being packed"))
     }
 
     fn header(&self, stat: &FileStat) -> tar::Header {
         let (uid, gid) = match self.owner {
-            Owner::AsFound => (stat.st_uid, stat.st_gid),
-            Owner::Fixed(uid, gid) => (uid, gid),
+            FileOwner::AsFound => (stat.st_uid, stat.st_gid),
+            FileOwner::Fixed(uid, gid) => (uid, gid),
         };
         let mut header = tar::Header::new_gnu();
         header.set_mode(stat.st_mode & 0o7777);
@@ -172,13 +176,14 @@ impl<W: Write> Packer<'_, W> {
     /// Extended attributes that mean something in a container: the user's own and file capabilities. Labels of the
     /// host's security modules and marks of overlay mounts stay behind.
     fn xattrs(&self, fd: &OwnedFd) -> Result<Vec<(String, Vec<u8>)>> {
+        let failed = |syscall, error| Error::io(STEP, syscall, error).path(self.here());
         let mut kept = Vec::new();
-        for name in sys::xattr::list(fd.as_fd()).map_err(|error| error.path(self.here()))? {
+        for name in sys::xattr::list(fd.as_fd()).map_err(|error| failed("flistxattr", error))? {
             let Some(text) = name.to_str().ok().map(str::to_owned) else { continue };
             let wanted = text == "security.capability"
                 || text.starts_with("user.") && !text.starts_with("user.overlay.") && text != "user.rootlesscontainers";
             if wanted
-                && let Some(value) = sys::xattr::get(fd.as_fd(), &name).map_err(|error| error.path(self.here()))?
+                && let Some(value) = sys::xattr::get(fd.as_fd(), &name).map_err(|error| failed("fgetxattr", error))?
             {
                 kept.push((text, value));
             }
@@ -281,9 +286,9 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
 
         let mut bytes = Vec::new();
-        pack(&root, Owner::Fixed(0, 5), &mut bytes).unwrap();
+        pack(&root, FileOwner::Fixed(0, 5), &mut bytes).unwrap();
         let mut again = Vec::new();
-        pack(&root, Owner::Fixed(0, 5), &mut again).unwrap();
+        pack(&root, FileOwner::Fixed(0, 5), &mut again).unwrap();
         assert_eq!(bytes, again);
 
         let mut archive = tar::Archive::new(bytes.as_slice());
@@ -304,14 +309,29 @@ mod tests {
         assert_eq!(seen[4].2.as_deref(), Some(format!("a//b/{}/", "x".repeat(120)).as_str()));
 
         let mut kept = Vec::new();
-        pack(&root, Owner::AsFound, &mut kept).unwrap();
-        let entry = tar::Archive::new(kept.as_slice()).entries().unwrap().next().unwrap().unwrap().header().uid().unwrap();
+        pack(&root, FileOwner::AsFound, &mut kept).unwrap();
+        let entry =
+            tar::Archive::new(kept.as_slice()).entries().unwrap().next().unwrap().unwrap().header().uid().unwrap();
         assert_eq!(entry, u64::from(std::fs::metadata(&root).unwrap().uid()));
     }
 
     #[test]
+    fn attributes_of_the_user_are_kept_and_those_of_the_host_are_not() {
+        let tree = tempfile::tempdir().unwrap();
+        let file = File::create(tree.path().join("file")).unwrap();
+        for name in [c"user.kept", c"user.overlay.opaque", c"user.rootlesscontainers"] {
+            sys::xattr::set(file.as_fd(), name, b"a\nb\0c").unwrap();
+        }
+        let mut bytes = Vec::new();
+        pack(tree.path(), FileOwner::AsFound, &mut bytes).unwrap();
+        let mut reader = crate::layer::tar::Reader::new(bytes.as_slice(), &crate::layer::Limits::default());
+        let entry = reader.next().unwrap().unwrap();
+        assert_eq!(entry.xattrs, [(b"user.kept".to_vec(), b"a\nb\0c".to_vec())]);
+    }
+
+    #[test]
     fn a_missing_directory_is_named() {
-        let error = pack(Path::new("/nonexistent/tree"), Owner::AsFound, io::sink()).unwrap_err();
+        let error = pack(Path::new("/nonexistent/tree"), FileOwner::AsFound, io::sink()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("/nonexistent/tree"), "{error}");
     }

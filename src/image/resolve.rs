@@ -48,7 +48,8 @@ pub(crate) struct Wanted {
 
 /// Follows `roots` to the image for the wanted platform. Several roots are a choice, like the entries of an index.
 pub(crate) fn resolve(roots: &[Descriptor], wanted: &Wanted, read: Read<'_>) -> Result<Resolved> {
-    let mut search = Search { wanted, read, documents: 0, seen: HashSet::new(), best: None, offered: Vec::new(), missing: None };
+    let mut search =
+        Search { wanted, read, documents: 0, seen: HashSet::new(), best: None, offered: Vec::new(), missing: None };
     let (descriptor, manifest) = if let [root] = roots {
         match search.document(root)? {
             Document::Manifest(manifest) => (root.clone(), manifest),
@@ -247,7 +248,7 @@ mod tests {
         fn resolve(&self, root: &Value, platform: &str, strict: bool) -> Result<Resolved> {
             let wanted = Wanted { platform: platform.parse().unwrap(), strict };
             let root: Descriptor = serde_json::from_value(root.clone()).unwrap();
-            resolve(&[root], &wanted, &mut |descriptor, role| {
+            resolve(std::slice::from_ref(&root), &wanted, &mut |descriptor, role| {
                 self.0.get(&descriptor.digest).cloned().ok_or_else(|| {
                     Error::new(ErrorKind::NotFound, format!("read the {role}")).path(descriptor.digest.as_str())
                 })
@@ -282,11 +283,15 @@ mod tests {
     fn other_platforms_may_be_absent_but_not_the_wanted_one() {
         let mut blobs = Blobs::default();
         let amd = blobs.image("amd64", 1, 1);
-        let gone = with_platform(json!({"mediaType": MediaType::OciManifest, "digest": Digest::of(b"?"), "size": 9}), "arm64");
+        let gone =
+            with_platform(json!({"mediaType": MediaType::OciManifest, "digest": Digest::of(b"?"), "size": 9}), "arm64");
         let index = blobs.index(vec![gone, with_platform(amd, "amd64")]);
         blobs.resolve(&index, "linux/amd64", true).unwrap();
         let error = blobs.resolve(&index, "linux/arm64", true).unwrap_err();
-        assert_eq!((error.kind(), error.failed_path().unwrap().to_str()), (ErrorKind::NotFound, Some(Digest::of(b"?").as_str())));
+        assert_eq!(
+            (error.kind(), error.failed_path().unwrap().to_str()),
+            (ErrorKind::NotFound, Some(Digest::of(b"?").as_str()))
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod compression;
 mod limits;
+mod pipeline;
 mod store;
 pub(crate) mod tar;
 #[cfg(test)]

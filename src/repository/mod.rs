@@ -92,7 +92,7 @@ impl Images {
                 .because("a name that is given has a tag and no digest"));
         }
         self.content().update_index(|entries| {
-            if !index::has(entries, image.digest()) {
+            if !entries.iter().any(|entry| self.is_same(entry, image)) {
                 return Err(Error::new(ErrorKind::NotFound, "tag the image")
                     .path(image.id().to_string())
                     .because("the image was removed"));

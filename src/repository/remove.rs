@@ -59,16 +59,18 @@ impl Images {
         let used = in_use()?;
         let removed = self.content().update_index(|entries| {
             let mut removed = Removed::default();
+            // A damaged image may be the one that a container uses, unless all of those are accounted for.
+            let damaged_may_go = used.is_subset(&self.known(entries));
             entries.retain(|entry| {
-                let nameless = entry.ref_name().is_none();
-                let Some(id) = nameless.then(|| self.open_entry(entry).ok()).flatten().map(|it| it.id().clone()) else {
+                if entry.ref_name().is_some() {
                     return true;
-                };
-                let keep = used.contains(&id);
-                if !keep {
-                    removed.deleted.push(id);
                 }
-                keep
+                let Ok(image) = self.open_entry(entry) else { return !damaged_may_go };
+                if used.contains(image.id()) {
+                    return true;
+                }
+                removed.deleted.push(image.id().clone());
+                false
             });
             Ok(removed)
         })?;
@@ -102,8 +104,7 @@ impl Images {
             // Damaged: no container can be made of it, but one that was made before may run. Its ID is not known, so
             // it has to be that every image in use is accounted for by the other entries.
             Err(_) => {
-                let known: HashSet<ImageId> =
-                    entries.iter().filter_map(|entry| self.open_entry(entry).ok()).map(|it| it.id().clone()).collect();
+                let known = self.known(entries);
                 if let Some(id) = used.iter().find(|id| !known.contains(id)) {
                     return Err(in_use_error(text, id));
                 }
@@ -143,13 +144,14 @@ impl Images {
         Ok(Removed { untagged, deleted: vec![id.clone()], freed: 0 })
     }
 
+    /// The IDs of all entries that can be opened.
+    fn known(&self, entries: &[IndexEntry]) -> HashSet<ImageId> {
+        entries.iter().filter_map(|entry| self.open_entry(entry).ok()).map(|image| image.id().clone()).collect()
+    }
+
     /// The entries of an image, whichever of its manifests they name.
     fn others<'a>(&self, entries: &'a [IndexEntry], image: &Image) -> impl Iterator<Item = &'a IndexEntry> {
         entries.iter().filter(move |entry| self.is_same(entry, image))
-    }
-
-    fn is_same(&self, entry: &IndexEntry, image: &Image) -> bool {
-        entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
     }
 
     /// Removes blobs and unpacked layers that nothing needs any more.

@@ -124,7 +124,9 @@ mod tests {
         let shape = |text: &str| match Meaning::of(text) {
             Ok(Meaning::Digest(_)) => "digest".to_owned(),
             Ok(Meaning::Prefix(prefix)) => format!("prefix {prefix}"),
-            Ok(Meaning::Name(name, prefix)) => format!("{}{}", name.familiar(), prefix.map(|p| format!(" or {p}")).unwrap_or_default()),
+            Ok(Meaning::Name(name, prefix)) => {
+                format!("{}{}", name.familiar(), prefix.map(|p| format!(" or {p}")).unwrap_or_default())
+            }
             Err(error) => format!("{:?}", error.kind()),
         };
         let hex = "0".repeat(64);

@@ -19,8 +19,11 @@ const SMALL: u64 = 256 << 10;
 /// … as long as they are no more than this together; after that they go to the store like large ones.
 const SMALL_TOGETHER: u64 = 32 << 20;
 
-/// Entries of an archive. Images have a few hundred layers at most, with three files each.
-const MAX_ENTRIES: u64 = 100_000;
+/// Entries of an archive. Images have a few dozen layers, with four files each at most, and archives a few images.
+const MAX_ENTRIES: u64 = 50_000;
+
+/// Length of a path or link in an archive. The longest in use name two digests.
+const MAX_PATH: usize = 512;
 
 /// Links that lead to links.
 const MAX_LINKS: usize = 16;
@@ -53,7 +56,7 @@ impl Archive {
     /// Reads the whole archive.
     pub fn read(session: &mut Session, source: impl Read) -> Result<Archive> {
         let decoder = Decoder::new(BufReader::with_capacity(BUFFER, source))?;
-        let limits = Limits { entries: MAX_ENTRIES, ..Limits::default() };
+        let limits = Limits { entries: MAX_ENTRIES, path_length: MAX_PATH, ..Limits::default() };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, decoder), &limits);
         let mut archive = Archive::default();
         while let Some(entry) = reader.next()? {
@@ -80,7 +83,7 @@ impl Archive {
                     return Err(leaves(&target));
                 }
                 let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-                self.link(path.clone(), clean(&format!("{parent}/{target}").trim_start_matches('/'))?)
+                self.link(path.clone(), clean(format!("{parent}/{target}").trim_start_matches('/'))?)
             }
             Kind::HardLink => self.link(path, clean(&String::from_utf8_lossy(&entry.link))?),
             // Directories say nothing, and what is neither file nor link is never named by a manifest.

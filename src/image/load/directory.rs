@@ -11,7 +11,7 @@ use super::{Bundle, STEP};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::name::Digest;
-use crate::sys::path::Root;
+use crate::sys::path::{Root, c_path};
 
 /// The directory and what was read of it.
 pub(super) struct Directory {
@@ -21,7 +21,8 @@ pub(super) struct Directory {
 
 impl Directory {
     pub fn new(path: PathBuf) -> Result<Directory> {
-        Ok(Directory { root: Root::open(&path)?, path })
+        let root = Root::open(&path).map_err(|error| Error::io(STEP, "open", error).path(&path))?;
+        Ok(Directory { root, path })
     }
 
     /// Opens a file of the layout itself. Symbolic links are followed, for build systems make layouts of them; what
@@ -57,13 +58,13 @@ impl Bundle for Directory {
         let Some(path) = clean(path)? else { return Ok(None) };
         // Here the archive chose the path, and nothing promises the file's digest: it must not lead out.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-        let file = match self.root.open_in_root(path.as_bytes(), flags, 0) {
+        let opened = c_path(path.as_bytes()).and_then(|name| self.root.open_in_root(&name, flags, 0));
+        let mut file = match opened {
             Ok(fd) => regular(File::from(fd), Path::new(&path))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == IoKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(STEP, "openat2", error).path(&path)),
         };
         let size = file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.len();
-        let mut file = file;
         let digest = session.take(&path, &mut file, None, size)?;
         Ok(Some((digest, size)))
     }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::config::nullable;
 use crate::image::manifest::parse_json;
 use crate::name::{Digest, Reference};
@@ -38,8 +38,20 @@ impl Saved {
 
 /// Reads `manifest.json`.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Saved>> {
-    parse_json("read the Docker archive", bytes).map_err(|error| error.path("manifest.json"))
+    let at = |error: Error| error.path("manifest.json");
+    parse_json(STEP, bytes).map_err(|error| {
+        // In skopeo's `dir:` form the file of this name is the image's manifest itself.
+        if bytes.trim_ascii_start().starts_with(b"{") {
+            at(Error::new(ErrorKind::Unsupported, STEP))
+                .because("it is a manifest, as skopeo's `dir:` directories have it, not a list of saved images")
+                .remedy("skopeo copy dir:DIRECTORY oci:OTHER, and load that")
+        } else {
+            at(error)
+        }
+    })
 }
+
+const STEP: &str = "read the Docker archive";
 
 #[cfg(test)]
 mod tests {

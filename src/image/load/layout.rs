@@ -27,7 +27,9 @@ pub(super) fn candidates(index: &[u8]) -> Result<Vec<Candidate<Vec<Descriptor>>>
         let same = candidates.iter_mut().find(|candidate| match (&name, &bare) {
             (Some(name), _) => candidate.names.contains(name),
             (None, Some(_)) => candidate.bare == bare && candidate.names.is_empty(),
-            (None, None) => candidate.bare.is_none() && candidate.names.is_empty() && another_platform(candidate, &entry),
+            (None, None) => {
+                candidate.bare.is_none() && candidate.names.is_empty() && another_platform(candidate, &entry)
+            }
         });
         match same {
             Some(candidate) => candidate.image.push(entry),
@@ -69,8 +71,7 @@ pub(super) fn check_version(marker: &[u8]) -> Result<()> {
     struct Marker {
         image_layout_version: String,
     }
-    let marker: Marker =
-        crate::image::manifest::parse_json(STEP, marker).map_err(|error| error.path("oci-layout"))?;
+    let marker: Marker = crate::image::manifest::parse_json(STEP, marker).map_err(|error| error.path("oci-layout"))?;
     if marker.image_layout_version.starts_with("1.") {
         return Ok(());
     }

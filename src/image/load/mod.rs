@@ -115,7 +115,9 @@ impl Images {
             strict: options.platform.is_some(),
         };
         let images = match source {
-            LoadSource::Stream(stream) => gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options),
+            LoadSource::Stream(stream) => {
+                gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options)
+            }
             LoadSource::Path(path) => {
                 let open = |error| Error::io(STEP, "open", error).path(&path);
                 let file = File::open(&path).map_err(open)?;
@@ -189,10 +191,8 @@ fn choose<T>(mut candidates: Vec<Candidate<T>>, options: &LoadOptions) -> Result
     if candidates.len() <= 1 {
         return Ok(candidates);
     }
-    let offered: Vec<String> = candidates
-        .iter()
-        .flat_map(|it| it.names.iter().map(Reference::familiar).chain(it.bare.clone()))
-        .collect();
+    let offered: Vec<String> =
+        candidates.iter().flat_map(|it| it.names.iter().map(Reference::familiar).chain(it.bare.clone())).collect();
     candidates.retain(|it| it.names.contains(reference) || it.bare.is_some() && it.bare.as_deref() == reference.tag());
     if candidates.len() == 1 {
         return Ok(candidates);
@@ -250,7 +250,9 @@ fn fetch(bundle: &mut dyn Bundle, session: &mut Session, blob: &Descriptor, role
 /// An image of a Docker archive. Such an archive has no manifest, so one is made; it is the same each time.
 fn from_saved(bundle: &mut dyn Bundle, session: &mut Session, saved: &docker::Saved) -> Result<Resolved> {
     let missing = |path: &str| {
-        Error::new(ErrorKind::NotFound, STEP).path(path).because("manifest.json names it, but the archive does not have it")
+        Error::new(ErrorKind::NotFound, STEP)
+            .path(path)
+            .because("manifest.json names it, but the archive does not have it")
     };
     let (digest, size) = bundle.member(session, &saved.config)?.ok_or_else(|| missing(&saved.config))?;
     if let Some(named) = saved.named_digest().filter(|named| *named != digest) {

@@ -1,7 +1,9 @@
 //! One load under way: what it has taken in, and the lease that keeps it.
 
 use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use crate::content::{Ingest, Lease};
@@ -89,20 +91,28 @@ impl Session {
         let mut ingest = self.images.content().ingest(expected, size)?;
         write(&mut ingest).map_err(named)?;
         let written = ingest.written();
+        // A blob whose name is known only now could be collected between its commit and the hold on it.
+        let _no_gc = if expected.is_none() { Some(self.no_collection()?) } else { None };
         let digest = ingest.commit().map_err(named)?;
-        self.new.insert(digest.clone());
         if expected.is_none() {
-            // Its name was not known before, so a collection may just have come between.
             self.lease.hold(&digest)?;
-            if !self.images.content().contains(&digest) {
-                return Err(named(
-                    Error::new(ErrorKind::Conflict, STEP)
-                        .because("a garbage collection took the blob before it could be held")
-                        .remedy("do it again"),
-                ));
-            }
         }
+        self.new.insert(digest.clone());
         Ok((digest, written))
+    }
+
+    /// Keeps collections away while it lives: the content store's own lock, shared, as a lease takes it for a moment.
+    fn no_collection(&self) -> Result<File> {
+        let path = self.images.content().path("gc.lock");
+        let failed = |syscall| {
+            let path = path.clone();
+            move |error| Error::io(STEP, syscall, error).path(path)
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(failed("open"))?;
+        file.lock_shared().map_err(failed("flock"))?;
+        Ok(file)
     }
 
     /// Takes in a document.
