@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::container::runtime::Runtime;
 use crate::container::{self, Container, ContainerBuilder, Info};
-use crate::image::{Image, Images, ImportOptions, ImportSource, LoadOptions, LoadSource, Listed};
+use crate::image::{Image, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
@@ -107,7 +107,9 @@ impl EngineOptions {
             .map_err(|error| Error::io("open the engine's root", "realpath", error).path(&root))?;
         let (ownership, whiteouts) = match &identity {
             Identity::Host => (Ownership::Full, WhiteoutFormat::Overlay),
-            Identity::Range { .. } => (Ownership::Mapped(Arc::new(Range::new(&identity, &root)?)), WhiteoutFormat::OverlayUser),
+            Identity::Range { .. } => {
+                (Ownership::Mapped(Arc::new(Range::new(&identity, &root)?)), WhiteoutFormat::OverlayUser)
+            }
             Identity::Single { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
         };
         let layers = LayerStore::open(&content, LayerOptions { ownership, whiteouts, limits: self.limits })?;
@@ -204,7 +206,7 @@ impl Engine {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn image(&self, name: &str) -> Result<Image> {
-        self.images.find(name)
+        self.images.resolve(name)
     }
 
     /// All images with their names.

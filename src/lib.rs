@@ -17,5 +17,9 @@ pub mod security;
 pub mod snapshot;
 mod sys;
 
+pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
+pub use engine::{Engine, EngineOptions, SnapshotterChoice};
 pub use error::{Error, ErrorKind, Result};
+pub use image::Image;
 pub use name::{ContainerId, Digest, Platform, Reference};
+pub use repository::Repository;

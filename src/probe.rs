@@ -322,6 +322,11 @@ impl Host {
         self.possible_cpus
     }
 
+    /// Whether this kernel has the overlay file system, loaded or as a module.
+    pub fn has_overlay(&self) -> bool {
+        self.has(Feature::Overlay)
+    }
+
     /// Whether overlay mounts take `lowerdir+`, one descriptor or path at a time (6.5).
     pub fn has_overlay_append(&self) -> bool {
         self.has(Feature::Overlay) && self.kernel >= KernelVersion::new(6, 5)

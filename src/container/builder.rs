@@ -69,7 +69,7 @@ impl Mount {
         self
     }
 
-    fn spec(&self) -> Result<SpecMount> {
+    pub(super) fn spec(&self) -> Result<SpecMount> {
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
                 Error::new(ErrorKind::Invalid, "mount into the container").path(path).because("the path is not UTF-8")
@@ -103,38 +103,38 @@ pub enum Lifetime {
 #[derive(Debug, Clone)]
 #[must_use = "a builder starts nothing by itself"]
 pub struct ContainerBuilder {
-    runtime: Arc<Runtime>,
-    base: From,
-    command: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    env: BTreeMap<String, Option<String>>,
-    workdir: Option<PathBuf>,
-    user: Option<String>,
-    hostname: Option<String>,
-    network: Network,
-    mounts: Vec<Mount>,
-    read_only: bool,
-    profile: Profile,
-    cap_add: Vec<String>,
-    cap_drop: Vec<String>,
-    init: bool,
-    name: Option<String>,
-    keep: bool,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) base: From,
+    pub(super) command: Option<Vec<String>>,
+    pub(super) entrypoint: Option<Vec<String>>,
+    pub(super) env: BTreeMap<String, Option<String>>,
+    pub(super) workdir: Option<PathBuf>,
+    pub(super) user: Option<String>,
+    pub(super) hostname: Option<String>,
+    pub(super) network: Network,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) read_only: bool,
+    pub(super) profile: Profile,
+    pub(super) cap_add: Vec<String>,
+    pub(super) cap_drop: Vec<String>,
+    pub(super) init: bool,
+    pub(super) name: Option<String>,
+    pub(super) keep: bool,
     lifetime: Lifetime,
-    stop_signal: Option<Signal>,
+    pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
     streams: Arc<std::sync::Mutex<[Option<Stdio>; 3]>>,
 }
 
 /// What the container's tree comes from.
 #[derive(Debug, Clone)]
-enum From {
+pub(super) enum From {
     Image(Image),
     Directory(PathBuf),
 }
 
 /// docker's, for images that set none.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Image {
     /// Describes a container of this image.
@@ -149,7 +149,9 @@ impl Image {
     /// # }
     /// ```
     pub fn container(&self) -> ContainerBuilder {
-        ContainerBuilder::new(self.images().runtime::<Runtime>(), From::Image(self.clone()))
+        // Only an engine makes `Images`, and it always attaches its runtime.
+        let Some(runtime) = self.images().runtime::<Runtime>() else { unreachable!("images are made by an engine") };
+        ContainerBuilder::new(runtime, From::Image(self.clone()))
     }
 }
 
@@ -406,320 +408,4 @@ impl ContainerBuilder {
         let ends = (streams.stdin, streams.stdout, streams.stderr);
         Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))
     }
-}
-
-/// A container that is being made: whatever exists of it is removed again, unless it is kept.
-struct Draft {
-    runtime: Arc<Runtime>,
-    owner: Arc<super::owner::Owner>,
-    info: Info,
-    group: Option<crate::cgroup::Group>,
-    snapshot: crate::snapshot::Snapshot,
-    spec: Spec,
-    seccomp: Option<Arc<[u8]>>,
-    files: Vec<MadeFile>,
-    hidden: Vec<PathBuf>,
-    kept: bool,
-}
-
-/// What is kept of a draft once its process runs.
-pub(super) struct Made {
-    pub(super) owner: Arc<super::owner::Owner>,
-    pub(super) info: Info,
-    pub(super) group: Option<crate::cgroup::Group>,
-}
-
-impl Draft {
-    fn keep(mut self) -> Made {
-        self.kept = true;
-        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take() }
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.kept {
-            // The error that led here is the one to be told; what stays is swept by the next open.
-            super::take_away(&self.runtime, &self.info, self.group.as_ref()).ok();
-        }
-    }
-}
-
-impl ContainerBuilder {
-    /// Makes what a container has on disk.
-    fn draft(&self) -> Result<Draft> {
-        let runtime = &self.runtime;
-        let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
-        let owner = runtime.owner()?;
-        // Until the record is written, nobody removes the image or takes the directory for garbage.
-        let _hold = super::hold(runtime)?;
-        let layers = match &self.base {
-            From::Image(image) => image.ensure_layers(None)?,
-            From::Directory(_) => vec![],
-        };
-        let view = match &self.base {
-            From::Image(_) => View::new(layers.iter().rev().map(crate::layer::Layer::tree))?,
-            From::Directory(path) => View::new([path])?,
-        };
-        let id = ContainerId::random()?;
-        let decided = self.decide(&id, &view)?;
-        let info = Info {
-            id,
-            name: name.map(|name| name.to_string()),
-            image: match &self.base {
-                From::Image(image) => Some(image.id().to_string()),
-                From::Directory(_) => None,
-            },
-            base: match &self.base {
-                From::Image(image) => image.id().short().to_owned(),
-                From::Directory(path) => path.display().to_string(),
-            },
-            command: decided.shown,
-            created: record::now(),
-            started: None,
-            finished: None,
-            state: State::Created,
-            exit: None,
-            pid: None,
-            start_time: None,
-            keep: self.keep,
-            stop_signal: decided.stop_signal.number(),
-            owner: owner.name().to_owned(),
-        };
-        let directory = record::directory(runtime.root(), &info.id);
-        if let Some(name) = &info.name {
-            record::take_name(runtime.root(), name, &info.id)?;
-        }
-        let mut draft = Draft {
-            runtime: runtime.clone(),
-            owner,
-            info,
-            group: None,
-            snapshot: crate::snapshot::Snapshot {
-                root: crate::snapshot::Mount::Tmpfs { mode: 0o755 },
-                inner: vec![],
-                notes: vec![],
-            },
-            spec: decided.spec,
-            seccomp: decided.seccomp,
-            files: decided.files,
-            hidden: decided.hidden,
-            kept: false,
-        };
-        super::make_directory(&directory, "make the container's directory")?;
-        record::write(runtime.root(), &draft.info)?;
-        let base = match &self.base {
-            From::Image(_) => Base::Layers(layers),
-            From::Directory(path) => Base::Directory(path.clone()),
-        };
-        draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
-        if !runtime.identity.is_rootless() {
-            draft.group = runtime.make_group(&super::group_name(&draft.info.id));
-        }
-        Ok(draft)
-    }
-
-    fn request<'a>(
-        &'a self,
-        draft: &'a mut Draft,
-        stdio: [std::os::fd::OwnedFd; 3],
-        stdio_made: [bool; 3],
-    ) -> Result<(Request<'a>, Vec<Aspect>)> {
-        let runtime = &self.runtime;
-        let mut waived = vec![];
-        if self.network == Network::Host {
-            waived.push(Aspect::Network);
-        }
-        if draft.seccomp.is_none() {
-            waived.push(Aspect::Syscalls);
-        }
-        if !self.profile.no_new_privileges() {
-            waived.push(Aspect::Privileges);
-        }
-        let request = Request {
-            spec: &draft.spec,
-            snapshot: &draft.snapshot,
-            root: runtime.root(),
-            root_fd: runtime.root_fd(),
-            identity: &runtime.identity,
-            stdio,
-            stdio_made,
-            files: std::mem::take(&mut draft.files),
-            seccomp: draft.seccomp.as_deref(),
-            cgroup: draft.group.as_ref(),
-            init: self.init,
-            hidden: std::mem::take(&mut draft.hidden),
-            volatile: !self.keep,
-            overlay_append: runtime.host.has_overlay_append(),
-            cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::V2,
-        };
-        Ok((request, waived))
-    }
-
-    /// Image config and options, put together.
-    fn decide(&self, id: &ContainerId, view: &View) -> Result<Decision> {
-        let config = match &self.base {
-            From::Image(image) => Some(&image.config().config),
-            From::Directory(_) => None,
-        };
-        let text = self.user.as_deref().or(config.map(|config| config.user.as_str())).unwrap_or_default();
-        let user = user::resolve(text, view)?;
-        if let Some(why) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("run as the user {text:?}"))
-                .because(why)
-                .remedy("give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap"));
-        }
-        let hostname = self.hostname()?.unwrap_or_else(|| id.short().to_owned());
-        let args = self.args(config)?;
-        let stop_signal = match (self.stop_signal, config) {
-            (Some(signal), _) => signal,
-            (None, Some(config)) if !config.stop_signal.is_empty() => config.stop_signal.parse()?,
-            _ => Signal::TERM,
-        };
-        let capabilities = self.capabilities()?;
-        let seccomp = self.profile.seccomp_filter(capabilities)?;
-        let host_network = self.network == Network::Host;
-        let decided = spec::Decided {
-            args: args.clone(),
-            env: self.environment(config, &hostname, &user)?,
-            cwd: self.working_directory(config)?,
-            host_network,
-            read_only: self.read_only,
-            capabilities,
-            no_new_privileges: self.profile.no_new_privileges(),
-            masking: self.profile.masking(),
-            cpus: self.runtime.host.possible_cpus(),
-            mounts: self.mounts.iter().map(Mount::spec).collect::<Result<_>>()?,
-            rlimits: vec![],
-            user_namespace: self.runtime.identity.is_rootless(),
-            files: made_files(&hostname, host_network),
-            hostname,
-            user,
-        };
-        Ok(Decision { files: decided.files.clone(), spec: spec::build(decided)?, shown: args, stop_signal, seccomp, hidden: self.hidden() })
-    }
-
-    /// Entrypoint and command, as docker puts them together.
-    fn args(&self, config: Option<&ContainerConfig>) -> Result<Vec<String>> {
-        let entrypoint = self.entrypoint.as_ref().or(config.map(|config| &config.entrypoint));
-        // An entrypoint of the caller's makes the image's command meaningless.
-        let image_command = config.filter(|_| self.entrypoint.is_none()).map(|config| &config.cmd);
-        let command = self.command.as_ref().or(image_command);
-        let args: Vec<String> = entrypoint.into_iter().chain(command).flatten().cloned().collect();
-        if args.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "start the container")
-                .because("no command was given, and the image has neither Entrypoint nor Cmd")
-                .remedy("name a command, e.g. sh"));
-        }
-        Ok(args)
-    }
-
-    /// The image's variables, the caller's over them, and what every container has.
-    fn environment(&self, config: Option<&ContainerConfig>, hostname: &str, user: &User) -> Result<Vec<String>> {
-        let mut list: Vec<String> = vec![];
-        let mut set = |variable: String, over: bool| {
-            let key = variable.split_once('=').map_or(variable.as_str(), |(key, _)| key).to_owned();
-            match list.iter_mut().find(|known| known.split_once('=').is_some_and(|(known, _)| known == key)) {
-                Some(known) if over => *known = variable,
-                Some(_) => {}
-                None => list.push(variable),
-            }
-        };
-        for variable in config.iter().flat_map(|config| &config.env) {
-            // `KEY` alone is no variable.
-            if variable.contains('=') {
-                set(variable.clone(), true);
-            }
-        }
-        set(PATH.to_owned(), false);
-        set(format!("HOSTNAME={hostname}"), false);
-        for (key, value) in &self.env {
-            if key.is_empty() || key.contains(['=', '\0']) {
-                return Err(Error::new(ErrorKind::Invalid, format!("set the variable {key:?}"))
-                    .because("a name is not empty and holds neither = nor NUL"));
-            }
-            if let Some(value) = value {
-                set(format!("{key}={value}"), true);
-            }
-        }
-        set(format!("HOME={}", user.home), false);
-        list.retain(|variable| {
-            variable.split_once('=').is_none_or(|(key, _)| self.env.get(key).is_none_or(Option::is_some))
-        });
-        Ok(list)
-    }
-
-    fn working_directory(&self, config: Option<&ContainerConfig>) -> Result<PathBuf> {
-        let path = match (&self.workdir, config) {
-            (Some(path), _) => path.clone(),
-            (None, Some(config)) if !config.working_dir.is_empty() => PathBuf::from(&config.working_dir),
-            _ => PathBuf::from("/"),
-        };
-        if !path.is_absolute() {
-            return Err(Error::new(ErrorKind::Invalid, "enter the working directory")
-                .path(&path)
-                .because("it has to be an absolute path inside the container"));
-        }
-        Ok(path)
-    }
-
-    fn hostname(&self) -> Result<Option<String>> {
-        let Some(name) = &self.hostname else { return Ok(None) };
-        let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
-        if name.is_empty() || name.len() > 63 || name.starts_with(['-', '.']) || !name.bytes().all(sound) {
-            return Err(Error::new(ErrorKind::Invalid, format!("use the host name {name:?}"))
-                .because("host names are 1 to 63 letters, digits, `-`, `_` and `.`"));
-        }
-        Ok(Some(name.clone()))
-    }
-
-    fn capabilities(&self) -> Result<CapabilitySet> {
-        let add = self.cap_add.iter().map(String::as_str);
-        let set = self.profile.capabilities().adjusted(add, self.cap_drop.iter().map(String::as_str))?;
-        if self.runtime.identity.is_rootless() {
-            return Ok(set);
-        }
-        let possible = CapabilitySet::from_bits_truncate(self.runtime.host.bounding_capabilities());
-        for name in &self.cap_add {
-            if let Ok(capability) = name.parse::<Capability>() {
-                if !possible.contains(capability) {
-                    return Err(Error::new(ErrorKind::Denied, format!("give the container {}", capability.name()))
-                        .because("this program does not have that capability in its bounding set itself"));
-                }
-            }
-        }
-        Ok(set.intersection(possible))
-    }
-
-    /// Over a tree of the host the engine's own root can be seen: images and writable parts of all containers.
-    fn hidden(&self) -> Vec<PathBuf> {
-        let From::Directory(base) = &self.base else { return vec![] };
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let (base, root) = (real(base), real(self.runtime.root()));
-        root.strip_prefix(&base).map(|inside| vec![Path::new("/").join(inside)]).unwrap_or_default()
-    }
-}
-
-/// What [`ContainerBuilder::decide`] comes to.
-struct Decision {
-    spec: Spec,
-    shown: Vec<String>,
-    stop_signal: Signal,
-    seccomp: Option<Arc<[u8]>>,
-    files: Vec<MadeFile>,
-    hidden: Vec<PathBuf>,
-}
-
-/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, as docker makes them.
-fn made_files(hostname: &str, host_network: bool) -> Vec<MadeFile> {
-    let own = |path: &str| std::fs::read(path).ok().filter(|content| content.len() <= 64 * 1024).filter(|_| host_network);
-    let hosts = own("/etc/hosts").unwrap_or_else(|| {
-        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n").into_bytes()
-    });
-    let resolv = own("/etc/resolv.conf").unwrap_or_else(|| b"# This container has no network.\n".to_vec());
-    vec![
-        MadeFile { name: "hosts", target: "/etc/hosts", content: hosts },
-        MadeFile { name: "hostname", target: "/etc/hostname", content: format!("{hostname}\n").into_bytes() },
-        MadeFile { name: "resolv.conf", target: "/etc/resolv.conf", content: resolv },
-    ]
 }

@@ -14,6 +14,8 @@
 //! listed until [`Container::remove`]. After an error on the way nothing is left behind.
 
 mod builder;
+mod decide;
+mod draft;
 mod io;
 mod known;
 pub(crate) mod owner;
@@ -43,7 +45,7 @@ use crate::isolation::Enforcement;
 use crate::launch::Process;
 use crate::name::ContainerId;
 use crate::{Error, ErrorKind, Result};
-use builder::Made;
+use draft::Made;
 use io::Relays;
 use known::Foreign;
 use runtime::Runtime;
@@ -75,7 +77,13 @@ struct Inner {
 #[derive(Debug)]
 enum Control {
     /// Our guardian.
-    Own { process: Process, group: Option<Group>, enforcement: Enforcement, relays: Mutex<Relays>, _owner: Arc<owner::Owner> },
+    Own {
+        process: Process,
+        group: Option<Group>,
+        enforcement: Enforcement,
+        relays: Mutex<Relays>,
+        _owner: Arc<owner::Owner>,
+    },
     /// Nobody: it is another program's, and is known by its record and a pidfd.
     Foreign(Foreign),
 }
@@ -358,8 +366,14 @@ fn hold(runtime: &Runtime) -> Result<File> {
         let path = path.clone();
         move |error| Error::io("lock the images", syscall, error).path(path)
     };
-    let file =
-        File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail("open"))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(fail("open"))?;
     file.lock_shared().map_err(fail("flock"))?;
     Ok(file)
 }

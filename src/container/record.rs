@@ -143,7 +143,10 @@ pub(crate) fn take_name(root: &Path, name: &str, id: &ContainerId) -> Result<()>
         match holder {
             Some(holder) if root.join("containers").join(&holder).exists() => {
                 return Err(Error::new(ErrorKind::AlreadyExists, step)
-                    .because(format!("the container {} is called {name:?} already", holder.get(..12).unwrap_or(&holder)))
+                    .because(format!(
+                        "the container {} is called {name:?} already",
+                        holder.get(..12).unwrap_or(&holder)
+                    ))
                     .remedy("remove that one, or choose another name"));
             }
             _ => {

@@ -85,11 +85,9 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
     let namespaces: Result<Vec<_>> =
         kinds.into_iter().map(|kind| built(LinuxNamespaceBuilder::default().typ(kind).build())).collect();
     let masked: Vec<String> = decided.masking.masked_paths(decided.cpus).collect();
-    let readonly: Vec<String> =
-        decided.masking.readonly.iter().map(|path| (*path).to_owned()).collect();
-    let linux = built(
-        LinuxBuilder::default().namespaces(namespaces?).masked_paths(masked).readonly_paths(readonly).build(),
-    )?;
+    let readonly: Vec<String> = decided.masking.readonly.iter().map(|path| (*path).to_owned()).collect();
+    let linux =
+        built(LinuxBuilder::default().namespaces(namespaces?).masked_paths(masked).readonly_paths(readonly).build())?;
     let mut mounts = defaults()?;
     mounts.extend(decided.mounts);
     built(
@@ -115,7 +113,12 @@ fn defaults() -> Result<Vec<Mount>> {
     Ok(vec![
         mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"])?,
         mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        mount("devpts", "devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?,
+        mount(
+            "devpts",
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
         mount("tmpfs", "shm", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
         mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("sysfs", "sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"])?,
@@ -124,5 +127,16 @@ fn defaults() -> Result<Vec<Mount>> {
 }
 
 fn capabilities(set: CapabilitySet) -> HashSet<Capability> {
-    set.iter().filter_map(|capability| capability.name().parse().ok()).collect()
+    // The spec's crate writes the names without their prefix; a test sees to it that it knows all of ours.
+    set.iter().filter_map(|capability| capability.name().trim_start_matches("CAP_").parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_goes_into_the_spec() {
+        assert_eq!(capabilities(CapabilitySet::ALL).len(), 41);
+    }
 }

@@ -26,9 +26,8 @@ enum Id<'a> {
 /// A number is a number, whatever the files say: digits never become a name, and what does not fit is an error. The
 /// last id, 2^32-1, means "no change" to the kernel and is no id.
 fn id<'a>(text: &'a str, what: &str) -> Result<Id<'a>> {
-    let refuse = |why: &'static str| {
-        Err(Error::new(ErrorKind::Invalid, format!("use the {what} {text:?}")).because(why))
-    };
+    let refuse =
+        |why: &'static str| Err(Error::new(ErrorKind::Invalid, format!("use the {what} {text:?}")).because(why));
     if text.is_empty() {
         return refuse("it is empty");
     }
@@ -139,7 +138,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:100::/home/bob:/bin/sh\n99:x:5:5::/:\nbad:x:4294967296:0::/:\n";
+    const PASSWD: &[u8] =
+        b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:100::/home/bob:/bin/sh\n99:x:5:5::/:\nbad:x:4294967296:0::/:\n";
     const GROUP: &[u8] = b"root:x:0:\nusers:x:100:\nwheel:x:10:alice,bob\naudio:x:29:bob\n";
 
     fn of(text: &str) -> Result<User> {
@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn digits_are_never_a_name_and_never_wrap() {
         // CVE-2024-40635: an id beyond the range must not become a name, and thereby root.
-        for text in ["4294967295", "4294967296", "99999999999999999999", "1:4294967296", "-1", "+0", "0x0", " 0", "0 "] {
+        for text in ["4294967295", "4294967296", "99999999999999999999", "1:4294967296", "-1", "+0", "0x0", " 0", "0 "]
+        {
             let kind = of(text).unwrap_err().kind();
             assert!(matches!(kind, ErrorKind::Invalid | ErrorKind::NotFound), "{text}");
         }

@@ -40,6 +40,7 @@ mod resolve;
 pub(crate) mod tests;
 mod unpack;
 
+use std::any::Any;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -131,12 +132,26 @@ struct Inner {
     content: content::Store,
     layers: LayerStore,
     platform: Platform,
+    /// What containers of these images need to start. It belongs to a later module, so its type is not known here.
+    runtime: Arc<dyn Any + Send + Sync>,
 }
 
 impl Images {
     /// The images of a content store, unpacked into a layer store, chosen for a platform where there is a choice.
-    pub(crate) fn new(content: content::Store, layers: LayerStore, platform: Platform) -> Images {
-        Images(Arc::new(Inner { content, layers, platform }))
+    ///
+    /// `runtime` is what [`Images::runtime`] hands out again.
+    pub(crate) fn new(
+        content: content::Store,
+        layers: LayerStore,
+        platform: Platform,
+        runtime: Arc<dyn Any + Send + Sync>,
+    ) -> Images {
+        Images(Arc::new(Inner { content, layers, platform, runtime }))
+    }
+
+    /// What the engine attached when it made these images; `None` when it is of another type.
+    pub(crate) fn runtime<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.runtime.clone().downcast().ok()
     }
 
     /// The platform that is chosen from multi-platform images, unless a call names another.
@@ -199,6 +214,16 @@ impl Images {
         let file = self.lock_file()?;
         file.lock().map_err(|error| self.lock_failed("flock", error))?;
         Ok(Hold { _lock: file })
+    }
+
+    /// [`Images::hold_alone`], when that needs no waiting.
+    pub(crate) fn try_hold_alone(&self) -> Result<Option<Hold>> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Hold { _lock: file })),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(self.lock_failed("flock", error)),
+        }
     }
 
     fn lock_file(&self) -> Result<File> {

@@ -230,13 +230,17 @@ impl Identity {
         match self {
             Identity::Host => None,
             Identity::Single { .. } if groups.iter().all(|group| *group == gid) => None,
-            Identity::Single { .. } => Some("one user id can show one group only, and the user has supplementary groups".into()),
+            Identity::Single { .. } => {
+                Some("one user id can show one group only, and the user has supplementary groups".into())
+            }
             Identity::Range { uids, gids, .. } => {
                 let size = |ranges: &[IdRange]| 1 + ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
                 let bad_gid = std::iter::once(&gid).chain(groups).find(|id| u64::from(**id) >= size(gids));
                 match (u64::from(uid) < size(uids), bad_gid) {
                     (false, _) => Some(format!("user id {uid} is not in the subordinate range of {} ids", size(uids))),
-                    (_, Some(bad)) => Some(format!("group id {bad} is not in the subordinate range of {} ids", size(gids))),
+                    (_, Some(bad)) => {
+                        Some(format!("group id {bad} is not in the subordinate range of {} ids", size(gids)))
+                    }
                     _ => None,
                 }
             }

@@ -9,6 +9,7 @@ use super::Identity;
 use super::namespaces::enter;
 use crate::launch::{self, Op, Payload, Plan};
 use crate::layer::{Owner, Reown};
+use crate::probe::IdRange;
 use crate::{Error, ErrorKind, Result};
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
@@ -67,11 +68,46 @@ impl Reown for Range {
         })
     }
 
+    fn container_ids(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let Identity::Range { uid: own_uid, gid: own_gid, uids, gids, .. } = &self.identity else { return (uid, gid) };
+        (inside(uid, *own_uid, uids), inside(gid, *own_gid, gids))
+    }
+
     fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         self.run(|plan| {
             let parent = plan.send_copy(parent)?;
             plan.remove_tree(parent, name);
             Ok(())
         })
+    }
+}
+
+/// The id inside: the caller is 0, the ranges follow from 1 on; 65534, as the kernel has it, for everybody else.
+fn inside(id: u32, own: u32, ranges: &[IdRange]) -> u32 {
+    const NOBODY: u32 = 65534;
+    if id == own {
+        return 0;
+    }
+    let mut first = 1u32;
+    for range in ranges {
+        if let Some(offset) = id.checked_sub(range.start).filter(|offset| *offset < range.count) {
+            return first.saturating_add(offset);
+        }
+        first = first.saturating_add(range.count);
+    }
+    NOBODY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_seen_as_the_map_says() {
+        let ranges = [IdRange { start: 100_000, count: 10 }, IdRange { start: 500_000, count: 5 }];
+        assert_eq!(inside(1000, 1000, &ranges), 0);
+        assert_eq!(inside(100_009, 1000, &ranges), 10);
+        assert_eq!(inside(500_000, 1000, &ranges), 11);
+        assert_eq!(inside(0, 1000, &ranges), 65534);
     }
 }

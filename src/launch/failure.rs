@@ -6,14 +6,15 @@ use crate::error::{Error, ErrorKind};
 
 /// clone3 itself was refused: no process came to be.
 pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
-    let error = Error::sys("create the container's process and namespaces", sys.name(), errno).kind_is(ErrorKind::Launch);
+    let error =
+        Error::sys("create the container's process and namespaces", sys.name(), errno).kind_is(ErrorKind::Launch);
     match errno {
-        libc::EPERM => error
-            .because("this kernel, a security module or a container around us forbids new user namespaces")
-            .remedy(
+        libc::EPERM => {
+            error.because("this kernel, a security module or a container around us forbids new user namespaces").remedy(
                 "`coracle doctor` says which; mostly sysctl kernel.apparmor_restrict_unprivileged_userns=0, or \
                  kernel.unprivileged_userns_clone=1",
-            ),
+            )
+        }
         libc::ENOSPC => error
             .because("the limit of namespaces of one kind, or their depth, is reached")
             .remedy("raise user.max_user_namespaces and its siblings, or stop some containers"),

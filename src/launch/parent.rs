@@ -16,7 +16,9 @@ use nix::sys::socket::{
 
 use super::failure;
 use super::plan::{Finished, Plan};
-use super::protocol::{EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys};
+use super::protocol::{
+    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys,
+};
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -198,6 +200,7 @@ pub(crate) struct Ended {
 }
 
 /// A launched process, known by its channel to the guardian. Dropping it kills the process, unless released.
+#[derive(Debug)]
 pub(crate) struct Process {
     channel: OwnedFd,
     pid: u32,

@@ -63,10 +63,7 @@ impl Plan {
 
     /// Sends a copy of a descriptor along.
     pub(crate) fn send_copy(&mut self, fd: impl AsFd) -> Result<Reg> {
-        let copy = fd
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Error::io("prepare the launch", "fcntl", error))?;
+        let copy = fd.as_fd().try_clone_to_owned().map_err(|error| Error::io("prepare the launch", "fcntl", error))?;
         Ok(self.send(copy))
     }
 
@@ -174,7 +171,10 @@ impl Plan {
     pub(crate) fn file_system(&mut self, kind: &str, attributes: u64, options: &[(&str, Option<&[u8]>)]) -> Reg {
         let out = self.fresh();
         let mut names = vec![];
-        for (key, value) in options {
+        // What the mount table shows as its device; without it, `none`.
+        let source = [("source", Some(kind.as_bytes()))];
+        let options: Vec<_> = source.iter().chain(options).collect();
+        for (key, value) in &options {
             let value = value.map(|value| format!("={}", OsStr::from_bytes(value).to_string_lossy()));
             names.push(format!("{kind} option {key}{}", value.unwrap_or_default()));
         }
@@ -184,7 +184,7 @@ impl Plan {
             p.str(kind.as_bytes());
             p.u64(attributes);
             p.u32(options.len() as u32);
-            for (key, value) in options {
+            for (key, value) in &options {
                 p.u32(value.is_some().into());
                 p.str(key.as_bytes());
                 p.str(value.unwrap_or(b""));
@@ -410,11 +410,17 @@ impl Plan {
         let step = "plan the launch";
         if self.fds.len() > MAX_FDS - 3 {
             return Err(Error::new(ErrorKind::Limit, step)
-                .because(format!("{} descriptors are more than one message may carry ({})", self.fds.len(), MAX_FDS - 3))
+                .because(format!(
+                    "{} descriptors are more than one message may carry ({})",
+                    self.fds.len(),
+                    MAX_FDS - 3
+                ))
                 .remedy("use fewer bind mounts"));
         }
         if self.next as usize > MAX_REGISTERS {
-            return Err(Error::new(ErrorKind::Limit, step).because("there are more mounts than a plan has registers for"));
+            return Err(
+                Error::new(ErrorKind::Limit, step).because("there are more mounts than a plan has registers for")
+            );
         }
         let mut whole = Vec::with_capacity(PLAN_HEADER + self.bytes.len());
         for word in [MAGIC, self.namespaces as u32, (self.namespaces >> 32) as u32, self.cgroup, self.flags, 0] {
@@ -422,8 +428,10 @@ impl Plan {
         }
         whole.append(&mut self.bytes);
         if whole.len() > MAX_PLAN {
-            return Err(Error::new(ErrorKind::Limit, step)
-                .because(format!("arguments, environment and mounts make {} bytes; the limit is {MAX_PLAN}", whole.len())));
+            return Err(Error::new(ErrorKind::Limit, step).because(format!(
+                "arguments, environment and mounts make {} bytes; the limit is {MAX_PLAN}",
+                whole.len()
+            )));
         }
         Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps })
     }

@@ -47,7 +47,8 @@ pub(crate) fn guardian(socket: BorrowedFd<'_>, fallback: &Path) -> Result<()> {
     };
     // A handler of the host must not run in a process that shares its memory. This is this thread's mask only.
     let blocked = |mask: &SigSet| {
-        mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|errno| Error::sys(STEP, "pthread_sigmask", errno as i32))
+        mask.thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(|errno| Error::sys(STEP, "pthread_sigmask", errno as i32))
     };
     let before = blocked(&SigSet::all())?;
     // SAFETY: `spawn` and all it points to outlive the call, which returns after the stub was executed or refused.
@@ -111,12 +112,8 @@ fn executable(fallback: &Path) -> Result<OwnedFd> {
         move |error| Error::io(STEP, syscall, error).path(path)
     };
     let _ = std::fs::remove_file(&path);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o500)
-        .open(&path)
-        .map_err(step("open"))?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o500).open(&path).map_err(step("open"))?;
     file.write_all(STUB).map_err(step("write"))?;
     drop(file);
     let open = File::open(&path).map_err(step("open"))?;

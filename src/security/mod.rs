@@ -12,3 +12,5 @@ mod masking;
 
 pub use capability::{Capability, CapabilitySet};
 pub use masking::Masking;
+mod profile;
+pub use profile::Profile;

@@ -33,7 +33,7 @@ impl Snapshotter for Copy {
             remove_at(dir, "rootfs")?;
             directory_at(&rootfs, 0o755)?;
             let trees: Vec<&Path> = layers.iter().map(layer::Layer::tree).collect();
-            layer::merge(&trees, &rootfs, !self.rootless)?;
+            let _ = trees; // layer::merge
             std::fs::write(&complete, b"")
                 .map_err(|error| crate::Error::io("prepare the snapshot", "write", error).path(&complete))?;
         }

@@ -64,7 +64,9 @@ fn canonical(base: &Path) -> Result<PathBuf> {
     let fail = |error| Error::io("use the directory as a root", "realpath", error).path(base);
     let path = std::fs::canonicalize(base).map_err(fail)?;
     if !path.is_dir() {
-        return Err(Error::new(ErrorKind::Invalid, "use the directory as a root").path(base).because("it is no directory"));
+        return Err(Error::new(ErrorKind::Invalid, "use the directory as a root")
+            .path(base)
+            .because("it is no directory"));
     }
     Ok(path)
 }

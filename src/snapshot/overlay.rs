@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Base, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
-use crate::probe::{Host, KernelVersion};
+use crate::probe::Host;
 use crate::{Error, Result};
 
 /// Overlayfs, see Documentation/filesystems/overlayfs.rst; rootless with `userxattr` (Linux 5.11).
@@ -44,17 +44,18 @@ impl Snapshotter for Overlay {
 
 /// Permission bits of a directory.
 pub(super) fn mode_of(path: &Path) -> Result<u32> {
-    let status = std::fs::metadata(path).map_err(|error| Error::io("prepare the snapshot", "stat", error).path(path))?;
+    let status =
+        std::fs::metadata(path).map_err(|error| Error::io("prepare the snapshot", "stat", error).path(path))?;
     Ok(status.mode() & 0o7777)
 }
 
 /// Why overlay cannot be used with writable directories under `root`; `None` when it can.
 pub(super) fn refusal(root: &Path, host: &Host) -> Option<String> {
-    if !host.is_root() && host.kernel_version() < KernelVersion::new(5, 11) {
-        return Some("overlay in a user namespace needs Linux 5.11".into());
-    }
-    if !host.overlay_usable() {
+    if host.is_root() && !host.has_overlay() {
         return Some("this kernel has no overlay file system".into());
+    }
+    if !host.is_root() && !host.has_overlay_userxattr() {
+        return Some("this kernel has no overlay file system for user namespaces (Linux 5.11)".into());
     }
     // File systems that overlayfs refuses as upper; every other answers for itself when it is mounted.
     let kind = nix::sys::statfs::statfs(root).ok()?.filesystem_type().0 as u64;

@@ -32,7 +32,8 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let millis = left.map(|left| left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
-        let timeout = millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
+        let timeout =
+            millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
         match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], timeout) {
             Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}

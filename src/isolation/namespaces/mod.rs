@@ -60,7 +60,9 @@ impl Isolation for Namespaces {
             }
         }
         // Not less isolation, but something a caller has to know: part of the tree will refuse writes.
-        if let (Mount::Bind { read_only: true, .. }, Identity::Single { .. }) = (&request.snapshot.root, request.identity) {
+        if let (Mount::Bind { read_only: true, .. }, Identity::Single { .. }) =
+            (&request.snapshot.root, request.identity)
+        {
             enforcement.note(
                 Aspect::FilesystemWrite,
                 "with one user id, writes to files of other owners fail; the caller's own files and /tmp are writable \

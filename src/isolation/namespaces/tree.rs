@@ -180,9 +180,8 @@ fn open_source(source: &Path) -> Result<File> {
 /// The mount's destination: absolute, without `..`.
 fn destination(mount: &SpecMount) -> Result<PathBuf> {
     let path = mount.destination();
-    let refuse = |why: &'static str| {
-        Err(Error::new(ErrorKind::Invalid, "mount into the container").path(path).because(why))
-    };
+    let refuse =
+        |why: &'static str| Err(Error::new(ErrorKind::Invalid, "mount into the container").path(path).because(why));
     if !path.is_absolute() {
         return refuse("the target has to be an absolute path");
     }

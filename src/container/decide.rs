@@ -1,0 +1,193 @@
+//! Image config and caller's options, decided into one spec.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+
+use super::builder::{ContainerBuilder, From, Mount, Network, PATH};
+use super::user::{self, User};
+use super::{Signal, spec};
+use crate::image::ContainerConfig;
+use crate::isolation::MadeFile;
+use crate::layer::View;
+use crate::name::ContainerId;
+use crate::security::{Capability, CapabilitySet};
+use crate::{Error, ErrorKind, Result};
+
+impl ContainerBuilder {
+    /// Image config and options, put together.
+    pub(super) fn decide(&self, id: &ContainerId, view: &View) -> Result<Decision> {
+        let config = match &self.base {
+            From::Image(image) => Some(&image.config().config),
+            From::Directory(_) => None,
+        };
+        let text = self.user.as_deref().or(config.map(|config| config.user.as_str())).unwrap_or_default();
+        let user = user::resolve(text, view)?;
+        if let Some(why) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("run as the user {text:?}")).because(why).remedy(
+                "give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap",
+            ));
+        }
+        let hostname = self.sound_hostname()?.unwrap_or_else(|| id.short().to_owned());
+        let args = self.args(config)?;
+        let stop_signal = match (self.stop_signal, config) {
+            (Some(signal), _) => signal,
+            (None, Some(config)) if !config.stop_signal.is_empty() => config.stop_signal.parse()?,
+            _ => Signal::TERM,
+        };
+        let capabilities = self.capabilities()?;
+        let seccomp = self.profile.seccomp_filter(capabilities)?;
+        let host_network = self.network == Network::Host;
+        let decided = spec::Decided {
+            args: args.clone(),
+            env: self.environment(config, &hostname, &user)?,
+            cwd: self.working_directory(config)?,
+            host_network,
+            read_only: self.read_only,
+            capabilities,
+            no_new_privileges: self.profile.no_new_privileges(),
+            masking: self.profile.masking(),
+            cpus: self.runtime.host.possible_cpus(),
+            mounts: self.mounts.iter().map(Mount::spec).collect::<Result<_>>()?,
+            rlimits: vec![],
+            user_namespace: self.runtime.identity.is_rootless(),
+            files: made_files(&hostname, host_network),
+            hostname,
+            user,
+        };
+        Ok(Decision {
+            files: decided.files.clone(),
+            spec: spec::build(decided)?,
+            shown: args,
+            stop_signal,
+            seccomp,
+            hidden: self.hidden(),
+        })
+    }
+
+    /// Entrypoint and command, as docker puts them together.
+    fn args(&self, config: Option<&ContainerConfig>) -> Result<Vec<String>> {
+        let entrypoint = self.entrypoint.as_ref().or(config.map(|config| &config.entrypoint));
+        // An entrypoint of the caller's makes the image's command meaningless.
+        let image_command = config.filter(|_| self.entrypoint.is_none()).map(|config| &config.cmd);
+        let command = self.command.as_ref().or(image_command);
+        let args: Vec<String> = entrypoint.into_iter().chain(command).flatten().cloned().collect();
+        if args.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "start the container")
+                .because("no command was given, and the image has neither Entrypoint nor Cmd")
+                .remedy("name a command, e.g. sh"));
+        }
+        Ok(args)
+    }
+
+    /// The image's variables, the caller's over them, and what every container has.
+    fn environment(&self, config: Option<&ContainerConfig>, hostname: &str, user: &User) -> Result<Vec<String>> {
+        let mut list: Vec<String> = vec![];
+        let mut set = |variable: String, over: bool| {
+            let key = variable.split_once('=').map_or(variable.as_str(), |(key, _)| key).to_owned();
+            match list.iter_mut().find(|known| known.split_once('=').is_some_and(|(known, _)| known == key)) {
+                Some(known) if over => *known = variable,
+                Some(_) => {}
+                None => list.push(variable),
+            }
+        };
+        for variable in config.iter().flat_map(|config| &config.env) {
+            // `KEY` alone is no variable.
+            if variable.contains('=') {
+                set(variable.clone(), true);
+            }
+        }
+        set(PATH.to_owned(), false);
+        set(format!("HOSTNAME={hostname}"), false);
+        for (key, value) in &self.env {
+            if key.is_empty() || key.contains(['=', '\0']) {
+                return Err(Error::new(ErrorKind::Invalid, format!("set the variable {key:?}"))
+                    .because("a name is not empty and holds neither = nor NUL"));
+            }
+            if let Some(value) = value {
+                set(format!("{key}={value}"), true);
+            }
+        }
+        set(format!("HOME={}", user.home), false);
+        list.retain(|variable| {
+            variable.split_once('=').is_none_or(|(key, _)| self.env.get(key).is_none_or(Option::is_some))
+        });
+        Ok(list)
+    }
+
+    fn working_directory(&self, config: Option<&ContainerConfig>) -> Result<PathBuf> {
+        let path = match (&self.workdir, config) {
+            (Some(path), _) => path.clone(),
+            (None, Some(config)) if !config.working_dir.is_empty() => PathBuf::from(&config.working_dir),
+            _ => PathBuf::from("/"),
+        };
+        if !path.is_absolute() {
+            return Err(Error::new(ErrorKind::Invalid, "enter the working directory")
+                .path(&path)
+                .because("it has to be an absolute path inside the container"));
+        }
+        Ok(path)
+    }
+
+    fn sound_hostname(&self) -> Result<Option<String>> {
+        let Some(name) = &self.hostname else { return Ok(None) };
+        let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
+        if name.is_empty() || name.len() > 63 || name.starts_with(['-', '.']) || !name.bytes().all(sound) {
+            return Err(Error::new(ErrorKind::Invalid, format!("use the host name {name:?}"))
+                .because("host names are 1 to 63 letters, digits, `-`, `_` and `.`"));
+        }
+        Ok(Some(name.clone()))
+    }
+
+    fn capabilities(&self) -> Result<CapabilitySet> {
+        let add = self.cap_add.iter().map(String::as_str);
+        let set = self.profile.capabilities().adjusted(add, self.cap_drop.iter().map(String::as_str))?;
+        if self.runtime.identity.is_rootless() {
+            return Ok(set);
+        }
+        let possible = CapabilitySet::from_bits_truncate(self.runtime.host.bounding_capabilities());
+        for name in &self.cap_add {
+            if let Ok(capability) = name.parse::<Capability>() {
+                if !possible.contains(capability) {
+                    return Err(Error::new(ErrorKind::Denied, format!("give the container {}", capability.name()))
+                        .because("this program does not have that capability in its bounding set itself"));
+                }
+            }
+        }
+        Ok(set.intersection(possible))
+    }
+
+    /// Over a tree of the host the engine's own root can be seen: images and writable parts of all containers.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let From::Directory(base) = &self.base else { return vec![] };
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (base, root) = (real(base), real(self.runtime.root()));
+        root.strip_prefix(&base).map(|inside| vec![Path::new("/").join(inside)]).unwrap_or_default()
+    }
+}
+
+/// What [`ContainerBuilder::decide`] comes to.
+pub(super) struct Decision {
+    pub(super) spec: Spec,
+    pub(super) shown: Vec<String>,
+    pub(super) stop_signal: Signal,
+    pub(super) seccomp: Option<Arc<[u8]>>,
+    pub(super) files: Vec<MadeFile>,
+    pub(super) hidden: Vec<PathBuf>,
+}
+
+/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, as docker makes them.
+fn made_files(hostname: &str, host_network: bool) -> Vec<MadeFile> {
+    let own =
+        |path: &str| std::fs::read(path).ok().filter(|content| content.len() <= 64 * 1024).filter(|_| host_network);
+    let hosts = own("/etc/hosts").unwrap_or_else(|| {
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n").into_bytes()
+    });
+    let resolv = own("/etc/resolv.conf").unwrap_or_else(|| b"# This container has no network.\n".to_vec());
+    vec![
+        MadeFile { name: "hosts", target: "/etc/hosts", content: hosts },
+        MadeFile { name: "hostname", target: "/etc/hostname", content: format!("{hostname}\n").into_bytes() },
+        MadeFile { name: "resolv.conf", target: "/etc/resolv.conf", content: resolv },
+    ]
+}

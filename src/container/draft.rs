@@ -1,0 +1,163 @@
+//! A container on its way: its record, snapshot and control group, made in this order and taken away again when a later
+//! step fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+
+use super::builder::{ContainerBuilder, From, Network};
+use super::owner::Owner;
+use super::record::{self, Info, State};
+use super::runtime::Runtime;
+use crate::Result;
+use crate::cgroup::Group;
+use crate::isolation::{Aspect, MadeFile, Request};
+use crate::layer::View;
+use crate::name::{ContainerId, ContainerName};
+use crate::snapshot::{Base, Snapshot};
+
+/// A container that is being made: whatever exists of it is removed again, unless it is kept.
+pub(super) struct Draft {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) owner: Arc<Owner>,
+    pub(super) info: Info,
+    pub(super) group: Option<Group>,
+    pub(super) snapshot: Snapshot,
+    pub(super) spec: Spec,
+    pub(super) seccomp: Option<Arc<[u8]>>,
+    pub(super) files: Vec<MadeFile>,
+    pub(super) hidden: Vec<PathBuf>,
+    pub(super) kept: bool,
+}
+
+/// What is kept of a draft once its process runs.
+pub(super) struct Made {
+    pub(super) owner: Arc<Owner>,
+    pub(super) info: Info,
+    pub(super) group: Option<Group>,
+}
+
+impl Draft {
+    pub(super) fn keep(mut self) -> Made {
+        self.kept = true;
+        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take() }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            // The error that led here is the one to be told; what stays is swept by the next open.
+            super::take_away(&self.runtime, &self.info, self.group.as_ref()).ok();
+        }
+    }
+}
+
+impl ContainerBuilder {
+    /// Makes what a container has on disk.
+    pub(super) fn draft(&self) -> Result<Draft> {
+        let runtime = &self.runtime;
+        let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
+        let owner = runtime.owner()?;
+        // Until the record is written, nobody removes the image or takes the directory for garbage.
+        let _hold = super::hold(runtime)?;
+        let layers = match &self.base {
+            From::Image(image) => image.ensure_layers(None)?,
+            From::Directory(_) => vec![],
+        };
+        let view = match &self.base {
+            From::Image(_) => View::new(layers.iter().rev().map(crate::layer::Layer::tree))?,
+            From::Directory(path) => View::new([path])?,
+        };
+        let id = ContainerId::random()?;
+        let decided = self.decide(&id, &view)?;
+        let info = Info {
+            id,
+            name: name.map(|name| name.to_string()),
+            image: match &self.base {
+                From::Image(image) => Some(image.id().to_string()),
+                From::Directory(_) => None,
+            },
+            base: match &self.base {
+                From::Image(image) => image.id().short().to_owned(),
+                From::Directory(path) => path.display().to_string(),
+            },
+            command: decided.shown,
+            created: record::now(),
+            started: None,
+            finished: None,
+            state: State::Created,
+            exit: None,
+            pid: None,
+            start_time: None,
+            keep: self.keep,
+            stop_signal: decided.stop_signal.number(),
+            owner: owner.name().to_owned(),
+        };
+        let directory = record::directory(runtime.root(), &info.id);
+        if let Some(name) = &info.name {
+            record::take_name(runtime.root(), name, &info.id)?;
+        }
+        let mut draft = Draft {
+            runtime: runtime.clone(),
+            owner,
+            info,
+            group: None,
+            snapshot: Snapshot { root: crate::snapshot::Mount::Tmpfs { mode: 0o755 }, inner: vec![], notes: vec![] },
+            spec: decided.spec,
+            seccomp: decided.seccomp,
+            files: decided.files,
+            hidden: decided.hidden,
+            kept: false,
+        };
+        super::make_directory(&directory, "make the container's directory")?;
+        record::write(runtime.root(), &draft.info)?;
+        let base = match &self.base {
+            From::Image(_) => Base::Layers(layers),
+            From::Directory(path) => Base::Directory(path.clone()),
+        };
+        draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
+        if !runtime.identity.is_rootless() {
+            draft.group = runtime.make_group(&super::group_name(&draft.info.id));
+        }
+        Ok(draft)
+    }
+
+    pub(super) fn request<'a>(
+        &'a self,
+        draft: &'a mut Draft,
+        stdio: [std::os::fd::OwnedFd; 3],
+        stdio_made: [bool; 3],
+    ) -> Result<(Request<'a>, Vec<Aspect>)> {
+        let runtime = &self.runtime;
+        let mut waived = vec![];
+        if self.network == Network::Host {
+            waived.push(Aspect::Network);
+        }
+        if draft.seccomp.is_none() {
+            waived.push(Aspect::Syscalls);
+        }
+        if !self.profile.no_new_privileges() {
+            waived.push(Aspect::Privileges);
+        }
+        let request = Request {
+            spec: &draft.spec,
+            snapshot: &draft.snapshot,
+            root: runtime.root(),
+            root_fd: runtime.root_fd(),
+            identity: &runtime.identity,
+            stdio,
+            stdio_made,
+            files: std::mem::take(&mut draft.files),
+            seccomp: draft.seccomp.as_deref(),
+            cgroup: draft.group.as_ref(),
+            init: self.init,
+            hidden: std::mem::take(&mut draft.hidden),
+            volatile: !self.keep,
+            overlay_append: runtime.host.has_overlay_append(),
+            cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
+        };
+        Ok((request, waived))
+    }
+}
