@@ -12,5 +12,3 @@ mod masking;
 
 pub use capability::{Capability, CapabilitySet};
 pub use masking::Masking;
-mod profile;
-pub use profile::Profile;
