@@ -1,1 +1,498 @@
+#![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::process::Command;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layer::testing::{Archive, Block};
+use crate::layer::{Owner, Reown};
+
+struct Fixture {
+    _place: tempfile::TempDir,
+    content: content::Store,
+    layers: LayerStore,
+}
+
+fn options() -> LayerOptions {
+    let whiteouts =
+        if nix::unistd::geteuid().is_root() { WhiteoutFormat::Overlay } else { WhiteoutFormat::OverlayUser };
+    LayerOptions { whiteouts, ..LayerOptions::default() }
+}
+
+fn fixture_with(options: LayerOptions) -> Fixture {
+    let place = tempfile::tempdir().unwrap();
+    let content = content::Store::open_with(&place.path().join("root"), Durability::Relaxed).unwrap();
+    let layers = LayerStore::open(&content, options).unwrap();
+    Fixture { _place: place, content, layers }
+}
+
+fn fixture() -> Fixture {
+    fixture_with(options())
+}
+
+impl Fixture {
+    fn put(&self, bytes: &[u8]) -> Digest {
+        let mut ingest = self.content.ingest(None, None).unwrap();
+        ingest.write_all(bytes).unwrap();
+        ingest.commit().unwrap()
+    }
+
+    /// A layer in gzip.
+    fn layer(&self, archive: Archive) -> (Digest, DiffId) {
+        let tar = archive.end();
+        (self.put(&gzip(&tar)), DiffId(Digest::of(&tar)))
+    }
+
+    /// Nothing half made is left.
+    #[track_caller]
+    fn assert_clean(&self) {
+        assert_eq!(fs::read_dir(self.content.path("tmp")).unwrap().count(), 0);
+        let names: Vec<_> = fs::read_dir(self.layers.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().all(|name| !name.to_str().unwrap().ends_with(".lock")), "{names:?}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_layer_is_unpacked_once_and_found_again() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().dir("d").file("d/f", b"hello"));
+    assert_eq!(it.layers.find(std::slice::from_ref(&diff_id)).unwrap(), None);
+    let layer = it.layers.ensure(&blob, &diff_id, &[]).unwrap();
+    assert_eq!(fs::read(layer.tree().join("d/f")).unwrap(), b"hello");
+    assert_eq!((layer.entries(), layer.bytes(), layer.chain_id(), layer.sets_root()), (2, 5, None, false));
+    assert_eq!(layer.tree().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+    assert!(!layer.tree().to_str().unwrap().contains([':', ',']));
+    // The second time the blob is not even needed.
+    it.content.remove_blob(&blob).unwrap();
+    assert_eq!(it.layers.ensure(&blob, &diff_id, &[]).unwrap(), layer);
+    assert_eq!(it.layers.find(std::slice::from_ref(&diff_id)).unwrap().unwrap(), [layer.clone()]);
+    assert_eq!(it.layers.list().unwrap(), [layer.clone()]);
+    it.assert_clean();
+    it.layers.remove(&layer).unwrap();
+    it.layers.remove(&layer).unwrap();
+    assert!(it.layers.list().unwrap().is_empty() && !layer.tree().exists());
+    it.assert_clean();
+}
+
+#[test]
+fn every_compression_gives_the_same_tree() {
+    let tar = Archive::new().file("f", &[7; 600_000]).end();
+    let diff_id = DiffId(Digest::of(&tar));
+    let mut blobs = vec![tar.clone(), gzip(&tar), [gzip(&tar[..1000]), gzip(&tar[1000..])].concat()];
+    #[cfg(feature = "zstd")]
+    blobs.push(zstd::encode_all(&tar[..], 3).unwrap());
+    for bytes in blobs {
+        let it = fixture();
+        let layer = it.layers.ensure(&it.put(&bytes), &diff_id, &[]).unwrap();
+        assert_eq!(fs::read(layer.tree().join("f")).unwrap(), [7; 600_000]);
+    }
+}
+
+#[test]
+fn nothing_is_published_before_both_digests_match() {
+    let it = fixture();
+    let archive = Archive::new().file("f", &[1; 100_000]);
+    let (blob, diff_id) = it.layer(archive.clone());
+    let other = DiffId(Digest::of(b"another tar"));
+    let error = it.layers.ensure(&blob, &other, &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(other.hex()) && error.to_string().contains(diff_id.hex()), "{error}");
+    // The blob's own bytes are changed where the tar does not notice: behind the compressed stream's end.
+    let path = it.content.path("blobs/sha256").join(blob.hex());
+    let good = fs::read(&path).unwrap();
+    fs::write(&path, [good.clone(), gzip(b"")].concat()).unwrap();
+    let error = it.layers.ensure(&blob, &diff_id, &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("verify the blob"), "{error}");
+    for cut in [good.len() - 1, good.len() / 2, 20] {
+        fs::write(&path, &good[..cut]).unwrap();
+        assert_eq!(it.layers.ensure(&blob, &diff_id, &[]).unwrap_err().kind(), ErrorKind::Corrupt, "{cut}");
+    }
+    // Bytes behind the tar's end mark belong to the digest.
+    let long = [archive.end(), vec![0; 300_000]].concat();
+    assert_eq!(it.layers.ensure(&it.put(&long), &diff_id, &[]).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(it.layers.ensure(&it.put(&long), &DiffId(Digest::of(&long)), &[]).is_ok());
+    let absent = Digest::of(b"absent");
+    assert_eq!(it.layers.ensure(&absent, &diff_id, &[]).unwrap_err().kind(), ErrorKind::NotFound);
+    it.assert_clean();
+    assert_eq!(it.layers.list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_bomb_behind_the_end_mark_stops_at_the_limit() {
+    let limits = Limits { bytes: 4 << 20, ..Limits::default() };
+    let it = fixture_with(LayerOptions { limits, ..options() });
+    let mut tar = Archive::new().file("f", b"x").end();
+    tar.resize(64 << 20, 0);
+    let error = it.layers.ensure(&it.put(&gzip(&tar)), &DiffId(Digest::of(&tar)), &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    it.assert_clean();
+}
+
+#[test]
+fn a_hostile_layer_leaves_nothing() {
+    let it = fixture();
+    let good = it.layer(Archive::new().file("a", b""));
+    let evil = it.layer(Archive::new().dir("d").file("../evil", b""));
+    assert_eq!(it.layers.ensure(&evil.0, &evil.1, &[]).unwrap_err().kind(), ErrorKind::Hostile);
+    let error = it.layers.ensure_all(&[good.clone(), evil, good], None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Hostile);
+    it.assert_clean();
+}
+
+#[test]
+fn many_callers_unpack_once() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().file("f", &[3; 2_000_000]));
+    let read = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let store = content::Store::open_with(it.content.root(), Durability::Relaxed).unwrap();
+                let layers = LayerStore::open(&store, options()).unwrap();
+                let progress = |progress: LayerProgress| {
+                    if progress.done == progress.total {
+                        read.fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                let layer = &layers.ensure_all(&[(blob.clone(), diff_id.clone())], Some(&progress)).unwrap()[0];
+                assert_eq!(fs::metadata(layer.tree().join("f")).unwrap().len(), 2_000_000);
+            });
+        }
+    });
+    assert_eq!(read.into_inner(), 1);
+    it.assert_clean();
+}
+
+#[test]
+fn dependent_layers_are_kept_per_stack() {
+    let it = fixture();
+    let base1 = it.layer(Archive::new().block(Block::new(b"d", b'5').mode(0o700)));
+    let base2 = it.layer(Archive::new().block(Block::new(b"d", b'5').mode(0o711)));
+    let alone = it.layer(Archive::new().dir("e").file("e/x", b""));
+    let upper = it.layer(Archive::new().file("d/new", b""));
+    let mode = |layer: &Layer| layer.tree().join("d").metadata().unwrap().permissions().mode() & 0o777;
+    let one = it.layers.ensure_all(&[base1.clone(), alone.clone(), upper.clone()], None).unwrap();
+    let two = it.layers.ensure_all(&[base2.clone(), alone.clone(), upper.clone()], None).unwrap();
+    assert_eq!((mode(&one[2]), mode(&two[2])), (0o700, 0o711));
+    assert_ne!(one[2].tree(), two[2].tree());
+    assert_eq!(one[1], two[1]);
+    let stack = [base1.1, alone.1, upper.1];
+    assert_eq!(one[2].chain_id(), ChainId::of(&stack).as_ref());
+    assert_eq!(it.layers.find(&stack).unwrap().unwrap(), one);
+    assert_eq!(it.layers.ensure(&upper.0, &stack[2], &one[..2]).unwrap(), one[2]);
+    assert_eq!(it.layers.list().unwrap().len(), 5);
+    it.assert_clean();
+}
+
+#[test]
+fn other_ways_of_writing_do_not_meet() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().block(Block::new(b"f", b'0').owner(5, 5)));
+    let single = LayerOptions {
+        ownership: Ownership::Single,
+        whiteouts: WhiteoutFormat::OverlayUser,
+        ..LayerOptions::default()
+    };
+    let single = LayerStore::open(&it.content, single).unwrap();
+    let one = single.ensure(&blob, &diff_id, &[]).unwrap();
+    assert_eq!(it.layers.find(std::slice::from_ref(&diff_id)).unwrap(), None);
+    if nix::unistd::geteuid().is_root() {
+        let two = it.layers.ensure(&blob, &diff_id, &[]).unwrap();
+        assert_ne!(one.tree(), two.tree());
+    }
+    let apply = LayerOptions { whiteouts: WhiteoutFormat::Apply, ..LayerOptions::default() };
+    assert_eq!(LayerStore::open(&it.content, apply).unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+/// Stands in for a user with subordinate ids; refuses on demand.
+#[derive(Default)]
+struct Recorder {
+    seen: Mutex<Vec<Owner>>,
+    removed: AtomicUsize,
+    refuse: bool,
+}
+
+impl Reown for Recorder {
+    fn reown(&self, tree: BorrowedFd<'_>, owners: &[Owner]) -> Result<()> {
+        assert!(sys::fs::lstatat(tree, c"f").is_ok());
+        lock(&self.seen).extend_from_slice(owners);
+        if self.refuse { Err(Error::new(ErrorKind::Denied, "change owners")) } else { Ok(()) }
+    }
+
+    fn container_ids(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (uid, gid)
+    }
+
+    fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        self.removed.fetch_add(1, Ordering::Relaxed);
+        sys::fs::remove_tree(parent, name).map_err(|error| Error::io("remove", "unlink", error))
+    }
+}
+
+#[test]
+fn owners_are_handed_over_after_verification() {
+    for refuse in [false, true] {
+        let recorder = Arc::new(Recorder { refuse, ..Recorder::default() });
+        let it = fixture_with(LayerOptions {
+            ownership: Ownership::Mapped(recorder.clone()),
+            whiteouts: WhiteoutFormat::OverlayUser,
+            ..LayerOptions::default()
+        });
+        let (blob, diff_id) = it.layer(Archive::new().block(Block::new(b"f", b'0').owner(5, 6)));
+        let wrong = DiffId(Digest::of(b"wrong"));
+        assert_eq!(it.layers.ensure(&blob, &wrong, &[]).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(lock(&recorder.seen).is_empty(), "a layer that is not what it says was given away");
+        let result = it.layers.ensure(&blob, &diff_id, &[]);
+        assert_eq!(lock(&recorder.seen)[0].uid, 5);
+        assert_eq!(result.is_err(), refuse);
+        assert!(recorder.removed.load(Ordering::Relaxed) > 0);
+        it.assert_clean();
+    }
+}
+
+#[test]
+fn what_a_crash_leaves_is_swept_and_unpacked_again() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().file("f", b"x"));
+    fs::create_dir_all(it.content.path("tmp/00000000deadbeef/tree/d")).unwrap();
+    fs::write(it.layers.dir().join(format!("{}.lock", it.layers.name(&diff_id))), "").unwrap();
+    let content = content::Store::open_with(it.content.root(), Durability::Full).unwrap();
+    let layers = LayerStore::open(&content, options()).unwrap();
+    layers.ensure(&blob, &diff_id, &[]).unwrap();
+    it.assert_clean();
+}
+
+// ---- Stacks of layers: our trees, seen through our view and through the kernel's overlayfs, must show what umoci
+// unpacks and what applying them one after the other comes to.
+
+#[derive(Debug, Clone)]
+enum Step {
+    File(String, u8),
+    Dir(String, u16),
+    Symlink(String, String),
+    HardLink(String, String),
+    Whiteout(String),
+    Opaque(String),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let path = prop::collection::vec(name, 1..4).prop_map(|names| names.join("/"));
+    let target = prop_oneof![path.clone(), path.clone().prop_map(|path| format!("/{path}"))];
+    prop_oneof![
+        4 => (path.clone(), any::<u8>()).prop_map(|(path, byte)| Step::File(path, byte)),
+        4 => (path.clone(), prop::sample::select(vec![0o755u16, 0o700, 0o1777, 0o555])).prop_map(|(path, mode)| Step::Dir(path, mode)),
+        1 => (path.clone(), target).prop_map(|(path, target)| Step::Symlink(path, target)),
+        1 => (path.clone(), path.clone()).prop_map(|(path, target)| Step::HardLink(path, target)),
+        2 => path.clone().prop_map(Step::Whiteout),
+        1 => path.prop_map(Step::Opaque),
+    ]
+}
+
+fn archive(steps: &[Step]) -> Archive {
+    let mut archive = Archive::new();
+    for (at, step) in steps.iter().enumerate() {
+        let beside = |path: &str, name: String| match path.rsplit_once('/') {
+            Some((parent, last)) => format!("{parent}/{}", name.replace('*', last)),
+            None => name.replace('*', path),
+        };
+        archive = match step {
+            Step::File(path, byte) => {
+                archive.block(Block::new(path.as_bytes(), b'0').size(1).mtime(at as u64 + 1)).data(&[*byte])
+            }
+            Step::Dir(path, mode) => {
+                archive.block(Block::new(path.as_bytes(), b'5').mode(u32::from(*mode)).mtime(at as u64 + 1))
+            }
+            Step::Symlink(path, target) => {
+                archive.block(Block::new(path.as_bytes(), b'2').mode(0o777).link(target.as_bytes()).mtime(1))
+            }
+            Step::HardLink(path, target) => archive.hard_link(path, target),
+            Step::Whiteout(path) => archive.file(&beside(path, ".wh.*".into()), b""),
+            Step::Opaque(path) => archive.file(&format!("{path}/.wh..wh..opq"), b""),
+        };
+    }
+    archive
+}
+
+/// Every path with its type, permissions and content.
+type Look = BTreeMap<Vec<u8>, String>;
+
+/// What the view shows.
+fn look_through(view: &View) -> Look {
+    let mut found = BTreeMap::new();
+    let mut open = vec![Vec::new()];
+    while let Some(dir) = open.pop() {
+        for name in view.names(&dir).unwrap().unwrap() {
+            let path =
+                if dir.is_empty() { name.to_bytes().to_vec() } else { [&dir, &b"/"[..], name.to_bytes()].concat() };
+            let it = view.resolve(&path, false).unwrap().unwrap();
+            let content = if it.is_symlink() {
+                it.target().unwrap()
+            } else if it.is_dir() {
+                open.push(path.clone());
+                Vec::new()
+            } else {
+                view.read_file(&path, 10).unwrap().unwrap()
+            };
+            found.insert(path, format!("{:o} {content:?}", it.stat.st_mode));
+        }
+    }
+    found
+}
+
+/// The same of an ordinary directory.
+fn plain(root: &Path) -> Look {
+    use std::os::unix::ffi::OsStrExt;
+    let mut found = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            // In a directory that only one layer has, overlayfs lists whiteouts and then denies that they are there.
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            let content = if metadata.is_symlink() {
+                fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+            } else if metadata.is_dir() {
+                open.push(path.clone());
+                Vec::new()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+            found.insert(name, format!("{:o} {content:?}", metadata.permissions().mode()));
+        }
+    }
+    found
+}
+
+/// The kernel's opinion, in a mount namespace of a thread of its own.
+fn mounted(layers: &[Layer]) -> Look {
+    use nix::mount::{MsFlags, mount};
+    let empty = tempfile::tempdir().unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let lower = layers.iter().rev().map(|layer| layer.tree().to_str().unwrap().to_owned());
+    let lower = lower.chain([empty.path().to_str().unwrap().to_owned()]).collect::<Vec<_>>().join(":");
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+                mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+                let data = format!("lowerdir={lower},redirect_dir=off,metacopy=off,index=off");
+                mount(Some("overlay"), target.path(), Some("overlay"), MsFlags::MS_RDONLY, Some(data.as_str()))
+                    .unwrap();
+                plain(target.path())
+            })
+            .join()
+            .unwrap()
+    })
+}
+
+/// umoci's opinion of the same image.
+fn umoci(it: &Fixture, stack: &[(Digest, DiffId)]) -> Option<Look> {
+    let diff_ids: Vec<_> = stack.iter().map(|(_, diff_id)| diff_id).collect();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string();
+    let descriptor = |media_type: &str, digest: &Digest| serde_json::json!({"mediaType": media_type, "digest": digest, "size": it.content.size(digest).unwrap()});
+    let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &it.put(config.as_bytes())),
+        "layers": stack.iter().map(|(blob, _)| descriptor(gzip, blob)).collect::<Vec<_>>(),
+    });
+    let manifest = it.put(manifest.to_string().as_bytes());
+    it.content
+        .update_index(|entries| {
+            let size = it.content.size(&manifest)?;
+            let mut entry =
+                content::IndexEntry::new("application/vnd.oci.image.manifest.v1+json".into(), manifest, size);
+            entry.set_ref_name(Some("t"));
+            *entries = vec![entry];
+            Ok(())
+        })
+        .unwrap();
+    let bundle = it._place.path().join("bundle");
+    let output = Command::new("umoci")
+        .args(["unpack", "--image", &format!("{}:t", it.content.root().display())])
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        return None;
+    }
+    let look = plain(&bundle.join("rootfs"));
+    fs::remove_dir_all(&bundle).unwrap();
+    Some(look)
+}
+
+/// Every opinion on one stack of layers; `None` where it cannot be unpacked.
+fn opinions(stack: &[Vec<Step>]) -> Option<Vec<(&'static str, Look)>> {
+    let it = fixture();
+    let stack: Vec<_> = stack.iter().map(|steps| it.layer(archive(steps))).collect();
+    let layers = it.layers.ensure_all(&stack, None);
+    it.assert_clean();
+    let applied = it._place.path().join("applied");
+    fs::create_dir(&applied).unwrap();
+    let apply = LayerOptions { whiteouts: WhiteoutFormat::Apply, ..LayerOptions::default() };
+    let mut result = Ok(());
+    for (blob, diff_id) in &stack {
+        let job = Job {
+            content: &it.content,
+            blob,
+            diff_id,
+            tree: File::open(&applied).unwrap().into(),
+            options: &apply,
+            stop: &AtomicBool::new(false),
+            progress: &|_, _| {},
+        };
+        result = pipeline::run(job, Shared(&ReadyBelow::new(&[]))).map(drop);
+        if result.is_err() {
+            break;
+        }
+    }
+    let layers = match (layers, result) {
+        (Ok(layers), Ok(())) => layers,
+        (Err(ours), Err(_)) => {
+            assert!(matches!(ours.kind(), ErrorKind::Corrupt | ErrorKind::Hostile), "{ours}");
+            return None;
+        }
+        (ours, applied) => panic!("one way unpacks and the other does not: {ours:?} {applied:?}"),
+    };
+    let mut opinions = vec![
+        ("view", look_through(&View::of_layers(&layers).unwrap())),
+        ("applied", plain(&applied)),
+        ("overlayfs", mounted(&layers)),
+    ];
+    if let Some(look) = umoci(&it, &stack) {
+        opinions.push(("umoci", look));
+    }
+    Some(opinions)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn all_opinions_on_a_stack_agree(stack in prop::collection::vec(prop::collection::vec(step(), 1..7), 1..4)) {
+        if nix::unistd::geteuid().is_root() && let Some(opinions) = opinions(&stack) {
+            for pair in opinions.windows(2) {
+                prop_assert_eq!(&pair[0].1, &pair[1].1, "{} and {}", pair[0].0, pair[1].0);
+            }
+        }
+    }
+}

@@ -128,3 +128,52 @@ pub(crate) fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
     }
     body
 }
+
+/// What a tree looks like, for comparison: one line per path with everything but inode numbers and directory sizes.
+pub(crate) fn snapshot(root: &std::path::Path) -> std::collections::BTreeMap<Vec<u8>, String> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut found = std::collections::BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+        found.insert(name, describe(&path));
+        if path.symlink_metadata().unwrap().is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+fn describe(path: &std::path::Path) -> String {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    let metadata = path.symlink_metadata().unwrap();
+    let content = if metadata.is_symlink() {
+        format!("{:?}", std::fs::read_link(path).unwrap())
+    } else if metadata.is_file() {
+        crate::Digest::of(&std::fs::read(path).unwrap()).hex()[..12].to_owned()
+    } else {
+        String::new()
+    };
+    let root = crate::sys::path::Root::open(path.parent().unwrap()).unwrap();
+    let name = crate::sys::fs::c_string(std::os::unix::ffi::OsStrExt::as_bytes(path.file_name().unwrap())).unwrap();
+    let handle = crate::sys::fs::open_handle(root.dir(), &name).unwrap();
+    let mut xattrs = Vec::new();
+    for name in crate::sys::xattr::list_handle(handle.as_fd()).unwrap() {
+        let value = crate::sys::xattr::get_handle(handle.as_fd(), &name).unwrap().unwrap();
+        xattrs.push((name, String::from_utf8_lossy(&value).into_owned()));
+    }
+    xattrs.sort();
+    format!(
+        "{:o} {}:{} {}.{:09} n{} s{} d{:x} {content} {xattrs:?}",
+        metadata.mode(),
+        metadata.uid(),
+        metadata.gid(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        if metadata.is_dir() { 0 } else { metadata.nlink() },
+        if metadata.is_dir() { 0 } else { metadata.size() },
+        metadata.rdev(),
+    )
+}

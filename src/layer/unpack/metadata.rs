@@ -305,7 +305,7 @@ fn owner_record(uid: u32, gid: u32) -> Vec<u8> {
 mod tests {
     #[test]
     fn records_are_protobuf() {
-        assert_eq!(super::owner_record(0, 0), []);
+        assert!(super::owner_record(0, 0).is_empty());
         assert_eq!(super::owner_record(1, 300), [0x08, 1, 0x10, 0xac, 0x02]);
         assert_eq!(super::owner_record(u32::MAX, 0), [0x08, 0xff, 0xff, 0xff, 0xff, 0x0f]);
     }

@@ -291,12 +291,17 @@ impl Unpacker<'_> {
         Ok(())
     }
 
+    /// Whether this layer has made `path` or a directory above it opaque.
+    pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
+        self.opaque.contains(&b""[..])
+            || (0..=path.len())
+                .filter(|end| *end == path.len() || path[*end] == b'/')
+                .any(|end| self.opaque.contains(&path[..end]))
+    }
+
     /// What the layers below have at a path without symlinks; notes that they were asked.
     pub(super) fn look_below(&mut self, path: &[u8]) -> Result<Option<Found>> {
-        let hidden = (0..=path.len())
-            .filter(|end| *end == path.len() || path[*end] == b'/')
-            .any(|end| self.opaque.contains(&path[..end]));
-        if self.applies() || hidden {
+        if self.applies() || self.is_hidden(path) {
             return Ok(None);
         }
         let Some(view) = self.below.view()? else { return Ok(None) };

@@ -1,1 +1,655 @@
+#![allow(clippy::unwrap_used)]
 
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::layer::Limits;
+use crate::layer::testing::{Archive, Block, snapshot};
+
+/// The layers below, given.
+struct Given(Option<View>);
+
+impl Below for Given {
+    fn view(&self) -> Result<Option<&View>> {
+        Ok(self.0.as_ref())
+    }
+}
+
+fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
+    LayerOptions { whiteouts, ..LayerOptions::default() }
+}
+
+/// Unpacks on a thread of its own, as the pipeline does.
+fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path]) -> Result<(Unpacked, Vec<Owner>)> {
+    let below = Given((!below.is_empty()).then(|| View::new(below).unwrap()));
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let exact = crate::sys::fs::clear_umask_of_this_thread();
+                let tree = File::open(tree).unwrap().into();
+                unpack(archive, tree, options, &below, exact).map(|(unpacked, owners, _)| (unpacked, owners))
+            })
+            .join()
+            .unwrap()
+    })
+}
+
+/// A place with an empty `tree`, and something outside that must not change.
+fn place() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("tree")).unwrap();
+    fs::set_permissions(place.path().join("tree"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(place.path().join("outside")).unwrap();
+    fs::write(place.path().join("outside/secret"), "secret").unwrap();
+    place
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn whiteout_at(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_char_device() && metadata.rdev() == 0)
+}
+
+fn opaque_at(path: &Path) -> bool {
+    crate::layer::view::is_opaque(&File::open(path).unwrap().into()).unwrap()
+}
+
+// ---- What an honest tar says is what the tree has.
+
+/// A tree with everything that a tar can hold.
+fn rich_tree(root: &Path) {
+    let at = |name: &str| root.join(name);
+    fs::create_dir_all(at("dir/sub/deep")).unwrap();
+    fs::create_dir(at("empty")).unwrap();
+    fs::create_dir(at("sticky")).unwrap();
+    fs::create_dir(at("group")).unwrap();
+    fs::write(at("group/inside"), "x").unwrap();
+    fs::create_dir(at("closed")).unwrap();
+    fs::write(at("closed/file"), "y").unwrap();
+    fs::write(at("dir/file"), "content").unwrap();
+    fs::write(at("big"), (0..700_000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>()).unwrap();
+    fs::write(at("none"), "").unwrap();
+    fs::hard_link(at("dir/file"), at("dir/sub/twin")).unwrap();
+    fs::hard_link(at("dir/file"), at("zz-twin")).unwrap();
+    symlink("dir/file", at("link")).unwrap();
+    symlink("/absolute/nowhere", at("dangling")).unwrap();
+    symlink("t".repeat(300), at("long-target")).unwrap();
+    fs::write(root.join("l".repeat(250)), "long").unwrap();
+    let deep = root.join("p".repeat(120)).join("q".repeat(120)).join("r".repeat(120));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), "deep").unwrap();
+    fs::write(root.join(std::ffi::OsStr::from_bytes(b"not-utf8-\xff\xfe")), "z").unwrap();
+    fs::write(at("new\nline and space"), "z").unwrap();
+    let sparse = File::create(at("sparse")).unwrap();
+    sparse.set_len(9 << 20).unwrap();
+    for piece in 0..30 {
+        sparse.write_at(b"piece", piece * 300_000).unwrap();
+    }
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
+    let suid = [("suid", 0o4755), ("sgid", 0o2755), ("plain", 0o640), ("secret", 0o000), ("readonly", 0o444)];
+    for (name, mode) in suid {
+        fs::write(at(name), name).unwrap();
+        if is_root() {
+            std::os::unix::fs::chown(at(name), Some(1000), Some(50)).unwrap();
+        }
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (name, mode) in [("sticky", 0o1777), ("group", 0o2775), ("closed", 0o555), ("empty", 0o711)] {
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    if is_root() {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        mknod(&at("char"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+        mknod(&at("block"), SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), makedev(7, 300)).unwrap();
+        std::os::unix::fs::lchown(at("link"), Some(7), Some(8)).unwrap();
+        std::os::unix::fs::chown(at("dir"), Some(9), Some(10)).unwrap();
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        set_xattr(&at("plain"), "security.capability", &capability);
+        set_xattr(&at("dir/sub"), "trusted.note", b"t");
+    }
+    set_xattr(&at("dir/file"), "user.note", b"a\0b\n=");
+    set_xattr(&at("dir"), "user.empty", b"");
+    for (at_second, name) in
+        ["dir/file", "big", "fifo", "sticky", "closed", "dir/sub/deep", "dir/sub", "dir", "."].into_iter().enumerate()
+    {
+        let file = crate::sys::path::Root::open(root).unwrap();
+        let name = crate::sys::fs::c_string(name.as_bytes()).unwrap();
+        let time = crate::sys::fs::Time { seconds: 1_000_000_000 + at_second as i64, nanoseconds: 123_456_789 };
+        crate::sys::fs::lutimensat(file.dir(), &name, time).unwrap();
+    }
+}
+
+fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+    let parent = crate::sys::path::Root::open(path.parent().unwrap()).unwrap();
+    let file = crate::sys::fs::c_string(path.file_name().unwrap().as_bytes()).unwrap();
+    let handle = crate::sys::fs::open_handle(parent.dir(), &file).unwrap();
+    crate::sys::xattr::set_handle(handle.as_fd(), &crate::sys::fs::c_string(name.as_bytes()).unwrap(), value).unwrap();
+}
+
+#[test]
+fn a_tree_survives_the_way_through_gnu_tar() {
+    let source = tempfile::tempdir().unwrap();
+    rich_tree(source.path());
+    let expected = snapshot(source.path());
+    for extra in [&["--sparse"][..], &[], &["--sparse", "--sparse-version=0.0"], &["--sparse", "--sparse-version=0.1"]]
+    {
+        let output = Command::new("tar")
+            .args(["--format=posix", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-cf", "-"])
+            .args(extra)
+            .arg("-C")
+            .arg(source.path())
+            .arg(".")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        for exact in [true, false] {
+            let place = place();
+            let tree = place.path().join("tree");
+            let (unpacked, _) = unpack_inexact(&tree, &output.stdout, exact).unwrap();
+            let actual = snapshot(&tree);
+            for (path, line) in &expected {
+                assert_eq!(actual.get(path), Some(line), "{:?} {extra:?}", String::from_utf8_lossy(path));
+            }
+            assert_eq!(actual.len(), expected.len());
+            assert!(unpacked.sets_root && !unpacked.dependent && unpacked.skipped.is_empty(), "{unpacked:?}");
+            if extra == ["--sparse"] {
+                let blocks = tree.join("sparse").metadata().unwrap().blocks();
+                assert!(blocks * 512 < 2 << 20, "the holes are gone: {blocks} blocks");
+            }
+        }
+    }
+}
+
+fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<(Unpacked, Vec<Owner>)> {
+    if exact {
+        return unpack_at(tree, archive, &LayerOptions::default(), &[]);
+    }
+    let tree = File::open(tree).unwrap().into();
+    unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, owners, _)| (unpacked, owners))
+}
+
+#[test]
+fn later_entries_replace_earlier_ones() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new()
+        .file("a", b"old")
+        .file("a", b"new")
+        .dir("b")
+        .file("b/inside", b"x")
+        .file("b", b"now a file")
+        .file("c", b"x")
+        .dir("c")
+        .file("c/inside", b"y")
+        .symlink("d", "c")
+        .dir("d")
+        .block(Block::new(b"e", b'6'))
+        .file("e", b"no longer a fifo")
+        .dir("f")
+        .file("f/x", b"1")
+        .block(Block::new(b"f", b'5').mode(0o700).mtime(5))
+        .symlink("g", "a")
+        .file("g", b"not through the link")
+        .end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    assert_eq!(unpacked.entries, 17);
+    let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
+    assert_eq!((read("a"), read("b"), read("c/inside")), ("new".into(), "now a file".into(), "y".into()));
+    assert!(tree.join("d").symlink_metadata().unwrap().is_dir());
+    assert_eq!((read("e"), read("g")), ("no longer a fifo".into(), "not through the link".into()));
+    assert_eq!(read("f/x"), "1");
+    let f = tree.join("f").metadata().unwrap();
+    assert_eq!((f.mode() & 0o7777, f.mtime()), (0o700, 5));
+}
+
+#[test]
+fn symlinked_parents_in_one_tar_are_followed_inside() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new()
+        .dir("usr")
+        .dir("usr/lib")
+        .symlink("lib", "usr/lib")
+        .symlink("abs", "/usr/lib")
+        .symlink("chain", "usr/../abs")
+        .file("lib/a", b"a")
+        .file("abs/b", b"b")
+        .file("chain/c", b"c")
+        .file("chain/new/d", b"d")
+        .hard_link("e", "chain/c")
+        .end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    assert!(!unpacked.dependent);
+    for name in ["usr/lib/a", "usr/lib/b", "usr/lib/c", "usr/lib/new/d", "e"] {
+        assert!(tree.join(name).symlink_metadata().unwrap().is_file(), "{name}");
+    }
+    assert_eq!(tree.join("e").metadata().unwrap().ino(), tree.join("usr/lib/c").metadata().unwrap().ino());
+}
+
+// ---- Whiteouts.
+
+#[test]
+fn whiteouts_become_overlays() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new()
+        .file(".wh.gone", b"")
+        .dir("d")
+        .file("d/.wh..wh..opq", b"")
+        .file("d/kept", b"x")
+        .file(".wh.again", b"")
+        .dir("again")
+        .file("again/x", b"")
+        .file(".wh.file", b"")
+        .file("file", b"new")
+        .dir("first")
+        .file(".wh.first", b"")
+        .file("stays", b"")
+        .file(".wh.stays", b"")
+        .file(".wh..wh.plnk", b"aufs")
+        .end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    assert!(!unpacked.dependent);
+    assert!(whiteout_at(&tree.join("gone")));
+    assert!(opaque_at(&tree.join("d")) && tree.join("d/kept").exists());
+    assert!(opaque_at(&tree.join("again")) && opaque_at(&tree.join("first")));
+    assert_eq!(fs::read(tree.join("file")).unwrap(), b"new");
+    assert!(tree.join("stays").symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 6);
+}
+
+#[test]
+fn user_whiteouts_use_user_attributes() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new().dir("d").file("d/.wh..wh..opq", b"").file(".wh.x", b"").end();
+    unpack_at(&tree, &archive, &options(WhiteoutFormat::OverlayUser), &[]).unwrap();
+    let dir = File::open(tree.join("d")).unwrap();
+    assert_eq!(crate::sys::xattr::get(dir.as_fd(), c"user.overlay.opaque").unwrap().as_deref(), Some(&b"y"[..]));
+    assert!(whiteout_at(&tree.join("x")));
+}
+
+#[test]
+fn applying_deletes_what_lies_below_and_keeps_what_the_layer_makes() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let lower = Archive::new()
+        .file("gone", b"")
+        .block(Block::new(b"d", b'5').mode(0o555).mtime(7))
+        .file("d/old", b"")
+        .dir("d/sub")
+        .file("d/sub/old", b"")
+        .dir("tree")
+        .file("tree/x", b"")
+        .block(Block::new(b"quiet", b'5').mode(0o755).mtime(9))
+        .end();
+    let upper = Archive::new()
+        .file("d/sub/new", b"")
+        .file("d/.wh..wh..opq", b"")
+        .file(".wh.gone", b"")
+        .file(".wh.tree", b"")
+        .file(".wh.never", b"")
+        .file("quiet/new", b"")
+        .end();
+    let options = options(WhiteoutFormat::Apply);
+    unpack_at(&tree, &lower, &options, &[]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &upper, &options, &[]).unwrap();
+    assert!(!unpacked.dependent);
+    let names: Vec<_> = snapshot(&tree).into_keys().map(|name| String::from_utf8(name).unwrap()).collect();
+    assert_eq!(names, ["", "d", "d/sub", "d/sub/new", "quiet", "quiet/new"]);
+    let d = tree.join("d").metadata().unwrap();
+    assert_eq!((d.mode() & 0o7777, d.mtime()), (0o555, 7));
+    assert_eq!(tree.join("quiet").metadata().unwrap().mtime(), 9);
+}
+
+#[test]
+fn an_opaque_root_hides_each_name() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    let tree = place.path().join("tree");
+    let lower = place.path().join("outside");
+    fs::create_dir(lower.join("shared")).unwrap();
+    let archive = Archive::new().dir("shared").file(".wh..wh..opq", b"").file("new", b"").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    assert!(unpacked.dependent);
+    assert!(whiteout_at(&tree.join("secret")) && opaque_at(&tree.join("shared")) && tree.join("new").is_file());
+}
+
+// ---- Layers that depend on those below.
+
+#[test]
+fn missing_parents_are_taken_from_below() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    fs::create_dir_all(lower.join("usr/lib/sub")).unwrap();
+    symlink("usr/lib", lower.join("lib")).unwrap();
+    symlink("/lib/sub", lower.join("far")).unwrap();
+    fs::set_permissions(lower.join("usr/lib/sub"), fs::Permissions::from_mode(0o1750)).unwrap();
+    set_xattr(&lower.join("usr/lib/sub"), "user.note", b"n");
+    if is_root() {
+        std::os::unix::fs::chown(lower.join("usr/lib/sub"), Some(5), Some(6)).unwrap();
+    }
+    let archive = Archive::new().file("lib/sub/a", b"a").file("far/b", b"b").file("brand/new/c", b"c").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    assert!(unpacked.dependent);
+    for name in ["usr/lib/sub/a", "usr/lib/sub/b", "brand/new/c"] {
+        assert!(tree.join(name).symlink_metadata().unwrap().is_file(), "{name}");
+    }
+    assert!(!tree.join("lib").exists() && !tree.join("far").exists());
+    let (below, above) = (snapshot(&lower), snapshot(&tree));
+    assert_eq!(above[&b"usr/lib/sub"[..]], below[&b"usr/lib/sub"[..]]);
+    assert_eq!(tree.join("brand").metadata().unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn a_hard_link_to_a_lower_file_brings_it_up() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    fs::create_dir(lower.join("d")).unwrap();
+    fs::write(lower.join("d/file"), "below").unwrap();
+    fs::set_permissions(lower.join("d/file"), fs::Permissions::from_mode(0o4711)).unwrap();
+    symlink("d/file", lower.join("link")).unwrap();
+    let archive = Archive::new().hard_link("twin", "d/file").hard_link("other", "link").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    assert!(unpacked.dependent);
+    let (twin, file) = (tree.join("twin").metadata().unwrap(), tree.join("d/file").metadata().unwrap());
+    assert_eq!((twin.ino(), twin.nlink(), twin.mode() & 0o7777), (file.ino(), 2, 0o4711));
+    assert_eq!(fs::read(tree.join("twin")).unwrap(), b"below");
+    assert_eq!(file.mtime_nsec(), lower.join("d/file").metadata().unwrap().mtime_nsec());
+    assert_eq!(fs::read_link(tree.join("other")).unwrap(), Path::new("d/file"));
+    let hidden = Archive::new().file("d/.wh.file", b"").hard_link("twin", "d/file").end();
+    let place2 = self::place();
+    let error =
+        unpack_at(&place2.path().join("tree"), &hidden, &options(WhiteoutFormat::OverlayUser), &[&lower]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn what_stands_alone_does_not_ask_below() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    let archive = Archive::new().dir("d").file("d/f", b"").file("top", b"").file(".wh.secret", b"").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::OverlayUser), &[&lower]).unwrap();
+    assert!(!unpacked.dependent);
+}
+
+// ---- Owners without root's powers.
+
+#[test]
+fn a_single_user_records_owners() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new()
+        .block(Block::new(b"f", b'0').owner(5, 300).mode(0o4444))
+        .block(Block::new(b"mine", b'0'))
+        .block(Block::new(b"d", b'5').owner(1, 0).mode(0o500))
+        .file("d/x", b"")
+        .block(Block::new(b"null", b'3').device(1, 3).mode(0o666))
+        .block(Block::new(b"s", b'2').link(b"f").owner(5, 5))
+        .pax(&[("SCHILY.xattr.security.capability", b"x"), ("SCHILY.xattr.user.rootlesscontainers", b"lie")])
+        .file("cap", b"")
+        .end();
+    let options = LayerOptions { ownership: Ownership::Single, ..options(WhiteoutFormat::OverlayUser) };
+    let (unpacked, owners) = unpack_at(&tree, &archive, &options, &[]).unwrap();
+    assert!(owners.is_empty());
+    let record = |name: &str| {
+        crate::sys::xattr::get(File::open(tree.join(name)).unwrap().as_fd(), c"user.rootlesscontainers").unwrap()
+    };
+    assert_eq!(record("f").as_deref(), Some(&[0x08, 5, 0x10, 0xac, 2][..]));
+    assert_eq!(record("d").as_deref(), Some(&[0x08, 1][..]));
+    assert_eq!((record("mine"), record("cap")), (None, None));
+    let f = tree.join("f").metadata().unwrap();
+    assert_eq!((f.uid(), f.mode() & 0o7777), (nix::unistd::geteuid().as_raw(), 0o4444));
+    assert!(tree.join("null").symlink_metadata().unwrap().is_file());
+    assert!(unpacked.skipped.contains(&(Skipped::Device, 1)), "{unpacked:?}");
+    assert!(unpacked.skipped.contains(&(Skipped::Xattr("security.capability".into()), 1)));
+}
+
+struct Nobody;
+
+impl Reown for Nobody {
+    fn reown(&self, _: BorrowedFd<'_>, _: &[Owner]) -> Result<()> {
+        Ok(())
+    }
+
+    fn container_ids(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (uid, gid)
+    }
+
+    fn remove(&self, _: BorrowedFd<'_>, _: &OsStr) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn mapped_owners_are_collected_children_first() {
+    let place = place();
+    let tree = place.path().join("tree");
+    let archive = Archive::new()
+        .block(Block::new(b"d", b'5').owner(1, 2).mode(0o2755))
+        .block(Block::new(b"d/f", b'0').owner(3, 4).mode(0o4755))
+        .block(Block::new(b"d/f", b'0').owner(5, 6).mode(0o4755))
+        .block(Block::new(b"root", b'0'))
+        .block(Block::new(b"s", b'2').link(b"x").owner(7, 8))
+        .pax(&[("SCHILY.xattr.security.capability", b"cap")])
+        .file("ping", b"")
+        .end();
+    let options =
+        LayerOptions { ownership: Ownership::Mapped(Arc::new(Nobody)), ..options(WhiteoutFormat::OverlayUser) };
+    let (_, owners) = unpack_at(&tree, &archive, &options, &[]).unwrap();
+    let lines: Vec<_> = owners
+        .iter()
+        .map(|owner| {
+            let path = String::from_utf8_lossy(&owner.path);
+            format!("{path} {}:{} {:o} {}", owner.uid, owner.gid, owner.mode.unwrap_or(0), owner.xattrs.len())
+        })
+        .collect();
+    assert_eq!(lines, ["d/f 5:6 4755 0", "s 7:8 0 0", "ping 0:0 644 1", "d 1:2 2755 0"]);
+}
+
+// ---- Hostile archives. Each must leave the outside as it was.
+
+/// Unpacks in every whiteout format that works here; the outside must stay as it was, and `check` sees each result.
+fn attack(archive: Archive, check: impl Fn(&Path, Result<Unpacked>)) {
+    let archive = archive.end();
+    for whiteouts in [WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser, WhiteoutFormat::Apply] {
+        if whiteouts == WhiteoutFormat::Overlay && !is_root() {
+            continue;
+        }
+        // The outside is where the archives' links say: the place is made anew with a fixed name below the tree's own.
+        let place = place();
+        let bytes = substitute(&archive, place.path());
+        let before = snapshot(&place.path().join("outside"));
+        let result = unpack_at(&place.path().join("tree"), &bytes, &options(whiteouts), &[]);
+        assert_eq!(snapshot(&place.path().join("outside")), before, "{whiteouts:?}");
+        check(&place.path().join("tree"), result.map(|(unpacked, _)| unpacked));
+    }
+}
+
+/// Rewrites link targets that start with `@` to the real outside, and seals the headers again.
+fn substitute(archive: &[u8], place: &Path) -> Vec<u8> {
+    let outside = place.join("outside");
+    let mut bytes = archive.to_vec();
+    for at in (0..bytes.len()).step_by(512) {
+        let mut block = Block(bytes[at..at + 512].try_into().unwrap());
+        if block.0[157] == b'@' {
+            let rest = block.0[158..257].to_vec();
+            let text =
+                [outside.as_os_str().as_bytes(), &rest[..rest.iter().position(|byte| *byte == 0).unwrap()]].concat();
+            block.put(157, &[0; 100]);
+            block.put(157, &text);
+            bytes[at..at + 512].copy_from_slice(&block.seal());
+        }
+    }
+    bytes
+}
+
+fn error_kind(result: Result<Unpacked>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[test]
+fn cve_2018_20990_a_file_is_not_written_through_a_symlinked_parent() {
+    attack(Archive::new().symlink("d", "@").file("d/secret", b"evil").file("d/new", b"evil"), |tree, result| {
+        result.unwrap();
+        // Followed inside the tree, where the same path was made.
+        assert!(tree.join("d").symlink_metadata().unwrap().is_symlink());
+        assert_eq!(snapshot(tree).keys().filter(|name| name.ends_with(b"outside/new")).count(), 1);
+    });
+    attack(Archive::new().symlink("d", "../../../../../../../../outside").file("d/new", b""), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("outside/new").is_file());
+    });
+}
+
+#[test]
+fn cve_2021_38511_names_do_not_climb() {
+    for name in ["../evil", "a/../../evil", "../../outside/secret", "/../evil", "./.././evil"] {
+        attack(Archive::new().file(name, b"evil"), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+        attack(Archive::new().dir(name), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+        attack(Archive::new().hard_link("a", name), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+    }
+    attack(Archive::new().file("/etc/passwd", b"x").file("a/b/../c", b"y"), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("etc/passwd").is_file() && tree.join("a/c").is_file());
+    });
+}
+
+#[test]
+fn cve_2026_33056_metadata_does_not_go_through_a_symlink() {
+    let over = |flag| Archive::new().symlink("d", "@").block(Block::new(b"d", flag).mode(0o777).owner(9, 9).mtime(9));
+    attack(over(b'5'), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("d").symlink_metadata().unwrap().is_dir());
+    });
+    attack(over(b'0'), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("d").symlink_metadata().unwrap().is_file());
+    });
+    let file = Archive::new().block(Block::new(b"s", b'2').link(b"@/secret").mode(0o777).owner(9, 9).mtime(9));
+    attack(file, |tree, result| {
+        result.unwrap();
+        assert!(tree.join("s").symlink_metadata().unwrap().is_symlink());
+    });
+    let xattr = Archive::new().pax(&[("SCHILY.xattr.user.evil", b"x")]).symlink("s", "@/secret");
+    attack(xattr, |_, result| assert!(result.unwrap().skipped.contains(&(Skipped::Xattr("user.evil".into()), 1))));
+    // A directory that waits for its metadata is swapped for a symlink.
+    let swapped = Archive::new()
+        .block(Block::new(b"d", b'5').mode(0o2777).owner(9, 9).mtime(9))
+        .block(Block::new(b"d/sub", b'5').mode(0o2777).owner(9, 9).mtime(9))
+        .symlink("d", "@");
+    attack(swapped, |tree, result| {
+        result.unwrap();
+        assert!(tree.join("d").symlink_metadata().unwrap().is_symlink());
+    });
+}
+
+#[test]
+fn hard_links_do_not_reach_outside() {
+    let through = Archive::new().symlink("d", "@").hard_link("h", "d/secret");
+    attack(through, |_, result| assert_eq!(error_kind(result), ErrorKind::Corrupt));
+    let absolute = Archive::new().symlink("s", "@/secret").hard_link("h", "s").file("h", b"evil");
+    attack(absolute, |tree, result| {
+        result.unwrap();
+        assert_eq!(fs::read(tree.join("h")).unwrap(), b"evil");
+        assert!(tree.join("s").symlink_metadata().unwrap().is_symlink());
+    });
+    attack(Archive::new().file("a", b"").hard_link("a", "a"), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+    attack(Archive::new().dir("d").hard_link("h", "d"), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+    attack(Archive::new().hard_link("h", "."), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+    attack(Archive::new().hard_link("h", "nowhere"), |_, result| assert_eq!(error_kind(result), ErrorKind::Corrupt));
+}
+
+#[test]
+fn cve_2021_29136_whiteouts_do_not_reach_outside() {
+    attack(Archive::new().symlink("d", "@").file("d/.wh.secret", b""), |_, result| drop(result.unwrap()));
+    attack(Archive::new().symlink("d", "@").file("d/.wh..wh..opq", b""), |_, result| drop(result.unwrap()));
+    attack(Archive::new().symlink("d", "../outside").file(".wh.d", b""), |_, result| drop(result.unwrap()));
+    for name in [".wh.", ".wh..", ".wh...", "d/.wh...", ".wh.x/inside"] {
+        attack(Archive::new().file(name, b""), |_, result| {
+            assert_eq!(error_kind(result), ErrorKind::Hostile, "{name}");
+        });
+    }
+    attack(Archive::new().file("../.wh.outside", b""), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+}
+
+#[test]
+fn overlays_own_marks_cannot_be_forged() {
+    attack(Archive::new().block(Block::new(b"c", b'3').device(0, 0)), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+    let marks =
+        ["trusted.overlay.redirect", "user.overlay.redirect", "trusted.overlay.opaque", "user.overlay.metacopy"];
+    for mark in marks {
+        let key = format!("SCHILY.xattr.{mark}");
+        attack(Archive::new().pax(&[(&key, b"/outside")]).dir("d"), |tree, result| {
+            assert_eq!(result.unwrap().skipped, [(Skipped::Xattr(mark.into()), 1)]);
+            assert!(crate::sys::xattr::list(File::open(tree.join("d")).unwrap().as_fd()).unwrap().is_empty());
+        });
+    }
+}
+
+#[test]
+fn odd_parents_are_errors_and_nothing_waits() {
+    attack(Archive::new().file("f", b"").file("f/x", b""), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Corrupt);
+    });
+    attack(Archive::new().block(Block::new(b"p", b'6')).file("p/x", b""), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Corrupt);
+    });
+    attack(Archive::new().symlink("l", "l").file("l/x", b""), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+    attack(Archive::new().symlink("a", "b/x").symlink("b", "a/x").file("a/x", b""), |_, result| {
+        assert_eq!(error_kind(result), ErrorKind::Hostile);
+    });
+    attack(Archive::new().symlink("./", "@"), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+    attack(Archive::new().file(".", b"x"), |_, result| assert_eq!(error_kind(result), ErrorKind::Hostile));
+    attack(
+        Archive::new().dir("proc").symlink("proc/self", "/proc/self/root").file("proc/self/x", b""),
+        |tree, result| {
+            // `/proc/self` inside the tree is that same symlink.
+            assert_eq!(error_kind(result), ErrorKind::Hostile);
+            assert!(tree.join("proc/self").symlink_metadata().unwrap().is_symlink());
+        },
+    );
+}
+
+#[test]
+fn bombs_stop_at_a_named_limit() {
+    let limits = Limits { depth: 20, bytes: 1 << 20, ..Limits::default() };
+    let options = LayerOptions { limits, ..options(WhiteoutFormat::OverlayUser) };
+    let limit = |archive: Archive| {
+        let place = place();
+        let error = unpack_at(&place.path().join("tree"), &archive.end(), &options, &[]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        error.to_string()
+    };
+    assert!(
+        limit(Archive::new().file(&"d/".repeat(20).trim_end_matches('/').replace("/d", "/e/d"), b"")).contains("depth")
+    );
+    let mut doubling = Archive::new().dir("a/b/c/d/e/f/g");
+    for (name, target) in [("s1", "a/b/c/d/e/f/g"), ("s2", "s1/x/x/x/x/x"), ("s3", "s2/x/x/x/x/x/x/x")] {
+        doubling = doubling.symlink(name, target);
+    }
+    assert!(limit(doubling.file("s3/x/x/x", b"")).contains("depth"));
+    let sparse = Block::new(b"s", b'S').gnu().with(483, format!("{:011o}\0", 2 << 20).as_bytes());
+    assert!(limit(Archive::new().block(sparse)).contains("bytes"));
+}

@@ -27,6 +27,11 @@ impl Unpacker<'_> {
         if self.applies() {
             return self.purge(&place);
         }
+        // Where nothing below shows anyway, a whiteout would do nothing but turn up in listings: overlayfs does not
+        // look for them in directories that only one layer has.
+        if self.is_hidden(&place.parent.path) {
+            return Ok(());
+        }
         match mknodat(place.dir(), &place.name, libc::S_IFCHR, 0) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
