@@ -12,7 +12,7 @@ use super::pack::{self, FileOwner};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::Decoder;
+use crate::layer::{Compression, Decoder};
 use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
 
 /// Where a root file system comes from.
@@ -145,12 +145,17 @@ fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Des
     let (digest, size) = session.write(name, |ingest| {
         let tee = Tee { source, ingest };
         let mut decoder = Decoder::new(BufReader::with_capacity(BUFFER, tee))?;
-        let mut hasher = Hasher::new(Algorithm::Sha256);
+        // Of a plain tar, the blob's digest is the DiffID.
+        let mut hasher = (decoder.compression() != Compression::None).then(|| Hasher::new(Algorithm::Sha256));
         let mut buffer = vec![0; BUFFER];
         loop {
             match decoder.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => hasher.update(&buffer[..count]),
+                Ok(count) => {
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(&buffer[..count]);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io(STEP, "read", error).path(name)),
             }
@@ -158,11 +163,10 @@ fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Des
         if decoder.into_inner().into_inner().ingest.written() == 0 {
             return Err(Error::new(ErrorKind::Invalid, STEP).path(name).because("it is empty"));
         }
-        diff_id = Some(hasher.finish());
+        diff_id = hasher.map(Hasher::finish);
         Ok(())
     })?;
     let media_type = layer_type(&session.beginning(&digest)?);
-    // `write` returned, so the closure has run to its end.
     let diff_id = diff_id.unwrap_or_else(|| digest.clone());
     Ok((Descriptor::new(media_type, digest, size), DiffId(diff_id)))
 }
