@@ -56,7 +56,8 @@ mod tests {
     #[test]
     fn every_path_is_absolute_and_in_proc_or_sys() {
         let all = Masking::DOCKER_2026_11;
-        let paths: Vec<String> = all.masked_paths(2).chain(all.readonly.iter().map(|path| (*path).to_owned())).collect();
+        let paths: Vec<String> =
+            all.masked_paths(2).chain(all.readonly.iter().map(|path| (*path).to_owned())).collect();
         assert_eq!(paths.len(), 12 + 2 + 5);
         assert!(paths.contains(&"/sys/devices/system/cpu/cpu1/thermal_throttle".to_owned()));
         for path in paths {
