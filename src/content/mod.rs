@@ -1,1 +1,360 @@
-//! Reserved.
+//! Bytes by digest: an [OCI image layout](https://github.com/opencontainers/image-spec/blob/main/image-layout.md) on
+//! disk, which skopeo, umoci and podman read as it is.
+//!
+//! ```text
+//! <root>/                  0700, owned by this user
+//!   oci-layout             {"imageLayoutVersion":"1.0.0"}, written last: where it stands the rest stands
+//!   index.json             the tags; replaced as a whole by rename, so readers take no lock
+//!   index.lock             held exclusively by whoever replaces index.json, and by gc
+//!   blobs/sha256/<hex>     complete and verified, or absent; never changed once there
+//!   leases/<random>        digests, one a line; locked as long as the lease lives. A file that is not locked is garbage
+//!   gc.lock                held shared while a lease takes a digest, exclusively while gc marks and sweeps
+//!   tmp/<random>           files and directories being made, each locked by its maker. One that is not locked is garbage
+//! ```
+//!
+//! **Roots of garbage collection** are the entries of `index.json`, the digests that live leases hold, and what the
+//! caller of [`Store::gc`] adds. Everything that a root reaches stays: an index reaches its manifests, a manifest its
+//! config and layers.
+//!
+//! **Order for writers**: take a [`Lease`], hold the digest, *then* ask whether the blob is there, ingest it, and name
+//! it in the index before the lease is dropped. So no collection comes between.
+
+mod gc;
+mod index;
+mod ingest;
+mod lease;
+pub(crate) mod tmp;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use gc::Collected;
+pub use index::{IndexEntry, REF_NAME};
+pub use ingest::Ingest;
+pub use lease::Lease;
+
+use crate::name::{Algorithm, Digest};
+use crate::{Error, ErrorKind, Result};
+
+/// How hard the store works against a loss of power.
+///
+/// Either way another process, or this one after SIGKILL, never sees half a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Contents and names are on the disk before they are visible (fsync(2)).
+    #[default]
+    Full,
+    /// Left to the kernel's write-back: faster, and a loss of power may leave blobs behind whose bytes are not those
+    /// of their name. For stores that live on tmpfs or are thrown away.
+    Relaxed,
+}
+
+/// A store of blobs and tags. Cloning is cheap; any number of threads and processes may work on one root.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use coracle::content::Store;
+///
+/// let store = Store::open("/tmp/example".as_ref())?;
+/// let mut ingest = store.ingest(None, None)?;
+/// ingest.write_all(b"hello").unwrap();
+/// let digest = ingest.commit()?;
+/// assert_eq!(store.read_blob(&digest, 1024)?, b"hello");
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    durability: Durability,
+}
+
+const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
+impl Store {
+    /// Opens the store at `root` with [`Durability::Full`], making what is absent. See [`Store::open_with`].
+    ///
+    /// # Errors
+    /// Those of [`Store::open_with`].
+    pub fn open(root: &Path) -> Result<Store> {
+        Store::open_with(root, Durability::Full)
+    }
+
+    /// Opens the store at `root`, making what is absent, and sweeps what dead processes left in `tmp/`.
+    ///
+    /// Idempotent, and safe while others open the same root. A relative `root` is resolved now, once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] where `root` belongs to another user or others may write to it: whoever can write there
+    /// decides what runs. [`ErrorKind::Unsupported`] where it is an image layout of another version.
+    pub fn open_with(root: &Path, durability: Durability) -> Result<Store> {
+        let step = "open the store";
+        let root = std::path::absolute(root).map_err(|error| Error::io(step, "getcwd", error).path(root))?;
+        check_root(&root)?;
+        let store = Store { inner: Arc::new(Inner { root, durability }) };
+        match fs::read_to_string(store.path("oci-layout")) {
+            Ok(text) => check_layout(&text).map_err(|error| error.path(store.path("oci-layout")))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(step, "read", error).path(store.path("oci-layout"))),
+        }
+        store.make()?;
+        // Garbage takes space and nothing else: never a reason not to open.
+        let _ = tmp::sweep(&store.path("tmp"));
+        Ok(store)
+    }
+
+    /// The directory that holds everything.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// What was chosen when it was opened.
+    pub fn durability(&self) -> Durability {
+        self.inner.durability
+    }
+
+    /// Makes the skeleton; `oci-layout` last.
+    fn make(&self) -> Result<()> {
+        for name in ["blobs", "blobs/sha256", "tmp", "leases"] {
+            make_dir(&self.path(name))?;
+        }
+        if !self.path("index.json").exists() {
+            self.update_index(|_| Ok(()))?;
+        }
+        if !self.path("oci-layout").exists() {
+            self.write_file(&self.path("oci-layout"), LAYOUT.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// A path below the root.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.inner.root.join(name)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        let mut path = self.path("blobs");
+        path.push(digest.algorithm().as_str());
+        path.push(digest.hex());
+        path
+    }
+
+    /// Replaces the file `path`, which lies on the store's file system, as a whole: written in `tmp/`, synced as
+    /// [`Durability`] says, renamed.
+    pub(crate) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = tmp::TmpFile::create(&self.path("tmp"))?;
+        io::Write::write_all(file.file(), bytes)
+            .map_err(|error| Error::io("write a file of the store", "write", error).path(path))?;
+        file.publish(path, self.inner.durability)
+    }
+
+    /// Starts to write a blob; nothing is visible before [`Ingest::commit`].
+    ///
+    /// Where `expected` or `size` (in bytes) are given, the bytes have to be these. The hash is that of `expected`,
+    /// SHA-256 without it.
+    ///
+    /// # Errors
+    /// Where no file can be made in `tmp/`.
+    pub fn ingest(&self, expected: Option<&Digest>, size: Option<u64>) -> Result<Ingest> {
+        Ingest::new(self.clone(), expected.cloned(), size)
+    }
+
+    /// Whether the blob is there, and therefore whole.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.is_file())
+    }
+
+    /// The size of a blob in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the store does not have it.
+    pub fn size(&self, digest: &Digest) -> Result<u64> {
+        let path = self.blob_path(digest);
+        let metadata = fs::symlink_metadata(&path).map_err(|error| blob_error(digest, "lstat", error))?;
+        if !metadata.is_file() {
+            return Err(not_a_file(digest).path(path));
+        }
+        Ok(metadata.len())
+    }
+
+    /// Opens a blob for reading from its start. The bytes are *not* verified again: whoever reads a blob of a store
+    /// that others fill computes the digest on the way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the store does not have it.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let path = self.blob_path(digest);
+        // No-follow and non-blocking: a layout that was copied from elsewhere may hold a symlink or a FIFO here.
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|error| blob_error(digest, "open", error))?;
+        let metadata = file.metadata().map_err(|error| blob_error(digest, "fstat", error))?;
+        if !metadata.is_file() {
+            return Err(not_a_file(digest).path(path));
+        }
+        Ok(file)
+    }
+
+    /// Reads a whole blob of at most `limit` bytes and verifies it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the store does not have it, [`ErrorKind::Limit`] where it is longer,
+    /// [`ErrorKind::Corrupt`] where the bytes are not those of the digest.
+    pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let file = self.open_blob(digest)?;
+        let size = file.metadata().map_err(|error| blob_error(digest, "fstat", error))?.len();
+        let too_long = || {
+            Error::new(ErrorKind::Limit, format!("read the blob {digest}"))
+                .because(format!("it has more than the {limit} bytes that are allowed here"))
+        };
+        if size > limit {
+            return Err(too_long());
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        // One byte more than stated, so that a file that grows is noticed.
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|error| blob_error(digest, "read", error))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_long());
+        }
+        let mut hasher = crate::name::Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        let actual = hasher.finish();
+        if actual != *digest {
+            return Err(corrupt_blob(digest, &actual).path(self.blob_path(digest)));
+        }
+        Ok(bytes)
+    }
+
+    /// Removes a blob, whoever needs it. A blob that is not there is fine. To remove what nothing needs any more, use
+    /// [`Store::gc`].
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        match fs::remove_file(self.blob_path(digest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove the blob {digest}"), "unlink", error).path(self.blob_path(digest)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All blobs of the store.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read.
+    pub fn blobs(&self) -> Result<Vec<Digest>> {
+        let mut blobs = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let dir = self.path("blobs").join(algorithm.as_str());
+            let failed = |error| Error::io("list the blobs", "readdir", error).path(&dir);
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
+            for entry in entries {
+                let name = entry.map_err(failed)?.file_name();
+                // Names that are not digests are not blobs.
+                let digest = name.to_str().and_then(|hex| format!("{}:{hex}", algorithm.as_str()).parse().ok());
+                blobs.extend(digest);
+            }
+        }
+        Ok(blobs)
+    }
+}
+
+/// The error of bytes that are not those of their name.
+pub(crate) fn corrupt_blob(expected: &Digest, actual: &Digest) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("verify the blob {expected}"))
+        .because(format!("its bytes have the digest {actual}"))
+        .remedy("fetch or load the image again")
+}
+
+fn not_a_file(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Hostile, format!("read the blob {digest}")).because("it is not a regular file")
+}
+
+fn blob_error(digest: &Digest, syscall: &'static str, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Error::new(ErrorKind::NotFound, format!("read the blob {digest}"))
+            .because("the store does not have it")
+            .remedy("pull or load the image again"),
+        Some(libc::ELOOP) => not_a_file(digest),
+        _ => Error::io(format!("read the blob {digest}"), syscall, error),
+    }
+}
+
+/// Makes a private directory; one that exists is fine.
+fn make_dir(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::io("make a directory of the store", "mkdir", error).path(path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the root, or checks that only its owner, this user, can write to it.
+fn check_root(root: &Path) -> Result<()> {
+    let step = "open the store";
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent).map_err(|error| Error::io(step, "mkdir", error).path(parent))?;
+    }
+    let made = match fs::DirBuilder::new().mode(0o700).create(root) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(Error::io(step, "mkdir", error).path(root)),
+    };
+    let metadata = fs::metadata(root).map_err(|error| Error::io(step, "stat", error).path(root))?;
+    let denied = |why: String| Error::new(ErrorKind::Denied, step).path(root).because(why);
+    if !metadata.is_dir() {
+        return Err(Error::new(ErrorKind::Invalid, step).path(root).because("it is not a directory"));
+    }
+    let user = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != user {
+        return Err(denied(format!("it belongs to uid {}, not to uid {user}", metadata.uid()))
+            .remedy("choose a root of your own"));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if made && mode & 0o700 != 0o700 {
+        // A umask that denies the owner his own directory.
+        let permissions = fs::Permissions::from_mode(0o700);
+        return fs::set_permissions(root, permissions).map_err(|error| Error::io(step, "chmod", error).path(root));
+    }
+    if mode & 0o022 != 0 {
+        return Err(denied(format!("others may write to it (mode {mode:04o})"))
+            .remedy(format!("chmod go-w {}", root.display())));
+    }
+    Ok(())
+}
+
+fn check_layout(text: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Layout {
+        #[serde(rename = "imageLayoutVersion")]
+        version: String,
+    }
+    let layout: Layout = serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "open the store").because("oci-layout is not what it should be").source_is(error)
+    })?;
+    if layout.version.split('.').next() != Some("1") {
+        return Err(Error::new(ErrorKind::Unsupported, "open the store")
+            .because(format!("it is an image layout of version {:?}; this crate knows version 1", layout.version)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

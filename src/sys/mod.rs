@@ -1,3 +1,8 @@
-//! The only door to the kernel.
+//! The only door to the kernel. Everything above speaks in descriptors and typed values; `unsafe` lives in this
+//! folder and in `launch/`.
 
+pub(crate) mod fs;
+pub(crate) mod path;
+pub(crate) mod random;
 pub(crate) mod trial;
+pub(crate) mod xattr;

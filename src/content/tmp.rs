@@ -1,0 +1,198 @@
+//! Things being made. A file or directory here is locked (flock(2)) by its maker for as long as it lives in `tmp/`;
+//! the kernel drops the lock however the maker ends, and then the thing is garbage that anyone may sweep.
+//!
+//! Maker and sweeper can meet between creation and lock: the sweeper then removes an empty thing, and the maker, who
+//! looks after locking whether the thing still has its name, makes another.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Durability;
+use crate::{Error, ErrorKind, Result, sys};
+
+/// A name that nobody else has.
+fn random_name() -> Result<String> {
+    let mut bytes = [0; 8];
+    sys::random::fill(&mut bytes)?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
+}
+
+const STEP: &str = "make a temporary file of the store";
+
+/// Makes something at a fresh path with `make` and locks what it returns.
+fn create_locked(dir: &Path, make: impl Fn(&Path) -> io::Result<File>) -> Result<(PathBuf, File)> {
+    // Each round lost means that a sweeper came exactly between; a second loss in a row is already improbable.
+    for _ in 0..100 {
+        let path = dir.join(random_name()?);
+        let file = match make(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            // Swept between making and opening a directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
+            Err(error) => return Err(Error::io(STEP, "open", error).path(path)),
+        };
+        file.lock().map_err(|error| Error::io(STEP, "flock", error).path(&path))?;
+        let links = file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.nlink();
+        if links > 0 {
+            return Ok((path, file));
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, STEP).path(dir).because("others keep removing it"))
+}
+
+/// A file being made; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct TmpFile {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+impl TmpFile {
+    /// An empty file in `dir`, for reading and writing.
+    pub(crate) fn create(dir: &Path) -> Result<TmpFile> {
+        let (path, file) = create_locked(dir, |path| {
+            fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+        })?;
+        Ok(TmpFile { path: Some(path), file })
+    }
+
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Gives it its final name, replacing what has that name.
+    pub(crate) fn publish(mut self, to: &Path, durability: Durability) -> Result<()> {
+        if durability == Durability::Full {
+            self.file.sync_all().map_err(|error| Error::io("write to the store", "fsync", error).path(to))?;
+        }
+        if let Some(path) = &self.path {
+            fs::rename(path, to).map_err(|error| Error::io("write to the store", "rename", error).path(to))?;
+        }
+        self.path = None;
+        sync_parent(to, durability)
+    }
+}
+
+impl Drop for TmpFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What cannot be removed now is swept later.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Makes the name `path` durable.
+pub(crate) fn sync_parent(path: &Path, durability: Durability) -> Result<()> {
+    if durability == Durability::Full
+        && let Some(parent) = path.parent()
+    {
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| Error::io("write to the store", "fsync", error).path(parent))?;
+    }
+    Ok(())
+}
+
+/// A directory being made; dropping it removes it with everything in it.
+#[derive(Debug)]
+pub(crate) struct TmpDir {
+    path: Option<PathBuf>,
+    dir: File,
+}
+
+impl TmpDir {
+    /// An empty directory in `dir` of mode 0700.
+    pub(crate) fn create(dir: &Path) -> Result<TmpDir> {
+        let (path, dir) = create_locked(dir, |path| {
+            fs::DirBuilder::new().mode(0o700).create(path)?;
+            File::open(path)
+        })?;
+        Ok(TmpDir { path: Some(path), dir })
+    }
+
+    /// Where it is now.
+    pub(crate) fn path(&self) -> &Path {
+        // Only `publish` takes the path away, and it takes the whole value.
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The directory itself, open for reading.
+    pub(crate) fn dir(&self) -> &File {
+        &self.dir
+    }
+
+    /// Gives it its final name. An empty directory of that name is replaced, anything else is an error of kind
+    /// [`ErrorKind::Conflict`] or [`ErrorKind::AlreadyExists`]. The caller has synced the contents.
+    pub(crate) fn publish(mut self, to: &Path, durability: Durability) -> Result<()> {
+        fs::rename(self.path(), to).map_err(|error| Error::io("write to the store", "rename", error).path(to))?;
+        self.path = None;
+        sync_parent(to, durability)
+    }
+
+    /// Leaves it where it is: for trees that only another identity can remove.
+    pub(crate) fn leave(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for TmpDir {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What cannot be removed now is swept later.
+            let _ = remove(path);
+        }
+    }
+}
+
+/// Removes `path`, whatever it is.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    sys::fs::remove_tree(File::open(parent)?.as_fd(), name)
+}
+
+/// Removes what dead makers left in `dir`.
+pub(crate) fn sweep(dir: &Path) -> io::Result<()> {
+    let parent = File::open(dir)?;
+    for name in stale(dir)? {
+        // One stubborn tree does not save the others.
+        let _ = sys::fs::remove_tree(parent.as_fd(), &name.name);
+    }
+    Ok(())
+}
+
+/// Something in `tmp/` that nobody makes any more; ours as long as this value holds its lock.
+pub(crate) struct Stale {
+    pub(crate) name: OsString,
+    _lock: File,
+}
+
+/// What dead makers left in `dir`, locked.
+pub(crate) fn stale(dir: &Path) -> io::Result<Vec<Stale>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let Ok(file) =
+            fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(entry.path())
+        else {
+            continue;
+        };
+        match file.try_lock() {
+            Ok(()) => found.push(Stale { name: entry.file_name(), _lock: file }),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether `name` could be one of ours.
+pub(crate) fn is_ours(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}

@@ -1,0 +1,176 @@
+//! gzip, zstd and plain, told apart by their first bytes.
+//!
+//! Decompression happens in this process: a program found by name could be one that an image brought along.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use crate::{Error, ErrorKind, Result};
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, RFC 1952; several members in a row are one stream.
+    Gzip,
+    /// zstd, RFC 8878 (feature `zstd`).
+    Zstd,
+    /// bzip2; recognised to be refused by name.
+    Bzip2,
+    /// xz; recognised to be refused by name.
+    Xz,
+}
+
+impl Compression {
+    /// How a stream that starts with `start` is compressed; six bytes are enough to know.
+    pub fn detect(start: &[u8]) -> Compression {
+        match start {
+            [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            // A skippable frame may come first.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [b'B', b'Z', b'h', ..] => Compression::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+            _ => Compression::None,
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Compression::None => "uncompressed",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+            Compression::Bzip2 => "bzip2",
+            Compression::Xz => "xz",
+        })
+    }
+}
+
+/// Reads what a stream says before compression. Give it buffers of 64 KiB or more on both sides: with 512 bytes at a
+/// time gzip is half as fast.
+pub struct Decoder<R: BufRead> {
+    compression: Compression,
+    inner: Inner<R>,
+}
+
+enum Inner<R: BufRead> {
+    Plain(R),
+    Gzip(flate2::bufread::MultiGzDecoder<R>),
+    #[cfg(feature = "zstd")]
+    Zstd(Box<zstd::stream::read::Decoder<'static, R>>),
+}
+
+impl<R: BufRead> Decoder<R> {
+    /// Looks at the first bytes of `reader` and chooses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for bzip2 and xz, and for zstd where the crate was built without the feature.
+    pub fn new(mut reader: R) -> Result<Decoder<R>> {
+        let failed = |error| Error::io("decompress", "read", error);
+        let compression = Compression::detect(reader.fill_buf().map_err(failed)?);
+        let inner = match compression {
+            Compression::None => Inner::Plain(reader),
+            Compression::Gzip => Inner::Gzip(flate2::bufread::MultiGzDecoder::new(reader)),
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => {
+                Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(reader).map_err(failed)?))
+            }
+            #[cfg(not(feature = "zstd"))]
+            Compression::Zstd => {
+                return Err(Error::new(ErrorKind::Unsupported, "decompress")
+                    .because("it is zstd, and this program was built without the feature `zstd` of coracle")
+                    .remedy("cargo add coracle --features zstd"));
+            }
+            Compression::Bzip2 | Compression::Xz => {
+                return Err(Error::new(ErrorKind::Unsupported, "decompress")
+                    .because(format!("it is {compression}, which is not read"))
+                    .remedy(format!("pack it again: {compression} -dc < OLD | gzip > NEW")));
+            }
+        };
+        Ok(Decoder { compression, inner })
+    }
+
+    /// What was recognised.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The reader below, with what it has read beyond the stream still in its buffer.
+    pub fn into_inner(self) -> R {
+        match self.inner {
+            Inner::Plain(reader) => reader,
+            Inner::Gzip(decoder) => decoder.into_inner(),
+            #[cfg(feature = "zstd")]
+            Inner::Zstd(decoder) => decoder.finish(),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.inner {
+            Inner::Plain(reader) => reader.read(buffer),
+            Inner::Gzip(decoder) => decoder.read(buffer),
+            #[cfg(feature = "zstd")]
+            Inner::Zstd(decoder) => decoder.read(buffer),
+        }
+    }
+}
+
+impl<R: BufRead> fmt::Debug for Decoder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("compression", &self.compression).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn decode(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Decoder::new(bytes).unwrap().read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn every_kind_is_read() {
+        assert_eq!(decode(b"plain").unwrap(), b"plain");
+        assert_eq!(decode(b"").unwrap(), b"");
+        assert_eq!(decode(&gzip(b"one")).unwrap(), b"one");
+        assert_eq!(decode(&[gzip(b"one"), gzip(b"two")].concat()).unwrap(), b"onetwo");
+        #[cfg(feature = "zstd")]
+        {
+            let one = zstd::encode_all(&b"one"[..], 1).unwrap();
+            assert_eq!(decode(&[one.clone(), one].concat()).unwrap(), b"oneone");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_is_an_error() {
+        let whole = gzip(&[7; 1000]);
+        assert!(decode(&whole[..whole.len() - 1]).is_err());
+        assert!(decode(&whole[..12]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_read_is_named() {
+        let error = Decoder::new(&b"BZh91AY"[..]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("bzip2"), "{error}");
+        assert!(Decoder::new(&b"\xfd7zXZ\0\0"[..]).unwrap_err().to_string().contains("xz"));
+    }
+}

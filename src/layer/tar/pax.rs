@@ -1,0 +1,257 @@
+//! The records of a PAX header: `<length> <key>=<value>\n`, see pax(1), "pax Extended Header".
+
+use super::header::Why;
+use crate::sys::fs::Time;
+
+/// What the records say, as far as this crate uses it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    pub(super) mtime: Option<Time>,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: SparseRecords,
+}
+
+/// The records of GNU tar's three ways to describe a sparse file.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct SparseRecords {
+    pub(super) version: Option<(u64, u64)>,
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) real_size: Option<u64>,
+    pub(super) count: Option<u64>,
+    pub(super) map: Option<Vec<(u64, u64)>>,
+}
+
+impl SparseRecords {
+    pub(super) fn is_any(&self) -> bool {
+        *self != SparseRecords::default()
+    }
+}
+
+const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// Splits off the first record: key, value and the rest.
+fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Why> {
+    let malformed = || "a record is malformed".to_owned();
+    let space = bytes.iter().take(12).position(|byte| *byte == b' ').ok_or_else(malformed)?;
+    let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| malformed())?;
+    if length <= space + 1 || length > bytes.len() {
+        return Err("a record's length does not fit".into());
+    }
+    let (record, rest) = bytes.split_at(length);
+    let body = record[space + 1..].strip_suffix(b"\n").ok_or_else(malformed)?;
+    let equals = body.iter().position(|byte| *byte == b'=').ok_or_else(malformed)?;
+    let (key, value) = (&body[..equals], &body[equals + 1..]);
+    if key.is_empty() || key.contains(&0) || key.contains(&b'\n') {
+        return Err("a record's key is malformed".into());
+    }
+    Ok((key, value, rest))
+}
+
+/// Digits only: no sign, no space.
+fn decimal(digits: &[u8]) -> Result<u64, Why> {
+    if digits.is_empty() {
+        return Err("a number is missing".into());
+    }
+    digits.iter().try_fold(0u64, |value, digit| {
+        if !digit.is_ascii_digit() {
+            return Err(format!("{:?} is not a number", String::from_utf8_lossy(digits)));
+        }
+        value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(u64::from(digit - b'0')))
+            .ok_or_else(|| "a number is out of range".to_owned())
+    })
+}
+
+/// Seconds with an optional sign and fraction. What is finer than a nanosecond is cut off towards the past, so that
+/// `-0.5` is half a second before 1970.
+fn time(text: &[u8]) -> Result<Time, Why> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = match text.iter().position(|byte| *byte == b'.') {
+        Some(dot) => (&text[..dot], &text[dot + 1..]),
+        None => (text, &b""[..]),
+    };
+    let seconds = i64::try_from(decimal(whole)?).map_err(|_| "a time is out of range")?;
+    let mut nanoseconds = 0u32;
+    let mut finer = false;
+    for (at, digit) in fraction.iter().enumerate() {
+        if !digit.is_ascii_digit() {
+            return Err("a time is not a number".into());
+        }
+        match at {
+            0..9 => nanoseconds += u32::from(digit - b'0') * 10u32.pow(8 - at as u32),
+            _ => finer |= *digit != b'0',
+        }
+    }
+    if !negative {
+        return Ok(Time { seconds, nanoseconds });
+    }
+    nanoseconds += u32::from(finer);
+    Ok(match nanoseconds {
+        0 => Time { seconds: -seconds, nanoseconds: 0 },
+        _ => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
+    })
+}
+
+/// Sets `slot`, unless another record has set it to something else.
+fn once<T: PartialEq>(slot: &mut Option<T>, value: T, key: &[u8]) -> Result<(), Why> {
+    match slot {
+        Some(before) if *before != value => {
+            Err(format!("the record {:?} stands there twice and disagrees", String::from_utf8_lossy(key)))
+        }
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
+}
+
+fn path(value: &[u8]) -> Result<Vec<u8>, Why> {
+    if value.contains(&0) { Err("a path contains NUL".into()) } else { Ok(value.to_vec()) }
+}
+
+impl Pax {
+    /// Reads all records of one header. An empty value means that the plain header counts.
+    ///
+    /// Keys that nobody here knows are passed over, as POSIX asks, except in namespaces that change where an entry's
+    /// data ends.
+    pub(super) fn parse(mut bytes: &[u8]) -> Result<Pax, Why> {
+        let mut pax = Pax::default();
+        // GNU sparse 0.0 gives each piece as two records.
+        let mut offset = None;
+        while !bytes.is_empty() {
+            let (key, value, rest) = record(bytes)?;
+            bytes = rest;
+            if value.is_empty() && !key.starts_with(XATTR) {
+                continue;
+            }
+            match key {
+                b"path" => once(&mut pax.path, path(value)?, key)?,
+                b"linkpath" => once(&mut pax.link_path, path(value)?, key)?,
+                b"size" => once(&mut pax.size, decimal(value)?, key)?,
+                b"uid" => once(&mut pax.uid, decimal(value)?, key)?,
+                b"gid" => once(&mut pax.gid, decimal(value)?, key)?,
+                b"mtime" => once(&mut pax.mtime, time(value)?, key)?,
+                b"GNU.sparse.major" => {
+                    let minor = pax.sparse.version.map_or(0, |(_, minor)| minor);
+                    pax.sparse.version = Some((decimal(value)?, minor));
+                }
+                b"GNU.sparse.minor" => {
+                    let major = pax.sparse.version.map_or(0, |(major, _)| major);
+                    pax.sparse.version = Some((major, decimal(value)?));
+                }
+                b"GNU.sparse.name" => once(&mut pax.sparse.name, path(value)?, key)?,
+                b"GNU.sparse.realsize" | b"GNU.sparse.size" => {
+                    once(&mut pax.sparse.real_size, decimal(value)?, key)?;
+                }
+                b"GNU.sparse.numblocks" => once(&mut pax.sparse.count, decimal(value)?, key)?,
+                b"GNU.sparse.offset" => {
+                    if offset.replace(decimal(value)?).is_some() {
+                        return Err("the sparse map is malformed".into());
+                    }
+                }
+                b"GNU.sparse.numbytes" => {
+                    let offset = offset.take().ok_or("the sparse map is malformed")?;
+                    pax.sparse.map.get_or_insert_default().push((offset, decimal(value)?));
+                }
+                b"GNU.sparse.map" => {
+                    let numbers = value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
+                    let (pairs, []) = numbers.as_chunks::<2>() else {
+                        return Err("the sparse map is malformed".into());
+                    };
+                    once(&mut pax.sparse.map, pairs.iter().map(|pair| (pair[0], pair[1])).collect(), key)?;
+                }
+                key if key.starts_with(b"GNU.sparse.") || key == b"SCHILY.realsize" || key == b"GNU.dumpdir" => {
+                    return Err(format!("the record {:?} is not understood", String::from_utf8_lossy(key)));
+                }
+                key => {
+                    if let Some(name) = key.strip_prefix(XATTR) {
+                        let known = pax.xattrs.iter().find(|(known, _)| known == name);
+                        match known {
+                            Some((_, before)) if before != value => {
+                                return Err(format!(
+                                    "the attribute {:?} stands there twice and disagrees",
+                                    String::from_utf8_lossy(name)
+                                ));
+                            }
+                            Some(_) => {}
+                            None if name.is_empty() => return Err("an attribute has no name".into()),
+                            None => pax.xattrs.push((name.to_vec(), value.to_vec())),
+                        }
+                    }
+                }
+            }
+        }
+        if offset.is_some() {
+            return Err("the sparse map is malformed".into());
+        }
+        Ok(pax)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn records() {
+        let pax = Pax::parse(b"12 path=abc\n15 mtime=1.500\n13 comment=x\n").unwrap();
+        assert_eq!(pax.path.as_deref(), Some(&b"abc"[..]));
+        assert_eq!(pax.mtime, Some(Time { seconds: 1, nanoseconds: 500_000_000 }));
+        let pax = Pax::parse(b"27 SCHILY.xattr.user.a=b\nc\n").unwrap();
+        assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"b\nc".to_vec())]);
+    }
+
+    #[test]
+    fn malformed_records() {
+        for bad in [
+            &b"x"[..],
+            b"0 ",
+            b"3 a\n",
+            b"99 path=abc\n",
+            b"11 path=abc\n",
+            b"12 path=abcd",
+            b"+2 path=abc\n",
+            b"-12 path=abc\n",
+            b" 12 path=abc\n",
+            b"12 path=a\0c\n",
+            b"99999999999999999999 path=abc\n",
+            b"12 path=abc\n12 path=abd\n",
+            b"11 size=-1\n",
+            b"11 size= 1\n",
+            b"11 size=1x\n",
+            b"4 =\n",
+            b"23 GNU.sparse.offset=1\n",
+            b"24 GNU.sparse.unheard=1\n",
+        ] {
+            assert!(Pax::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn times_before_1970() {
+        assert_eq!(time(b"-0.5").unwrap(), Time { seconds: -1, nanoseconds: 500_000_000 });
+        assert_eq!(time(b"-3").unwrap(), Time { seconds: -3, nanoseconds: 0 });
+        assert_eq!(time(b"1.0000000019").unwrap(), Time { seconds: 1, nanoseconds: 1 });
+        assert_eq!(time(b"-1.0000000001").unwrap(), Time { seconds: -2, nanoseconds: 999_999_999 });
+        assert!(time(b"").is_err() && time(b".5").is_err() && time(b"1.x").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Pax::parse(&bytes);
+        }
+    }
+}

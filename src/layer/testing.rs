@@ -1,0 +1,130 @@
+//! Archives made byte by byte, also such as no tool would write.
+#![allow(clippy::unwrap_used)]
+
+/// A header block with a correct checksum; the fields can be bent before.
+#[derive(Clone)]
+pub(crate) struct Block(pub(crate) [u8; 512]);
+
+impl Block {
+    pub(crate) fn new(name: &[u8], flag: u8) -> Block {
+        let mut block = Block([0; 512]);
+        block.put(0, name);
+        block.put(100, b"0000644\0");
+        block.put(108, b"0000000\0");
+        block.put(116, b"0000000\0");
+        block.put(136, b"00000000000\0");
+        block.0[156] = flag;
+        block.put(257, b"ustar\x0000");
+        block.size(0)
+    }
+
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub(crate) fn with(mut self, at: usize, bytes: &[u8]) -> Block {
+        self.put(at, bytes);
+        self
+    }
+
+    pub(crate) fn gnu(self) -> Block {
+        self.with(257, b"ustar  \0")
+    }
+
+    pub(crate) fn size(self, size: u64) -> Block {
+        self.with(124, format!("{size:011o}\0").as_bytes())
+    }
+
+    pub(crate) fn mode(self, mode: u32) -> Block {
+        self.with(100, format!("{mode:07o}\0").as_bytes())
+    }
+
+    pub(crate) fn owner(self, uid: u32, gid: u32) -> Block {
+        self.with(108, format!("{uid:07o}\0").as_bytes()).with(116, format!("{gid:07o}\0").as_bytes())
+    }
+
+    pub(crate) fn mtime(self, seconds: u64) -> Block {
+        self.with(136, format!("{seconds:011o}\0").as_bytes())
+    }
+
+    pub(crate) fn link(self, target: &[u8]) -> Block {
+        self.with(157, target)
+    }
+
+    pub(crate) fn device(self, major: u32, minor: u32) -> Block {
+        self.with(329, format!("{major:07o}\0").as_bytes()).with(337, format!("{minor:07o}\0").as_bytes())
+    }
+
+    pub(crate) fn seal(mut self) -> [u8; 512] {
+        self.put(148, b"        ");
+        let sum: u32 = self.0.iter().map(|byte| u32::from(*byte)).sum();
+        self.put(148, format!("{sum:06o}\0 ").as_bytes());
+        self.0
+    }
+}
+
+/// An archive being written.
+#[derive(Clone, Default)]
+pub(crate) struct Archive(pub(crate) Vec<u8>);
+
+impl Archive {
+    pub(crate) fn new() -> Archive {
+        Archive::default()
+    }
+
+    pub(crate) fn block(mut self, block: Block) -> Archive {
+        self.0.extend(block.seal());
+        self
+    }
+
+    /// Data, padded to whole blocks.
+    pub(crate) fn data(mut self, bytes: &[u8]) -> Archive {
+        self.0.extend(bytes);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    pub(crate) fn file(self, name: &str, data: &[u8]) -> Archive {
+        self.block(Block::new(name.as_bytes(), b'0').size(data.len() as u64)).data(data)
+    }
+
+    pub(crate) fn dir(self, name: &str) -> Archive {
+        self.block(Block::new(name.as_bytes(), b'5').mode(0o755))
+    }
+
+    pub(crate) fn symlink(self, name: &str, target: &str) -> Archive {
+        self.block(Block::new(name.as_bytes(), b'2').mode(0o777).link(target.as_bytes()))
+    }
+
+    pub(crate) fn hard_link(self, name: &str, target: &str) -> Archive {
+        self.block(Block::new(name.as_bytes(), b'1').link(target.as_bytes()))
+    }
+
+    pub(crate) fn pax_bytes(self, body: &[u8]) -> Archive {
+        self.block(Block::new(b"PaxHeaders/x", b'x').size(body.len() as u64)).data(body)
+    }
+
+    pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Archive {
+        self.pax_bytes(&pax_records(records))
+    }
+
+    pub(crate) fn end(mut self) -> Vec<u8> {
+        self.0.extend([0; 1024]);
+        self.0
+    }
+}
+
+pub(crate) fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        let mut length = rest + 1;
+        while length != rest + length.to_string().len() {
+            length = rest + length.to_string().len();
+        }
+        body.extend(format!("{length} {key}=").as_bytes());
+        body.extend(*value);
+        body.push(b'\n');
+    }
+    body
+}

@@ -1,0 +1,282 @@
+//! From a tar to a directory tree.
+//!
+//! How an entry gets its place:
+//!
+//! 1. Its path is cleaned as text: `.` and empty components go, `..` takes back the component before it, and a path
+//!    that climbs above the root is [`ErrorKind::Hostile`].
+//! 2. The parent directory is looked up beneath the tree's descriptor without following any symlink, and kept open
+//!    for the entries that follow. Where that fails, the slow way walks component by component through this tree and
+//!    the layers below, follows symlinks inside that merged root, and makes the directories that are missing.
+//! 3. The last component is created with `O_EXCL`; what stands there already is removed first, never written through.
+//! 4. Metadata goes through the open descriptor: owner, attributes, mode, times, in this order, because a change of
+//!    owner clears setuid and capabilities. Directories get theirs at the end, the deepest first, since files made in
+//!    them would change their times.
+
+mod metadata;
+mod node;
+mod place;
+mod whiteout;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::BufRead;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use self::metadata::{Meta, Pending};
+use self::place::{Parents, clean, split};
+use super::limits::exceeded;
+use super::tar::{Entry, Kind, Reader};
+use super::{LayerOptions, View};
+use crate::sys::fs::fstat;
+use crate::sys::path::Root;
+use crate::{Error, ErrorKind, Result};
+
+const STEP: &str = "unpack the layer";
+
+/// How whiteouts are written into the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhiteoutFormat {
+    /// For overlayfs mounted with full privileges: a character device 0/0, and `trusted.overlay.opaque`.
+    #[default]
+    Overlay,
+    /// For overlayfs mounted with `userxattr` in a user namespace: a character device 0/0, and `user.overlay.opaque`.
+    OverlayUser,
+    /// For a tree that several layers are applied to one after the other: what is hidden is deleted.
+    Apply,
+}
+
+/// Whom the files of the tree belong to.
+#[derive(Clone, Default)]
+pub enum Ownership {
+    /// As the tar says (needs CAP_CHOWN and the other powers of root).
+    #[default]
+    Full,
+    /// Everything belongs to this user. What the tar says is recorded in the attribute `user.rootlesscontainers`, as
+    /// [umoci](https://rootlesscontaine.rs/proto/) does; device nodes become empty files.
+    Single,
+    /// Everything is made as this user's; what the tar says otherwise is collected and handed to [`Reown`], which has
+    /// a range of subordinate ids at its disposal.
+    Mapped(Arc<dyn Reown>),
+}
+
+impl fmt::Debug for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ownership::Full => "Full",
+            Ownership::Single => "Single",
+            Ownership::Mapped(_) => "Mapped",
+        })
+    }
+}
+
+/// One thing in a tree whose ownership needs an identity that this process has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Where it is, relative to the tree, with components separated by `/` and no symlink on the way.
+    pub path: Vec<u8>,
+    /// The owner as the container will see it.
+    pub uid: u32,
+    /// The group as the container will see it.
+    pub gid: u32,
+    /// Permission bits (07777) that it must have after the change of owner, which clears setuid and setgid. Symlinks
+    /// have none: `None`.
+    pub mode: Option<u32>,
+    /// Attributes that need privileges, such as `security.capability`; name and value.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Acts with a range of subordinate ids.
+pub trait Reown: Send + Sync {
+    /// Gives each of `owners` in `tree` what it asks for, in this order; nothing in `tree` is followed through a
+    /// symlink. Directories come after what is in them.
+    ///
+    /// # Errors
+    /// Where one of them cannot be changed; the caller then throws the tree away.
+    fn reown(&self, tree: BorrowedFd<'_>, owners: &[Owner]) -> Result<()>;
+
+    /// How the container sees a file that this process sees as belonging to `uid` and `gid`.
+    fn container_ids(&self, uid: u32, gid: u32) -> (u32, u32);
+
+    /// Removes `name` in `parent` with everything below it, whoever owns it. Absent is fine.
+    ///
+    /// # Errors
+    /// Where something of it stays.
+    fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+}
+
+/// The layers below the one being unpacked. Asked only by a layer that depends on them, so it may wait until they
+/// are there.
+pub trait Below {
+    /// The merged look of the layers below; `None` for the lowest layer.
+    ///
+    /// # Errors
+    /// Where one of them cannot be had.
+    fn view(&self) -> Result<Option<&View>>;
+}
+
+/// Something that a layer asked for and did not get; none of it is needed to run the image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Skipped {
+    /// Attributes that the file system does not support or the kernel does not allow, and labels of the host's own
+    /// security policy; by name.
+    Xattr(String),
+    /// Device nodes that this user may not make; empty files stand for them.
+    Device,
+}
+
+/// What unpacking one layer came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Entries of the tar.
+    pub entries: u64,
+    /// Bytes of its regular files, hard links not counted again.
+    pub bytes: u64,
+    /// Whether the layers below were asked.
+    pub dependent: bool,
+    /// Whether the tar has an entry for the root directory itself. Where the uppermost layers of a stack have none, the
+    /// root's mode and owner are those of the next layer below that has.
+    pub sets_root: bool,
+    /// What was left out, each with the number of times.
+    pub skipped: Vec<(Skipped, u64)>,
+}
+
+/// One unpacking under way.
+struct Unpacker<'a> {
+    root: Root,
+    options: &'a LayerOptions,
+    below: &'a dyn Below,
+    /// Whether modes given at creation are exact, because the thread's umask is clear.
+    exact_modes: bool,
+    /// Owner and group that new files get.
+    me: (u32, u32),
+    parents: Parents,
+    /// Directories that wait for their metadata, by path without symlinks.
+    pending: BTreeMap<Vec<u8>, Pending>,
+    /// Directories made opaque.
+    opaque: HashSet<Vec<u8>>,
+    /// Everything this layer has made; filled for [`WhiteoutFormat::Apply`] only, where it must survive whiteouts.
+    made: BTreeSet<Vec<u8>>,
+    owners: Vec<Owner>,
+    skipped: BTreeMap<Skipped, u64>,
+    result: Unpacked,
+}
+
+/// Unpacks the tar `archive` into `tree`, an open directory that is empty (or, for [`WhiteoutFormat::Apply`], holds
+/// what the layers below came to). Reads to the archive's end mark; what follows stays unread.
+///
+/// Returns also what [`Reown`] has to do, for after the digests are verified, and the input.
+///
+/// `exact_modes` says that the calling thread has cleared a umask of its own. After an error the tree is in disorder
+/// and to be thrown away.
+pub(crate) fn unpack<R: BufRead>(
+    archive: R,
+    tree: OwnedFd,
+    options: &LayerOptions,
+    below: &dyn Below,
+    exact_modes: bool,
+) -> Result<(Unpacked, Vec<Owner>, R)> {
+    let stat = fstat(tree.as_fd()).map_err(|error| Error::io(STEP, "fstat", error))?;
+    let apply = options.whiteouts == WhiteoutFormat::Apply;
+    let me = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    // A directory that hands its group or a default ACL down spoils the modes of what is made in it.
+    let inherits = stat.st_mode & libc::S_ISGID != 0
+        || crate::sys::xattr::get(tree.as_fd(), c"system.posix_acl_default")
+            .map_err(|error| Error::io(STEP, "fgetxattr", error))?
+            .is_some();
+    let root = Root::new(tree);
+    let parents = Parents::new(&root)?;
+    let mut unpacker = Unpacker {
+        root,
+        options,
+        below,
+        exact_modes: exact_modes && !apply && !inherits,
+        me,
+        parents,
+        pending: BTreeMap::new(),
+        opaque: HashSet::new(),
+        made: BTreeSet::new(),
+        owners: Vec::new(),
+        skipped: BTreeMap::new(),
+        result: Unpacked::default(),
+    };
+    let mut reader = Reader::new(archive, &options.limits);
+    while let Some(entry) = reader.next()? {
+        unpacker.entry(entry, &mut reader)?;
+    }
+    unpacker.result.entries = reader.entries();
+    let (result, owners) = unpacker.finish()?;
+    Ok((result, owners, reader.into_inner()))
+}
+
+impl Unpacker<'_> {
+    fn applies(&self) -> bool {
+        self.options.whiteouts == WhiteoutFormat::Apply
+    }
+
+    fn entry<R: BufRead>(&mut self, entry: Entry, reader: &mut Reader<R>) -> Result<()> {
+        let path = clean(&entry.path, self.options.limits.depth)?;
+        if path.is_empty() {
+            return self.root_entry(entry);
+        }
+        let (parent, name) = split(&path);
+        if parent.split(|byte| *byte == b'/').any(|component| component.starts_with(b".wh.")) {
+            return Err(hostile(&entry.path, "a whiteout cannot hold anything"));
+        }
+        if let Some(hidden) = name.strip_prefix(b".wh.") {
+            return self.whiteout(parent, hidden, &entry.path);
+        }
+        let place = self.place(parent, name)?;
+        if self.applies() {
+            self.made.insert(place.path.clone());
+        }
+        if matches!(entry.kind, Kind::Directory | Kind::Symlink) {
+            self.parents.forget_alias(&path);
+        }
+        match entry.kind {
+            Kind::File => self.file(&place, entry, reader),
+            Kind::HardLink => self.hard_link(&place, &entry),
+            Kind::Symlink => self.symlink(&place, &entry.link, Meta::of(&entry)),
+            Kind::Directory => self.directory(place, Meta::of(&entry)),
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => self.node(&place, &entry),
+        }
+    }
+
+    /// The entry `./`: metadata of the tree itself.
+    fn root_entry(&mut self, entry: Entry) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(hostile(&entry.path, "the root of the tree can only be a directory"));
+        }
+        self.result.sets_root = true;
+        let meta = Meta::of(&entry);
+        self.pending.insert(Vec::new(), Pending { meta, mode_is_set: false, existed: true });
+        Ok(())
+    }
+
+    /// Counts bytes that a file takes up.
+    fn count_bytes(&mut self, size: u64) -> Result<()> {
+        self.result.bytes = self.result.bytes.saturating_add(size);
+        if self.result.bytes > self.options.limits.bytes {
+            return Err(exceeded("bytes", self.options.limits.bytes));
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, what: Skipped) {
+        *self.skipped.entry(what).or_default() += 1;
+    }
+}
+
+fn hostile(path: &[u8], why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Hostile, STEP).path(super::view::as_path(path)).because(why)
+}
+
+fn failed<'a>(syscall: &'static str, path: &'a [u8]) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |error| Error::io(STEP, syscall, error).path(super::view::as_path(path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! What a layer removes.
+//!
+//! See [Whiteouts](https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts). They are about the
+//! layers below only: what the same layer makes stays, in whatever order the two stand in the tar.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::place::{Place, join};
+use super::{STEP, Unpacker, WhiteoutFormat, failed, hostile};
+use crate::layer::view::is_whiteout;
+use crate::sys::fs::{c_string, lstatat, mknodat, names, open_dir};
+use crate::sys::xattr;
+use crate::{Error, Result};
+
+impl Unpacker<'_> {
+    /// The entry `.wh.<hidden>` in the directory that the clean path `parent` leads to.
+    pub(super) fn whiteout(&mut self, parent: &[u8], hidden: &[u8], written: &[u8]) -> Result<()> {
+        match hidden {
+            b".wh..opq" => return self.opaque_entry(parent),
+            // Bookkeeping of aufs that old images carry.
+            _ if hidden.starts_with(b".wh.") => return Ok(()),
+            b"" | b"." | b".." => return Err(hostile(written, "it is a whiteout of nothing")),
+            _ => {}
+        }
+        let place = self.place(parent, hidden)?;
+        if self.applies() {
+            return self.purge(&place);
+        }
+        match mknodat(place.dir(), &place.name, libc::S_IFCHR, 0) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                let stat = lstatat(place.dir(), &place.name).map_err(failed("lstat", &place.path))?;
+                // A file hides what is below it anyway; a directory would be merged with it.
+                if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+                    self.make_opaque(place.dir(), &place.name, &place.path)?;
+                }
+                Ok(())
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(failed("mknodat", &place.path)(error)
+                .because("this kernel or sandbox lets an unprivileged process make no whiteouts")
+                .remedy("use the copy backend, or a kernel from 5.8 on")),
+            Err(error) => Err(failed("mknodat", &place.path)(error)),
+        }
+    }
+
+    /// The entry `.wh..wh..opq`.
+    fn opaque_entry(&mut self, path: &[u8]) -> Result<()> {
+        if path.is_empty() {
+            return self.hide_everything();
+        }
+        let parent = self.parent(path)?;
+        if self.applies() {
+            let dir = parent.path.clone();
+            return self.purge_inside(&dir);
+        }
+        let canonical = parent.path.clone();
+        self.make_opaque(parent.dir(), c".", &canonical)
+    }
+
+    /// Makes a directory hide what the layers below have in it.
+    pub(super) fn make_opaque(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<()> {
+        if self.opaque.contains(path) {
+            return Ok(());
+        }
+        let attribute = match self.options.whiteouts {
+            WhiteoutFormat::Overlay => c"trusted.overlay.opaque",
+            WhiteoutFormat::OverlayUser => c"user.overlay.opaque",
+            WhiteoutFormat::Apply => return Ok(()),
+        };
+        let dir = open_dir(dir, name).map_err(failed("openat", path))?;
+        xattr::set(dir.as_fd(), attribute, b"y").map_err(|error| {
+            let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP));
+            let error = failed("fsetxattr", path)(error);
+            if refused {
+                error
+                    .because(format!("the attribute {attribute:?}, which hides lower layers, cannot be set here"))
+                    .remedy("use the copy backend, or another file system for the store")
+            } else {
+                error
+            }
+        })?;
+        self.opaque.insert(path.to_vec());
+        Ok(())
+    }
+
+    /// An opaque root. Overlayfs does not look for the mark on a layer's root directory, so each name is hidden.
+    fn hide_everything(&mut self) -> Result<()> {
+        if self.applies() {
+            return self.purge_inside(&[]);
+        }
+        let hidden = match self.below.view()? {
+            None => return Ok(()),
+            Some(view) => {
+                self.result.dependent = true;
+                view.names(b"")?.unwrap_or_default()
+            }
+        };
+        for name in hidden {
+            self.whiteout(&[], name.to_bytes(), b".wh..wh..opq")?;
+        }
+        // From here on nothing below the root shows through.
+        self.opaque.insert(Vec::new());
+        Ok(())
+    }
+
+    /// Removes what the layers below have made at `place`.
+    fn purge(&mut self, place: &Place) -> Result<()> {
+        let stat = match lstatat(place.dir(), &place.name) {
+            Ok(stat) => stat,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            Err(error) => return Err(failed("lstat", &place.path)(error)),
+        };
+        let inside = [place.path.as_slice(), b"/"].concat();
+        let holds_ours = self.made.range(inside.clone()..).next().is_some_and(|path| path.starts_with(&inside));
+        if self.made.contains(&place.path) || holds_ours {
+            if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+                return self.purge_inside(&place.path);
+            }
+            return Ok(());
+        }
+        debug_assert!(!is_whiteout(&stat) || self.applies());
+        self.clear(place)
+    }
+
+    fn purge_inside(&mut self, path: &[u8]) -> Result<()> {
+        let parent = self.parent(path)?;
+        let dir = open_dir(parent.dir(), c".").map_err(failed("openat", path))?;
+        for name in names(dir.as_fd()).map_err(|error| Error::io(STEP, "readdir", error))? {
+            let path = join(&parent.path, name.to_bytes());
+            let name = c_string(name.to_bytes()).map_err(failed("openat", &path))?;
+            self.purge(&Place { parent: parent.clone(), name, path })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! Several layer trees looked at as one, without mounting.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use super::Layer;
+use crate::sys::fs::{Stat, c_string, lstatat, names, open_dir, openat, readlinkat};
+use crate::sys::path::{MAX_SYMLINKS, components};
+use crate::sys::xattr;
+use crate::{Error, ErrorKind, Result};
+
+const STEP: &str = "look into the layers";
+
+/// The merged look of a stack of layer trees, as overlayfs would show it: whiteouts and opaque directories hide what
+/// lies below, symlinks are resolved inside the merged root and never lead out of it.
+///
+/// A view sees the trees as they are at each call; nothing is cached but the descriptors of the trees.
+#[derive(Debug)]
+pub struct View {
+    /// The uppermost first.
+    trees: Vec<OwnedFd>,
+}
+
+/// Something in the merged tree.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The directory of one layer that it lies in, and its name there. For the root itself: the uppermost tree, `.`.
+    pub(crate) place: OwnedFd,
+    pub(crate) name: CString,
+    /// The uppermost layer's opinion of it.
+    pub(crate) stat: Stat,
+    /// For a directory: its share in each layer, the uppermost first. Empty for everything else.
+    pub(crate) dirs: Vec<OwnedFd>,
+}
+
+impl Found {
+    pub(crate) fn file_type(&self) -> u32 {
+        self.stat.st_mode & libc::S_IFMT
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.file_type() == libc::S_IFDIR
+    }
+
+    pub(crate) fn is_symlink(&self) -> bool {
+        self.file_type() == libc::S_IFLNK
+    }
+
+    /// What a symlink says.
+    pub(crate) fn target(&self) -> io::Result<Vec<u8>> {
+        readlinkat(self.place.as_fd(), &self.name)
+    }
+
+    /// Opens it for reading, without waiting for the other end of a FIFO.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        openat(self.place.as_fd(), &self.name, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)
+    }
+}
+
+/// Whether this is overlayfs' mark for "nothing here".
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0
+}
+
+/// Whether a directory of one layer hides those below it.
+pub(crate) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
+    for name in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
+        if xattr::get(dir.as_fd(), name)?.as_deref() == Some(b"y") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn failed(path: &[u8]) -> impl Fn(io::Error) -> Error {
+    move |error| Error::io(STEP, "openat", error).path(as_path(path))
+}
+
+pub(super) fn as_path(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+impl View {
+    /// The view of `trees`, the uppermost first.
+    ///
+    /// # Errors
+    /// Where one of them is not a directory.
+    pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>) -> Result<View> {
+        let trees = trees.into_iter().map(|path| {
+            let path = path.as_ref();
+            let opened = crate::sys::path::Root::open(path).map(crate::sys::path::Root::into_dir);
+            opened.map_err(|error| Error::io(STEP, "open", error).path(path))
+        });
+        Ok(View { trees: trees.collect::<Result<_>>()? })
+    }
+
+    /// The view of the layers of an image, the lowest first, as [`LayerStore`](super::LayerStore) returns them.
+    ///
+    /// # Errors
+    /// Where one of them has been removed.
+    pub fn of_layers(layers: &[Layer]) -> Result<View> {
+        View::new(layers.iter().rev().map(Layer::tree))
+    }
+
+    /// Opens what `path` (from the root; bytes, as tar and the kernel have them) leads to, for reading. `None` where
+    /// there is nothing. Of a directory it is the uppermost layer's share.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where symlinks go in a circle, and for anything but files and directories: a device node
+    /// in an image would be a device of this host.
+    pub fn open(&self, path: &[u8]) -> Result<Option<File>> {
+        let Some(found) = self.resolve(path, true)? else { return Ok(None) };
+        if !matches!(found.file_type(), libc::S_IFREG | libc::S_IFDIR) {
+            return Err(Error::new(ErrorKind::Invalid, STEP)
+                .path(as_path(path))
+                .because("it is neither a file nor a directory"));
+        }
+        let fd = found.open().map_err(failed(path))?;
+        Ok(Some(File::from(fd)))
+    }
+
+    /// Reads the regular file that `path` leads to; `None` where there is nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Limit`] where it has more than `limit` bytes, [`ErrorKind::Invalid`] where it is no regular file.
+    pub fn read_file(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(failed(path))?;
+        if !metadata.is_file() {
+            return Err(Error::new(ErrorKind::Invalid, STEP).path(as_path(path)).because("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed(path))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::new(ErrorKind::Limit, STEP)
+                .path(as_path(path))
+                .because(format!("it has more than the {limit} bytes that are allowed here")));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The names in the directory that `path` leads to; `None` where there is no directory.
+    pub(crate) fn names(&self, path: &[u8]) -> Result<Option<Vec<CString>>> {
+        let Some(found) = self.resolve(path, true)? else { return Ok(None) };
+        if !found.is_dir() {
+            return Ok(None);
+        }
+        // The uppermost layer that has a name decides whether it shows.
+        let mut seen = BTreeMap::new();
+        for dir in &found.dirs {
+            for name in names(dir.as_fd()).map_err(failed(path))? {
+                if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
+                    let stat = lstatat(dir.as_fd(), vacant.key()).map_err(failed(path))?;
+                    vacant.insert(!is_whiteout(&stat));
+                }
+            }
+        }
+        Ok(Some(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect()))
+    }
+
+    /// Resolves `path`; `follow` says whether a symlink at its end is followed too.
+    pub(crate) fn resolve(&self, path: &[u8], follow: bool) -> Result<Option<Found>> {
+        self.walk(path, follow).map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => {
+                Error::new(ErrorKind::Invalid, STEP).path(as_path(path)).because("its symlinks go in a circle")
+            }
+            _ => failed(path)(error),
+        })
+    }
+
+    fn root(&self) -> io::Result<Option<Found>> {
+        let Some(top) = self.trees.first() else { return Ok(None) };
+        let dirs = self.trees.iter().map(|tree| open_dir(tree.as_fd(), c".")).collect::<io::Result<_>>()?;
+        Ok(Some(Found {
+            place: top.try_clone()?,
+            name: c".".to_owned(),
+            stat: crate::sys::fs::fstat(top.as_fd())?,
+            dirs,
+        }))
+    }
+
+    fn walk(&self, path: &[u8], follow: bool) -> io::Result<Option<Found>> {
+        let Some(mut here) = self.root()? else { return Ok(None) };
+        // Names from the root to `here`, none of them a symlink: `..` walks again from the root, so that few
+        // descriptors are open at a time.
+        let mut way: Vec<Vec<u8>> = Vec::new();
+        let mut left: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        let mut symlinks = 0;
+        while let Some(component) = left.pop_front() {
+            if !here.is_dir() {
+                return Ok(None);
+            }
+            if component == b".." {
+                way.pop();
+                match self.descend(&way)? {
+                    Some(found) => here = found,
+                    None => return Ok(None),
+                }
+                continue;
+            }
+            let Some(found) = child(&here, &c_string(&component)?)? else { return Ok(None) };
+            if found.is_symlink() && (follow || !left.is_empty()) {
+                symlinks += 1;
+                if symlinks > MAX_SYMLINKS {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                let target = found.target()?;
+                if target.starts_with(b"/") {
+                    way.clear();
+                    match self.root()? {
+                        Some(root) => here = root,
+                        None => return Ok(None),
+                    }
+                }
+                for component in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                    left.push_front(component.to_vec());
+                }
+                continue;
+            }
+            way.push(component);
+            here = found;
+        }
+        Ok(Some(here))
+    }
+
+    fn descend(&self, way: &[Vec<u8>]) -> io::Result<Option<Found>> {
+        let Some(mut here) = self.root()? else { return Ok(None) };
+        for component in way {
+            match child(&here, &c_string(component)?)? {
+                Some(found) => here = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(here))
+    }
+}
+
+/// Looks `name` up in a merged directory.
+fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
+    let mut found: Option<Found> = None;
+    for share in &dir.dirs {
+        let stat = match lstatat(share.as_fd(), name) {
+            Ok(stat) => stat,
+            // A name that one layer's file system cannot even hold is not there.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENAMETOOLONG)) => continue,
+            Err(error) => return Err(error),
+        };
+        if is_whiteout(&stat) {
+            break;
+        }
+        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            // A file below a directory is hidden by it; a file above everything is it.
+            if found.is_none() {
+                let place = share.try_clone()?;
+                found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new() });
+            }
+            break;
+        }
+        let opened = open_dir(share.as_fd(), name)?;
+        let opaque = is_opaque(&opened)?;
+        match &mut found {
+            Some(found) => found.dirs.push(opened),
+            None => {
+                let place = share.try_clone()?;
+                found = Some(Found { place, name: name.to_owned(), stat, dirs: vec![opened] });
+            }
+        }
+        if opaque {
+            break;
+        }
+    }
+    Ok(found)
+}

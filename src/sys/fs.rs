@@ -1,0 +1,454 @@
+//! File system calls relative to descriptors. Names are single components; nothing here follows a final symlink.
+#![allow(unsafe_code)] // System calls that the standard library does not offer relative to a descriptor.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// What fstat(2) says.
+pub(crate) type Stat = libc::stat;
+
+/// Turns the usual -1 into the errno.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// `bytes` as a name for the kernel.
+pub(crate) fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// openat(2), always close-on-exec.
+pub(crate) fn openat(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is NUL-terminated and outlives the call; the descriptor is open for as long as it is borrowed.
+    let fd = check(unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode) })?;
+    // SAFETY: the kernel has just handed us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens the directory `name` for reading, not through a symlink.
+pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    openat(dir, name, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)
+}
+
+/// Opens `name` as a handle only, whatever it is, not through a symlink.
+pub(crate) fn open_handle(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0)
+}
+
+/// mkdirat(2).
+pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
+}
+
+/// mknodat(2): `mode` carries the type; `device` is used for device nodes only.
+pub(crate) fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) }).map(drop)
+}
+
+/// symlinkat(2): `name` becomes a symlink that says `target`.
+pub(crate) fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// readlinkat(2) of `name`, or of `dir` itself (an `O_PATH` handle of a symlink) where `name` is empty.
+pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
+    let mut target = vec![0; libc::PATH_MAX as usize];
+    // SAFETY: the pointer and the length are those of one live, exclusively borrowed vector; names as in `openat`.
+    let count = unsafe { libc::readlinkat(dir.as_raw_fd(), name.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    target.truncate(count);
+    Ok(target)
+}
+
+/// linkat(2) from one name to another, not following a symlink.
+pub(crate) fn linkat(
+    old_dir: BorrowedFd<'_>,
+    old_name: &CStr,
+    new_dir: BorrowedFd<'_>,
+    new_name: &CStr,
+) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::linkat(old_dir.as_raw_fd(), old_name.as_ptr(), new_dir.as_raw_fd(), new_name.as_ptr(), 0) })
+        .map(drop)
+}
+
+/// unlinkat(2) of something that is not a directory.
+pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
+}
+
+/// unlinkat(2) of an empty directory.
+pub(crate) fn rmdirat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR) }).map(drop)
+}
+
+/// What renameat2(2) does with a name that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rename {
+    /// Replaces it.
+    Replace,
+    /// Fails with `EEXIST`.
+    NoReplace,
+    /// Swaps the two.
+    Exchange,
+}
+
+/// renameat2(2). File systems that know no flags answer `EINVAL`.
+pub(crate) fn renameat(
+    old_dir: BorrowedFd<'_>,
+    old_name: &CStr,
+    new_dir: BorrowedFd<'_>,
+    new_name: &CStr,
+    how: Rename,
+) -> io::Result<()> {
+    let flags: libc::c_uint = match how {
+        Rename::Replace => 0,
+        Rename::NoReplace => libc::RENAME_NOREPLACE,
+        Rename::Exchange => libc::RENAME_EXCHANGE,
+    };
+    // SAFETY: as in `openat`; the raw call because musl has no wrapper of it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            old_dir.as_raw_fd(),
+            old_name.as_ptr(),
+            new_dir.as_raw_fd(),
+            new_name.as_ptr(),
+            flags,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// fstat(2); works on `O_PATH` handles too.
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    // SAFETY: the pointer is to a buffer of exactly the size that the kernel fills.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat succeeded, so every field is written.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// fstatat(2) of `name` itself, also where it is a symlink.
+pub(crate) fn lstatat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: as in `fstat` and `openat`.
+    check(unsafe { libc::fstatat(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags) })?;
+    // SAFETY: fstatat succeeded, so every field is written.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// fchown(2).
+pub(crate) fn fchown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open for as long as it is borrowed.
+    check(unsafe { libc::fchown(fd.as_raw_fd(), uid, gid) }).map(drop)
+}
+
+/// fchownat(2) of `name` itself, also where it is a symlink.
+pub(crate) fn lchownat(dir: BorrowedFd<'_>, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, libc::AT_SYMLINK_NOFOLLOW) }).map(drop)
+}
+
+/// fchmod(2); not for `O_PATH` handles.
+pub(crate) fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open for as long as it is borrowed.
+    check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
+}
+
+/// Changes the mode of what an `O_PATH` handle names, which must not be a symlink: fchmod(2) refuses such handles
+/// and fchmodat2(2) is younger than the kernels we run on, so it goes through the handle's own magic link.
+pub(crate) fn chmod_handle(handle: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let stat = fstat(handle)?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFLNK {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    let link = c_string(format!("/proc/self/fd/{}", handle.as_raw_fd()).as_bytes())?;
+    // SAFETY: as in `openat`.
+    check(unsafe { libc::chmod(link.as_ptr(), mode) }).map(drop)
+}
+
+/// A time as utimensat(2) takes it: seconds since 1970 (may be negative) and nanoseconds below 10⁹.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+impl Time {
+    fn timespecs(self) -> [libc::timespec; 2] {
+        let time = libc::timespec { tv_sec: self.seconds as libc::time_t, tv_nsec: self.nanoseconds as _ };
+        [time, time]
+    }
+}
+
+/// futimens(3): sets both times of an open file.
+pub(crate) fn futimens(fd: BorrowedFd<'_>, time: Time) -> io::Result<()> {
+    let times = time.timespecs();
+    // SAFETY: the pointer is to two live timespecs.
+    check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
+}
+
+/// utimensat(2): sets both times of `name` itself, also where it is a symlink.
+pub(crate) fn lutimensat(dir: BorrowedFd<'_>, name: &CStr, time: Time) -> io::Result<()> {
+    let times = time.timespecs();
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: as in `openat`; the pointer is to two live timespecs.
+    check(unsafe { libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), flags) }).map(drop)
+}
+
+/// Writes everything to `fd` at its current offset.
+pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and the length are those of one live slice.
+        let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(count) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// lseek(2) from the start.
+pub(crate) fn seek(fd: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: takes no pointer.
+    if unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// ftruncate(2).
+pub(crate) fn ftruncate(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    let size = libc::off_t::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) }).map(drop)
+}
+
+/// syncfs(2): writes out everything of the file system that `fd` lies on.
+pub(crate) fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointer; the raw call because not every C library wraps it.
+    let result = unsafe { libc::syscall(libc::SYS_syncfs, fd.as_raw_fd()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// fsync(2).
+pub(crate) fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
+}
+
+/// Gives the *calling thread* a umask of its own and clears it, so that the modes given at creation are exact.
+/// Returns whether that worked: sandboxes forbid unshare(2), and then modes have to be set after creation.
+///
+/// Only for threads that this crate has started and that end with their work: the thread's current directory and
+/// umask no longer follow those of the process.
+pub(crate) fn clear_umask_of_this_thread() -> bool {
+    // SAFETY: neither call takes a pointer. CLONE_FS detaches only the calling thread's file system attributes, so
+    // the umask that follows is invisible to every other thread.
+    unsafe {
+        if libc::unshare(libc::CLONE_FS) != 0 {
+            return false;
+        }
+        libc::umask(0);
+    }
+    true
+}
+
+/// How many directories deep [`remove_tree`] goes before it brings deeper ones up.
+const MAX_OPEN: usize = 32;
+
+/// Removes `name` in `parent` and everything below it, without following symlinks and without crossing into another
+/// file system. Directories that forbid it are made writable first. A name that is absent is fine.
+///
+/// Descriptors and stack stay bounded however deep the tree is: what lies deeper than [`MAX_OPEN`] is moved up next to
+/// `name`'s own children first. After an error the rest of the tree is gone as far as it could be removed.
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let name = c_string(name.as_bytes())?;
+    match unlinkat(parent, &name) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+        // Linux says EISDIR for a directory; POSIX says EPERM.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {}
+        Err(error) => return Err(error),
+    }
+    let top = open_writable(parent, &name)?;
+    let device = fstat(top.as_fd())?.st_dev;
+    let mut removal = Removal { top: top.as_fd(), device, raised: 0, first_error: None };
+    // What was moved up is removed in a further round.
+    loop {
+        let raised = removal.raised;
+        removal.clear(top.as_fd(), 1)?;
+        if removal.raised == raised || removal.first_error.is_some() {
+            break;
+        }
+    }
+    match (rmdirat(parent, &name), removal.first_error) {
+        (Ok(()), _) => Ok(()),
+        (Err(error), None) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        (Err(_), Some(first)) => Err(first),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Opens a directory in which names can be removed.
+fn open_writable(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let writable = |stat: &Stat| stat.st_mode & 0o700 == 0o700;
+    match open_dir(parent, name) {
+        Ok(dir) => {
+            if !writable(&fstat(dir.as_fd())?) {
+                // Best effort: for root, and where an ACL allows it, the mode does not matter.
+                let _ = fchmod(dir.as_fd(), 0o700);
+            }
+            Ok(dir)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            let handle = open_handle(parent, name)?;
+            if fstat(handle.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+                return Err(error);
+            }
+            chmod_handle(handle.as_fd(), 0o700)?;
+            open_dir(parent, name)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+struct Removal<'a> {
+    top: BorrowedFd<'a>,
+    device: libc::dev_t,
+    /// How many directories were moved up so far; makes their new names.
+    raised: u64,
+    first_error: Option<io::Error>,
+}
+
+impl Removal<'_> {
+    /// Empties `dir`; failures of single names are noted and skipped.
+    fn clear(&mut self, dir: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+        for name in names(dir)? {
+            if let Err(error) = self.remove(dir, &name, depth)
+                && error.raw_os_error() != Some(libc::ENOENT)
+            {
+                self.first_error.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
+        match unlinkat(dir, name) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {}
+            other => return other,
+        }
+        match rmdirat(dir, name) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {}
+            other => return other,
+        }
+        let child = open_writable(dir, name)?;
+        if fstat(child.as_fd())?.st_dev != self.device {
+            // Something is mounted here: not ours to empty.
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        if depth < MAX_OPEN {
+            self.clear(child.as_fd(), depth + 1)?;
+            return rmdirat(dir, name);
+        }
+        loop {
+            self.raised += 1;
+            let raised = c_string(format!("raised-{}", self.raised).as_bytes())?;
+            match renameat(dir, name, self.top, &raised, Rename::NoReplace) {
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// The names in `dir`, without `.` and `..`.
+pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    // A descriptor of its own: the offset of a directory belongs to the open file.
+    let mut stream = nix::dir::Dir::openat(
+        dir,
+        c".",
+        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    let mut names = Vec::new();
+    for entry in stream.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_tree_of_any_depth_goes_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let parent = fs::File::open(place.path()).unwrap();
+        fs::create_dir(place.path().join("outside")).unwrap();
+        fs::write(place.path().join("outside/file"), "x").unwrap();
+        fs::create_dir(place.path().join("tree")).unwrap();
+        symlink("../outside", place.path().join("tree/link")).unwrap();
+        fs::create_dir(place.path().join("tree/closed")).unwrap();
+        fs::write(place.path().join("tree/closed/file"), "x").unwrap();
+        fs::set_permissions(place.path().join("tree/closed"), fs::Permissions::from_mode(0)).unwrap();
+        let mut dir = openat(parent.as_fd(), c"tree", libc::O_DIRECTORY, 0).unwrap();
+        for level in 0..3000 {
+            mkdirat(dir.as_fd(), c"d", 0o700).unwrap();
+            if level % 100 == 0 {
+                mkdirat(dir.as_fd(), c"raised-1", 0o700).unwrap();
+            }
+            dir = open_dir(dir.as_fd(), c"d").unwrap();
+        }
+        remove_tree(parent.as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!place.path().join("tree").exists());
+        assert!(place.path().join("outside/file").exists());
+        remove_tree(parent.as_fd(), OsStr::new("tree")).unwrap();
+    }
+
+    #[test]
+    fn the_umask_of_one_thread() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().to_owned();
+        std::thread::spawn(move || {
+            if clear_umask_of_this_thread() {
+                let dir = fs::File::open(&path).unwrap();
+                mkdirat(dir.as_fd(), c"wide", 0o777).unwrap();
+                assert_eq!(fs::metadata(path.join("wide")).unwrap().permissions().mode() & 0o777, 0o777);
+            }
+        })
+        .join()
+        .unwrap();
+        let dir = fs::File::open(place.path()).unwrap();
+        mkdirat(dir.as_fd(), c"usual", 0o777).unwrap();
+        assert_ne!(fs::metadata(place.path().join("usual")).unwrap().permissions().mode() & 0o777, 0o777);
+    }
+}
