@@ -6,7 +6,7 @@
 //! [`Direct`], and each of the crate's controllers is pointed at its directory. Its `apply` passes over failures;
 //! its setters do not, and those are what is called here.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use cgroups_rs::fs::MaxValue;
 use cgroups_rs::fs::cpu::CpuController;
@@ -101,8 +101,8 @@ fn set_limits(group: &Group, limits: &Limits, why_not: impl Fn(Limit) -> Why) ->
 }
 
 /// One limit, by the crate's setter.
-fn set(limits: &Limits, limit: Limit, directory: &PathBuf, v2: bool) -> Result<(), CrateError> {
-    let (point, base) = (directory.clone(), directory.clone());
+fn set(limits: &Limits, limit: Limit, directory: &Path, v2: bool) -> Result<(), CrateError> {
+    let (point, base) = (directory.to_owned(), directory.to_owned());
     let memory = |point, base| MemController::new(point, base, v2);
     let cpu = |point, base| CpuController::new(point, base, v2);
     let cpuset = |point, base| CpuSetController::new(point, base, v2);
