@@ -104,7 +104,7 @@ impl Direct {
     }
 
     /// Why a limit cannot be enforced here.
-    fn why_not(&self, limit: Limit) -> Why {
+    pub(crate) fn why_not(&self, limit: Limit) -> Why {
         let wanted = if limit == Limit::Kill { Controllers::FREEZER } else { limit.controller() };
         for member in self.v1(wanted) {
             if let Err(why) = member.opened() {

@@ -222,11 +222,7 @@ impl Group {
     }
 
     fn write_limits(&self, limits: &Limits, why_not: impl Fn(Limit) -> Why) -> Result<Vec<Unenforced>> {
-        if limits.swap.is_some() && limits.memory.is_none() {
-            return Err(Error::new(ErrorKind::Invalid, "limit swap")
-                .because("swap is limited beyond a memory limit, and there is none")
-                .remedy("limit memory too"));
-        }
+        limits.check()?;
         let mut unenforced = Vec::new();
         for limit in limits.kinds() {
             let Some(place) = self.place_of(limit.controller()) else {
@@ -476,6 +472,18 @@ impl Group {
             next += 1;
         }
         all
+    }
+
+    /// The directory in the hierarchy of a controller.
+    #[cfg(feature = "cgroups-rs")]
+    pub(crate) fn directory_of(&self, controller: Controllers) -> Option<(PathBuf, Version)> {
+        self.place_of(controller).map(|place| (self.path_in(place), place.version))
+    }
+
+    /// Notes what a driver found out after creation.
+    #[cfg(feature = "cgroups-rs")]
+    pub(crate) fn note_unenforced(&mut self, more: Vec<Unenforced>) {
+        self.unenforced.extend(more);
     }
 
     fn v2(&self) -> Option<&Place> {

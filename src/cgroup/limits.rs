@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, ErrorKind, Result};
+
 /// A set of the controllers that this crate uses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -270,6 +272,16 @@ impl Limits {
     /// The controllers that the limits need.
     pub fn controllers(&self) -> Controllers {
         self.kinds().into_iter().fold(Controllers::NONE, |set, limit| set.union(limit.controller()))
+    }
+
+    /// Refuses limits that contradict each other.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.swap.is_some() && self.memory.is_none() {
+            return Err(Error::new(ErrorKind::Invalid, "limit swap")
+                .because("swap is limited beyond a memory limit, and there is none")
+                .remedy("limit memory too"));
+        }
+        Ok(())
     }
 
     /// The files to write for a limit, in order.

@@ -18,12 +18,16 @@
 //! Nothing is mounted, the calling process is never moved, and groups of others are never touched. What could not be
 //! enforced is a value, [`Group::unenforced`], never silence.
 
+#[cfg(feature = "cgroups-rs")]
+mod cgroups_rs;
 mod devices;
 mod direct;
 mod group;
 mod hierarchies;
 mod limits;
 
+#[cfg(feature = "cgroups-rs")]
+pub use self::cgroups_rs::CgroupsRs;
 pub use devices::{Access, DeviceKind, DeviceRule, Devices};
 pub use direct::{Direct, Parent};
 pub use group::{Group, Stats};

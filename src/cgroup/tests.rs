@@ -283,9 +283,19 @@ struct Native {
 
 impl Native {
     fn new() -> Native {
+        Native::on(Hierarchies::detect().unwrap())
+    }
+
+    /// As on a host without version 2: the freezer has to do.
+    fn legacy() -> Native {
+        let mut hierarchies = Hierarchies::detect().unwrap();
+        hierarchies.all.retain(|one| one.version == Version::V1);
+        Native::on(hierarchies)
+    }
+
+    fn on(hierarchies: Hierarchies) -> Native {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("coracle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let hierarchies = Hierarchies::detect().unwrap();
         let own = hierarchies.all.iter().filter_map(|one| one.own.clone().ok());
         let parents = own.map(|path| path.join(&name)).collect();
         Native { driver: Direct::new(hierarchies, Parent::OwnNamed(name)), parents }
@@ -344,7 +354,16 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn a_group_lives_and_dies() {
-    let native = Native::new();
+    lives_and_dies(&Native::new());
+}
+
+#[test]
+fn a_group_lives_and_dies_without_version_2() {
+    let native = Native::legacy();
+    lives_and_dies(&native);
+}
+
+fn lives_and_dies(native: &Native) {
     if !native.usable() {
         return;
     }
@@ -521,4 +540,56 @@ fn device_rules_hold() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "held");
     group.remove().unwrap();
+}
+
+#[cfg(feature = "cgroups-rs")]
+#[test]
+fn the_crates_driver_sets_the_same_limits() {
+    let native = Native::new();
+    if !native.usable() {
+        return;
+    }
+    let Native { parents, .. } = &native;
+    let name = parents[0].file_name().unwrap().to_str().unwrap().to_owned();
+    let other = CgroupsRs::new(Hierarchies::detect().unwrap(), Parent::OwnNamed(name));
+    let limits = Limits {
+        memory: Some(64 << 20),
+        swap: Some(Swap::Bytes(0)),
+        memory_reservation: Some(32 << 20),
+        cpu_quota: Some(CpuQuota::cpus(0.5)),
+        cpu_shares: Some(512),
+        pids: Some(10),
+        cpuset_cpus: Some("0".to_owned()),
+        cpuset_mems: Some("0".to_owned()),
+    };
+    let request = Request { limits, ..Request::default() };
+    let ours = native.driver.create("ours", &request).unwrap();
+    let theirs = other.create("theirs", &request).unwrap();
+    assert_eq!(ours.unenforced(), theirs.unenforced());
+    for (ours, theirs) in ours.paths().iter().zip(theirs.paths()) {
+        for file in [
+            "memory.limit_in_bytes",
+            "memory.soft_limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "pids.max",
+            "cpu.cfs_quota_us",
+            "cpu.shares",
+            "cpuset.cpus",
+            "cpuset.mems",
+        ] {
+            let read = |path: &Path| std::fs::read_to_string(path.join(file)).ok();
+            assert_eq!(read(ours), read(&theirs), "{file}");
+        }
+    }
+    let mut child = spawn_in(&theirs, "exec sleep 60");
+    theirs.kill().unwrap();
+    child.wait().unwrap();
+    ours.remove().unwrap();
+    theirs.remove().unwrap();
+    let wrong = Limits { cpuset_cpus: Some("99999".to_owned()), ..Limits::default() };
+    if other.available().contains(Controllers::CPUSET) {
+        let error = other.create("wrong", &Request { limits: wrong, ..Request::default() }).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Invalid, "{error}");
+        assert!(other.list().unwrap().is_empty());
+    }
 }
