@@ -174,7 +174,7 @@ impl ContainerBuilder {
             network: Network::default(),
             mounts: vec![],
             read_only: false,
-            profile: Profile::DOCKER_2026_11,
+            profile: Profile::DEFAULT_2026_11,
             cap_add: vec![],
             cap_drop: vec![],
             init: false,
@@ -253,7 +253,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Capabilities, system call filter and masked paths; docker's by default.
+    /// Capabilities, system call filter, masked paths and no-new-privileges; [`Profile::DEFAULT_2026_11`] by default.
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = profile;
         self

@@ -37,7 +37,8 @@ impl ContainerBuilder {
             _ => Signal::TERM,
         };
         let capabilities = self.capabilities()?;
-        let seccomp = self.profile.seccomp_filter(capabilities)?;
+        let runtime = &self.runtime;
+        let seccomp = runtime.filters.get(&self.profile.seccomp, capabilities, runtime.host.kernel())?;
         let host_network = self.network == Network::Host;
         let decided = spec::Decided {
             args: args.clone(),
@@ -46,8 +47,8 @@ impl ContainerBuilder {
             host_network,
             read_only: self.read_only,
             capabilities,
-            no_new_privileges: self.profile.no_new_privileges(),
-            masking: self.profile.masking(),
+            no_new_privileges: self.profile.no_new_privs,
+            masking: self.profile.masking,
             cpus: self.runtime.host.possible_cpus(),
             mounts: self.mounts.iter().map(Mount::spec).collect::<Result<_>>()?,
             rlimits: vec![],
@@ -142,7 +143,7 @@ impl ContainerBuilder {
 
     fn capabilities(&self) -> Result<CapabilitySet> {
         let add = self.cap_add.iter().map(String::as_str);
-        let set = self.profile.capabilities().adjusted(add, self.cap_drop.iter().map(String::as_str))?;
+        let set = self.profile.capabilities.adjusted(add, self.cap_drop.iter().map(String::as_str))?;
         if self.runtime.identity.is_rootless() {
             return Ok(set);
         }

@@ -138,7 +138,7 @@ impl ContainerBuilder {
         if draft.seccomp.is_none() {
             waived.push(Aspect::Syscalls);
         }
-        if !self.profile.no_new_privileges() {
+        if !self.profile.no_new_privs {
             waived.push(Aspect::Privileges);
         }
         let request = Request {

@@ -11,6 +11,7 @@ use crate::cgroup::{self, Driver, Group};
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::Reown;
 use crate::probe::Host;
+use crate::security::Filters;
 use crate::snapshot::Snapshotter;
 use crate::{Error, Result, sys};
 
@@ -25,6 +26,8 @@ pub(crate) struct Runtime {
     /// Why the snapshotter is not overlay.
     pub(crate) snapshotter_note: Option<String>,
     pub(crate) isolation: Box<dyn Isolation>,
+    /// Compiled system call filters.
+    pub(crate) filters: Filters,
     cgroups: OnceLock<Result<Box<dyn Driver>, String>>,
     owner: Mutex<Option<Arc<Owner>>>,
 }
@@ -48,6 +51,7 @@ impl Runtime {
             snapshotter: snapshotter.0,
             snapshotter_note: snapshotter.1,
             isolation,
+            filters: Filters::default(),
             cgroups: OnceLock::new(),
             owner: Mutex::new(None),
         };

@@ -75,6 +75,10 @@ impl Profile {
         no_new_privs: false,
     };
 
+    /// What a container gets when nothing is said: docker's, and no-new-privileges on, so that set-uid programs of an
+    /// image give nothing.
+    pub const DEFAULT_2026_11: Profile = Profile { no_new_privs: true, ..Profile::DOCKER_2026_11 };
+
     /// Every capability, no filter, nothing hidden: what `--privileged` gives. Only namespaces are left.
     pub const UNCONFINED: Profile = Profile {
         capabilities: CapabilitySet::ALL,
