@@ -1,17 +1,19 @@
 //! The engine: the chosen roots and backends. It hands out images, containers and repositories, and has no verbs of its
 //! own beyond finding and making them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::runtime::Runtime;
 use crate::container::{self, Container, ContainerBuilder, Info};
-use crate::image::{Image, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
+use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
 use crate::probe::Host;
+use crate::repository::Removed;
 use crate::{Error, ErrorKind, Result, content, snapshot};
 
 /// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
@@ -215,6 +217,28 @@ impl Engine {
     /// Those of [`Images::list`].
     pub fn list_images(&self) -> Result<Vec<Listed>> {
         self.images.list()
+    }
+
+    /// Removes a name or, by ID, an image; with its last name an image goes, and with it every blob and layer that
+    /// nothing else needs. `force` takes the name of an image that containers use, and an image with several names.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Conflict`](ErrorKind::Conflict) where `force` is needed or a container needs
+    /// the image: then nothing has changed.
+    pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed> {
+        self.images.remove(name, force, &|| self.images_in_use())
+    }
+
+    /// Removes the images that have neither a name nor a container, and everything that nothing needs.
+    ///
+    /// # Errors
+    /// Only those of removing files; a later call goes on.
+    pub fn prune_images(&self) -> Result<Removed> {
+        self.images.prune(&|| self.images_in_use())
+    }
+
+    fn images_in_use(&self) -> Result<HashSet<ImageId>> {
+        self.containers()?.iter().filter_map(|info| info.image.as_deref()).map(str::parse).collect()
     }
 
     /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.

@@ -92,7 +92,10 @@ impl Unpacker<'_> {
     /// An empty new file at `place`; also says whether it has its final mode already.
     fn new_file(&mut self, place: &Place, meta: &Meta) -> Result<(OwnedFd, bool)> {
         // With attributes to come it must stay writable for its owner, whatever its mode will be.
-        let exact = self.exact_modes && meta.xattrs.is_empty() && !matches!(self.options.ownership, Ownership::Single);
+        // Writing the content clears set-user-ID and set-group-ID for everybody but root.
+        let plain = meta.mode & 0o6000 == 0;
+        let single = matches!(self.options.ownership, Ownership::Single);
+        let exact = self.exact_modes && plain && meta.xattrs.is_empty() && !single;
         let mode = if exact { meta.mode } else { 0o600 };
         let fd = self.make(place, "openat", |dir, name| openat(dir, name, NEW_FILE, mode))?;
         Ok((fd, exact))
