@@ -105,7 +105,8 @@ pub fn victim(root: &str) {
     for (index, command) in commands.into_iter().enumerate() {
         let lifetime = if index == 1 { Lifetime::Attached } else { Lifetime::Throwaway };
         let container = engine.sandbox().command(command).lifetime(lifetime).keep(index == 0).spawn().unwrap();
-        println!("pid {}", container.pid().unwrap());
+        // libtest leaves its own line unfinished.
+        println!("\npid {}", container.pid().unwrap());
         kept.push(container);
     }
     println!("ready");
