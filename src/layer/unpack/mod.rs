@@ -163,6 +163,8 @@ struct Unpacker<'a> {
     owners: Vec<Owner>,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
+    /// Whether directories are getting their metadata, so that nothing is noted for later any more.
+    finishing: bool,
 }
 
 /// Unpacks the tar `archive` into `tree`, an open directory that is empty (or, for [`WhiteoutFormat::Apply`], holds
@@ -202,7 +204,12 @@ pub(crate) fn unpack<R: BufRead>(
         owners: Vec::new(),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
+        finishing: false,
     };
+    if apply {
+        let root = unpacker.reopen(&[])?;
+        unpacker.keep(&root)?;
+    }
     let mut reader = Reader::new(archive, &options.limits);
     while let Some(entry) = reader.next()? {
         unpacker.entry(entry, &mut reader)?;

@@ -125,12 +125,9 @@ impl Unpacker<'_> {
                             .map_err(failed("chmod", &place.path))?;
                     }
                 } else {
-                    let hid = is_whiteout(&stat) && !self.applies();
                     self.make(&place, "mkdirat", |dir, name| mkdirat(dir, name, mode))?;
-                    if hid {
-                        // A whiteout of this layer came first: what was here below stays hidden.
-                        self.make_opaque(place.dir(), &place.name, &place.path)?;
-                    }
+                    // What this layer had here, a whiteout or a file, has hidden what is below, and that stays so.
+                    self.make_opaque(place.dir(), &place.name, &place.path)?;
                 }
             }
             Err(error) => return Err(failed("mkdirat", &place.path)(error)),
@@ -185,6 +182,9 @@ impl Unpacker<'_> {
             return Err(hostile(&entry.path, "it is a hard link to the root of the tree"));
         }
         let target = self.place(parent, name)?;
+        if target.path.starts_with(&[place.path.as_slice(), b"/"].concat()) {
+            return Err(hostile(&entry.path, "it is a hard link to something inside itself"));
+        }
         if target.path == place.path {
             return Err(hostile(&entry.path, "it is a hard link to itself"));
         }
