@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cloned_ref_to_slice_refs)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -404,7 +404,7 @@ fn mounted(layers: &[Layer]) -> Look {
     use nix::mount::{MsFlags, mount};
     let empty = tempfile::tempdir().unwrap();
     let target = tempfile::tempdir().unwrap();
-    let lower = layers.iter().rev().map(|layer| layer.tree().to_str().unwrap().to_owned());
+    let lower = crate::layer::trees(layers).into_iter().map(|tree| tree.to_str().unwrap().to_owned());
     let lower = lower.chain([empty.path().to_str().unwrap().to_owned()]).collect::<Vec<_>>().join(":");
     std::thread::scope(|scope| {
         scope

@@ -104,7 +104,7 @@ impl View {
     /// # Errors
     /// Where one of them has been removed.
     pub fn of_layers(layers: &[Layer]) -> Result<View> {
-        View::new(layers.iter().rev().map(Layer::tree))
+        View::new(super::trees(layers))
     }
 
     /// Opens what `path` (from the root; bytes, as tar and the kernel have them) leads to, for reading. `None` where
@@ -171,6 +171,12 @@ impl View {
             }
             _ => failed(path)(error),
         })
+    }
+
+    /// What stands at exactly `path`: no symlink is followed on the way, so below a symlink there is nothing.
+    pub(crate) fn lookup(&self, path: &[u8]) -> Result<Option<Found>> {
+        let way: Vec<_> = components(path).map(<[u8]>::to_vec).collect();
+        self.descend(&way).map_err(failed(path))
     }
 
     fn root(&self) -> io::Result<Option<Found>> {

@@ -160,6 +160,8 @@ struct Unpacker<'a> {
     opaque: HashSet<Vec<u8>>,
     /// Everything this layer has made; filled for [`WhiteoutFormat::Apply`] only, where it must survive whiteouts.
     made: BTreeSet<Vec<u8>>,
+    /// Files of lower layers that stand here only because this layer has hard links to them.
+    brought_up: HashSet<Vec<u8>>,
     owners: Vec<Owner>,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
@@ -201,6 +203,7 @@ pub(crate) fn unpack<R: BufRead>(
         pending: BTreeMap::new(),
         opaque: HashSet::new(),
         made: BTreeSet::new(),
+        brought_up: HashSet::new(),
         owners: Vec::new(),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),

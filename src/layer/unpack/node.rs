@@ -50,6 +50,7 @@ impl Unpacker<'_> {
             self.made.retain(|path| *path == place.path || !path.starts_with(&inside));
         }
         self.owners.retain(|owner| !gone(&owner.path));
+        self.brought_up.retain(|path| !gone(path));
         if is_dir(&stat) {
             self.remove_tree(place.dir(), &place.name, &place.path)
         } else {
@@ -212,9 +213,6 @@ impl Unpacker<'_> {
     fn copy_up(&mut self, place: &Place) -> Result<bool> {
         let Some(found) = self.look_below(&place.path)? else { return Ok(false) };
         let meta = self.meta_of(&found, &place.path)?;
-        if self.applies() {
-            self.made.insert(place.path.clone());
-        }
         match found.file_type() {
             libc::S_IFREG => {
                 self.count_bytes(u64::try_from(found.stat.st_size).unwrap_or(0))?;
@@ -230,6 +228,7 @@ impl Unpacker<'_> {
             }
             _ => return Ok(false),
         }
+        self.brought_up.insert(place.path.clone());
         Ok(true)
     }
 }

@@ -270,8 +270,9 @@ impl Unpacker<'_> {
                 self.make_opaque(here.dir(), &name, &path)?;
                 into(path)
             }
-            Some(_) if self.applies() && !self.made.contains(&path) => {
+            Some(_) if self.brought_up.contains(&path) || self.applies() && !self.made.contains(&path) => {
                 // A layer below had a file here; that this one has something inside makes it a directory.
+                self.brought_up.remove(&path);
                 unlinkat(here.dir(), &name).map_err(failed("unlink", &path))?;
                 self.implied(here, &name, &path, Meta::implied())?;
                 into(path)
@@ -318,7 +319,8 @@ impl Unpacker<'_> {
         }
         let Some(view) = self.below.view()? else { return Ok(None) };
         self.result.dependent = true;
-        view.resolve(path, false)
+        // Nothing is followed: where the layers below have a symlink on the way, this layer has a directory instead.
+        view.lookup(path)
     }
 }
 
