@@ -92,8 +92,12 @@ impl Unpacker<'_> {
 
     /// An empty new file at `place`; also says whether it has its final mode already.
     fn new_file(&mut self, place: &Place, meta: &Meta) -> Result<(OwnedFd, bool)> {
-        // With attributes to come it must stay writable for its owner, whatever its mode will be.
-        let exact = self.exact_modes && meta.xattrs.is_empty() && !matches!(self.options.ownership, Ownership::Single);
+        // With attributes to come it must stay writable for its owner, whatever its mode will be; and writing to it
+        // clears setuid and setgid, unless root writes.
+        let exact = self.exact_modes
+            && meta.xattrs.is_empty()
+            && meta.mode & 0o6000 == 0
+            && !matches!(self.options.ownership, Ownership::Single);
         let mode = if exact { meta.mode } else { 0o600 };
         let fd = self.make(place, "openat", |dir, name| openat(dir, name, NEW_FILE, mode))?;
         Ok((fd, exact))
