@@ -1,17 +1,19 @@
 //! The engine: the chosen roots and backends. It hands out images, containers and repositories, and has no verbs of its
 //! own beyond finding and making them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::runtime::Runtime;
 use crate::container::{self, Container, ContainerBuilder, Info};
-use crate::image::{Image, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
+use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
 use crate::probe::Host;
+use crate::repository::Removed;
 use crate::{Error, ErrorKind, Result, content, snapshot};
 
 /// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
@@ -215,6 +217,31 @@ impl Engine {
     /// Those of [`Images::list`].
     pub fn list_images(&self) -> Result<Vec<Listed>> {
         self.images.list()
+    }
+
+    /// Removes a name, or an image by its ID. With its last name an image goes, and with it every blob and unpacked
+    /// layer that no other image needs.
+    ///
+    /// An image that containers use, whatever state those are in, stays: removing its last name is refused, and with
+    /// `force` leaves it nameless. An image with several names is removed by ID only with `force`.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Conflict`](ErrorKind::Conflict) for the refusals above; then nothing has
+    /// changed. After errors of the file system the names are gone, and the next removal takes what stayed.
+    pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed> {
+        self.images.remove(name, force, &|| self.images_in_use())
+    }
+
+    /// Removes all nameless images without containers, and every blob and unpacked layer that nothing needs.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn prune_images(&self) -> Result<Removed> {
+        self.images.prune(&|| self.images_in_use())
+    }
+
+    fn images_in_use(&self) -> Result<HashSet<ImageId>> {
+        self.containers()?.iter().filter_map(|info| info.image.as_deref()).map(str::parse).collect()
     }
 
     /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.
