@@ -219,20 +219,23 @@ impl Engine {
         self.images.list()
     }
 
-    /// Removes a name or, by ID, an image; with its last name an image goes, and with it every blob and layer that
-    /// nothing else needs. `force` takes the name of an image that containers use, and an image with several names.
+    /// Removes a name, or an image by its ID. With its last name an image goes, and with it every blob and unpacked
+    /// layer that no other image needs.
+    ///
+    /// An image that containers use, whatever state those are in, stays: removing its last name is refused, and with
+    /// `force` leaves it nameless. An image with several names is removed by ID only with `force`.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound); [`Conflict`](ErrorKind::Conflict) where `force` is needed or a container needs
-    /// the image: then nothing has changed.
+    /// [`NotFound`](ErrorKind::NotFound); [`Conflict`](ErrorKind::Conflict) for the refusals above; then nothing has
+    /// changed. After errors of the file system the names are gone, and the next removal takes what stayed.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed> {
         self.images.remove(name, force, &|| self.images_in_use())
     }
 
-    /// Removes the images that have neither a name nor a container, and everything that nothing needs.
+    /// Removes all nameless images without containers, and every blob and unpacked layer that nothing needs.
     ///
     /// # Errors
-    /// Only those of removing files; a later call goes on.
+    /// Those of the file system.
     pub fn prune_images(&self) -> Result<Removed> {
         self.images.prune(&|| self.images_in_use())
     }

@@ -1,0 +1,148 @@
+//! The command line `coracle`: docker's verbs over the crate's public interface.
+//!
+//! ```text
+//! main.rs      from arguments to an exit status
+//! cli.rs       what can be typed
+//! image.rs     load, import, images, tag, rmi, history      change.rs: Dockerfile instructions of import
+//! run.rs       run      options.rs: mounts, variables, security options      signals.rs: forwarding
+//! container.rs ps, wait, kill, stop, rm
+//! inspect.rs   inspect
+//! doctor.rs    doctor, version
+//! failure.rs   errors and exit statuses      output.rs, table.rs, human.rs, progress.rs: what people and programs read
+//! ```
+//!
+//! It translates and decides nothing: whatever it can do, a Rust program can do with the crate.
+
+mod change;
+mod cli;
+mod container;
+mod doctor;
+mod failure;
+mod human;
+mod image;
+mod inspect;
+mod options;
+mod output;
+mod progress;
+mod run;
+mod signals;
+mod table;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as Usage;
+use coracle::Engine;
+
+use cli::{Cli, Command};
+use failure::Failure;
+use output::Output;
+
+/// What every command gets.
+struct Context {
+    root: Option<PathBuf>,
+    json: bool,
+    out: Output,
+}
+
+impl Context {
+    /// The engine over the chosen root.
+    fn engine(&self) -> Result<Engine, Failure> {
+        Ok(match &self.root {
+            Some(root) => Engine::open(root)?,
+            None => Engine::open_default()?,
+        })
+    }
+
+    /// Does something with each name in turn, and goes on after a failure; gives the exit status.
+    fn each(&mut self, names: &[String], mut act: impl FnMut(&mut Self, &str) -> Result<(), Failure>) -> u8 {
+        let mut status = 0;
+        for name in names {
+            if let Err(failure) = act(self, name) {
+                failure.tell(self.json);
+                status = 1;
+            }
+        }
+        status
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(error, &arguments),
+    };
+    let mut context = Context { root: cli.root, json: cli.json, out: Output::default() };
+    let json = context.json;
+    let result = dispatch(cli.command, &mut context);
+    // A reader that went away or a full disk must not be hidden by a command that succeeded.
+    let result = result.and_then(|status| context.out.finish().map(|()| status));
+    ExitCode::from(result.unwrap_or_else(|failure| failure.tell(json)))
+}
+
+fn dispatch(command: Command, context: &mut Context) -> Result<u8, Failure> {
+    match command {
+        Command::Load(arguments) => image::load(context, arguments),
+        Command::Import(arguments) => image::import(context, arguments),
+        Command::Images(arguments) => image::list(context, &arguments),
+        Command::Tag(arguments) => image::tag(context, &arguments),
+        Command::Rmi(arguments) => image::remove(context, &arguments),
+        Command::History(arguments) => image::history(context, &arguments),
+        Command::Inspect(arguments) => inspect::inspect(context, &arguments),
+        Command::Run(arguments) => run::run(context, *arguments),
+        Command::Ps(arguments) => container::list(context, &arguments),
+        Command::Wait(arguments) => container::wait(context, &arguments),
+        Command::Kill(arguments) => container::kill(context, &arguments),
+        Command::Stop(arguments) => container::stop(context, &arguments),
+        Command::Rm(arguments) => container::remove(context, &arguments),
+        Command::Doctor => doctor::doctor(context),
+        Command::Version => doctor::version(context),
+    }
+}
+
+/// Arguments that say nothing, or ask for help.
+fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
+    match error.kind() {
+        Usage::DisplayHelp | Usage::DisplayVersion => {
+            let mut out = Output::default();
+            out.text(&error.render().to_string());
+            match out.finish() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => ExitCode::from(failure.tell(false)),
+            }
+        }
+        Usage::DisplayHelpOnMissingArgumentOrSubcommand => {
+            output::complain(error.render().to_string().trim_end());
+            ExitCode::from(2)
+        }
+        _ => {
+            let (command, json) = guess(arguments);
+            // The statuses of `run` below 125 are the container's.
+            let code = if command.as_deref() == Some("run") { 125 } else { 2 };
+            let help = command.map_or("coracle --help".to_owned(), |command| format!("coracle {command} --help"));
+            ExitCode::from(Failure::usage(&error.render().to_string(), &help).exits(code).tell(json))
+        }
+    }
+}
+
+/// The command and whether errors are wanted as JSON, from arguments that could not be parsed.
+fn guess(arguments: &[OsString]) -> (Option<String>, bool) {
+    let mut json = false;
+    let mut words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match &*word {
+            "--root" => drop(words.next()),
+            "--json" => json = true,
+            "--" => break,
+            option if option.starts_with('-') => {}
+            command => {
+                let known = Cli::knows(command).then(|| command.to_owned());
+                return (known, json || words.any(|word| word == "--json"));
+            }
+        }
+    }
+    (None, json)
+}

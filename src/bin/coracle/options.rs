@@ -1,0 +1,265 @@
+//! Options of `run` that are small languages of their own: variables, mounts, security, requirements.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coracle::ErrorKind;
+use coracle::container::Mount;
+use coracle::isolation::{Aspect, Level, Requirement};
+use coracle::security::seccomp::Policy;
+use coracle::security::{Masking, Profile, Seccomp};
+
+use crate::failure::Failure;
+
+fn refuse(step: &str, text: &str, cause: &str) -> Failure {
+    Failure::new(ErrorKind::Invalid, &format!("{step} {text:?}"), cause)
+}
+
+/// A variable and its value; `None` where it is to be absent, for `NAME` alone means this program's own value.
+pub fn variable(text: &str) -> Result<(String, Option<String>), Failure> {
+    let step = "set the variable";
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => match std::env::var_os(text).map(std::ffi::OsString::into_string) {
+            None => (text, None),
+            Some(Ok(value)) => (text, Some(value)),
+            Some(Err(_)) => return Err(refuse(step, text, "its value in the environment is not UTF-8")),
+        },
+    };
+    match key {
+        "" => Err(refuse(step, text, "it has no name")),
+        key => Ok((key.to_owned(), value)),
+    }
+}
+
+/// The variables of a file: one a line, `#` begins a comment line, nothing is unquoted.
+pub fn variables(path: &Path) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let step = "read the variables";
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::io(step, Some(path), &error))?;
+    let mut list = vec![];
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let key = line.split_once('=').map_or(line, |(key, _)| key);
+        if key.contains(char::is_whitespace) {
+            let place = format!("{}:{}", path.display(), number + 1);
+            return Err(refuse(step, &place, "a variable's name contains no blanks"));
+        }
+        list.push(variable(line)?);
+    }
+    Ok(list)
+}
+
+/// A path of the host in this program's own words, which may be relative.
+fn host_path(step: &str, text: &str) -> Result<PathBuf, Failure> {
+    std::path::absolute(text).map_err(|error| Failure::io(step, Some(Path::new(text)), &error))
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`.
+pub fn volume(text: &str) -> Result<Mount, Failure> {
+    let step = "mount the volume";
+    let mut parts = text.splitn(3, ':');
+    let (source, target) = match (parts.next(), parts.next()) {
+        (Some(source), Some(target)) if !source.is_empty() && !target.is_empty() => (source, target),
+        _ => {
+            let refusal = refuse(step, text, "volumes without a source are not there yet");
+            return Err(refusal.remedy("SOURCE:TARGET, or --tmpfs TARGET"));
+        }
+    };
+    if !source.starts_with(['/', '.']) {
+        let refusal = refuse(step, text, "named volumes are not there yet");
+        return Err(refusal.remedy("a path that begins with / or ."));
+    }
+    let mut mount = Mount::bind(host_path(step, source)?, target);
+    for option in parts.next().unwrap_or_default().split(',') {
+        mount = match option {
+            "" | "rw" => mount,
+            "ro" => mount.read_only(),
+            "z" | "Z" => return Err(refuse(step, text, "files are not relabelled for SELinux")),
+            other => mount.option(other),
+        };
+    }
+    Ok(mount)
+}
+
+/// `TARGET[:OPTIONS]`.
+pub fn tmpfs(text: &str) -> Result<Mount, Failure> {
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    if target.is_empty() {
+        return Err(refuse("mount the tmpfs", text, "it has no target"));
+    }
+    let options = options.split(',').filter(|option| !option.is_empty());
+    Ok(options.fold(Mount::tmpfs(target), Mount::option))
+}
+
+/// `type=bind,source=/a,target=/b,readonly`.
+pub fn mount(text: &str) -> Result<Mount, Failure> {
+    let step = "mount";
+    let (mut kind, mut source, mut target, mut read_only) = (None, None, None, false);
+    let mut options: Vec<String> = vec![];
+    for field in text.split(',') {
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (field, None),
+        };
+        let given = || value.ok_or_else(|| refuse(step, text, &format!("{key} takes a value")));
+        match key {
+            "type" => kind = Some(given()?),
+            "source" | "src" => source = Some(given()?),
+            "target" | "destination" | "dst" => target = Some(given()?),
+            "readonly" | "ro" => {
+                read_only = match value {
+                    None | Some("true" | "1") => true,
+                    Some("false" | "0") => false,
+                    Some(_) => return Err(refuse(step, text, "readonly is true or false")),
+                }
+            }
+            "bind-propagation" => options.push(given()?.to_owned()),
+            "tmpfs-size" => options.push(format!("size={}", given()?)),
+            "tmpfs-mode" => options.push(format!("mode={}", given()?)),
+            _ => return Err(refuse(step, text, &format!("{key:?} is not known"))),
+        }
+    }
+    let target = target.ok_or_else(|| refuse(step, text, "it has no target"))?;
+    let mount = match (kind, source) {
+        (Some("bind"), Some(source)) => Mount::bind(host_path(step, source)?, target),
+        (Some("bind"), None) => return Err(refuse(step, text, "it has no source")),
+        (Some("tmpfs"), None) => Mount::tmpfs(target),
+        (Some("tmpfs"), Some(_)) => return Err(refuse(step, text, "a tmpfs has no source")),
+        (Some("volume") | None, _) => {
+            return Err(refuse(step, text, "volumes are not there yet").remedy("type=bind or type=tmpfs"));
+        }
+        (Some(_), _) => return Err(refuse(step, text, "the type is not known").remedy("type=bind or type=tmpfs")),
+    };
+    let mount = options.into_iter().fold(mount, Mount::option);
+    Ok(if read_only { mount.read_only() } else { mount })
+}
+
+/// Changes the profile by one `--security-opt`.
+pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
+    let step = "use the security option";
+    // docker took a colon as well, once.
+    let (key, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
+    match (key, value) {
+        ("no-new-privileges", "" | "true") => profile.no_new_privs = true,
+        ("no-new-privileges", "false") => profile.no_new_privs = false,
+        ("seccomp", "unconfined") => profile.seccomp = Seccomp::Unconfined,
+        ("seccomp", "builtin") => profile.seccomp = Seccomp::Docker2026_11,
+        ("seccomp", path) if !path.is_empty() => {
+            let json = std::fs::read(path)
+                .map_err(|error| Failure::io("read the seccomp profile", Some(Path::new(path)), &error))?;
+            profile.seccomp = Seccomp::Custom(Arc::new(Policy::from_json(&json)?));
+        }
+        ("systempaths", "unconfined") => profile.masking = Masking::NONE,
+        _ => {
+            return Err(refuse(
+                step,
+                text,
+                "known are no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE and systempaths=unconfined",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `filesystem-read` and the like.
+pub fn aspect_name(aspect: Aspect) -> String {
+    aspect.to_string().replace(' ', "-")
+}
+
+/// Changes the requirement by one `--require`.
+pub fn require(requirement: Requirement, text: &str) -> Result<Requirement, Failure> {
+    if text == "nothing" {
+        return Ok(Requirement::nothing());
+    }
+    let (aspect, level) = text.split_once('=').unwrap_or((text, "full"));
+    let level = [Level::None, Level::Partial, Level::Full].into_iter().find(|known| known.to_string() == level);
+    let aspect = Aspect::ALL.into_iter().find(|known| aspect_name(*known) == aspect);
+    match (aspect, level) {
+        (Some(aspect), Some(level)) => Ok(requirement.at_least(aspect, level)),
+        _ => {
+            let aspects = Aspect::ALL.map(aspect_name).join(", ");
+            let cause = format!("expected `nothing` or ASPECT=none|partial|full; aspects are {aspects}");
+            Err(refuse("require", text, &cause))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn volumes_and_mounts_mean_the_same() {
+        let bind = Mount::bind("/a", "/b");
+        assert_eq!(volume("/a:/b").unwrap(), bind);
+        assert_eq!(volume("/a:/b:ro").unwrap(), bind.clone().read_only());
+        assert_eq!(volume("/a:/b:ro,rslave").unwrap(), bind.clone().read_only().option("rslave"));
+        assert_eq!(mount("type=bind,source=/a,target=/b").unwrap(), bind);
+        assert_eq!(mount("type=bind,src=/a,dst=/b,readonly").unwrap(), bind.clone().read_only());
+        assert_eq!(mount("type=bind,src=/a,dst=/b,ro=false").unwrap(), bind);
+        assert_eq!(mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap(), Mount::tmpfs("/t").option("size=1m"));
+        assert_eq!(tmpfs("/t:size=1m,exec").unwrap(), Mount::tmpfs("/t").option("size=1m").option("exec"));
+        let here = std::env::current_dir().unwrap().join("x");
+        assert_eq!(volume("./x:/b").unwrap(), Mount::bind(here, "/b"));
+    }
+
+    #[test]
+    fn mounts_without_meaning_are_refused() {
+        for text in ["", "/a", ":/b", "/a:", "name:/b", "/a:/b:z"] {
+            assert!(volume(text).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "type=bind,target=/b",
+            "type=bind,source=/a",
+            "type=tmpfs,source=/a,target=/b",
+            "type=volume,source=a,target=/b",
+            "source=/a,target=/b",
+            "type=bind,source=/a,target=/b,odd=1",
+            "type=bind,source,target=/b",
+            "type=bind,source=/a,target=/b,readonly=maybe",
+        ] {
+            assert!(mount(text).is_err(), "{text}");
+        }
+        assert!(tmpfs(":size=1m").is_err());
+    }
+
+    #[test]
+    fn variables_come_from_the_option_or_the_environment() {
+        assert_eq!(variable("A=b=c").unwrap(), ("A".into(), Some("b=c".into())));
+        assert_eq!(variable("A=").unwrap(), ("A".into(), Some(String::new())));
+        assert_eq!(variable("CORACLE_SURELY_UNSET").unwrap(), ("CORACLE_SURELY_UNSET".into(), None));
+        assert_eq!(variable("PATH").unwrap().1, std::env::var("PATH").ok());
+        assert!(variable("=x").is_err());
+    }
+
+    #[test]
+    fn security_options_change_the_profile() {
+        let mut profile = Profile::DEFAULT_2026_11;
+        for text in ["no-new-privileges=false", "seccomp=unconfined", "systempaths=unconfined"] {
+            security(&mut profile, text).unwrap();
+        }
+        let Profile { seccomp, masking, no_new_privs, .. } = profile.clone();
+        assert_eq!((seccomp, masking, no_new_privs), (Seccomp::Unconfined, Masking::NONE, false));
+        security(&mut profile, "no-new-privileges").unwrap();
+        assert!(profile.no_new_privs);
+        for text in ["", "seccomp", "seccomp=/does/not/exist", "apparmor=x", "no-new-privileges=2"] {
+            assert!(security(&mut profile, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn requirements_name_aspects() {
+        let all = require(Requirement::default(), "limits").unwrap();
+        assert_eq!(all.level(Aspect::Limits), Level::Full);
+        let some = require(require(all, "nothing").unwrap(), "filesystem-write=partial").unwrap();
+        assert_eq!((some.level(Aspect::Limits), some.level(Aspect::FilesystemWrite)), (Level::None, Level::Partial));
+        for text in ["", "odd=full", "network=much"] {
+            assert!(require(Requirement::default(), text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Progress bars on a terminal's standard error, and nothing anywhere else.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use coracle::image::{Observer, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::human;
+
+/// The bars of one load or import; dropping it takes them off the screen.
+pub struct Bars(Option<Shown>);
+
+struct Shown {
+    multi: MultiProgress,
+    bars: Arc<Mutex<HashMap<String, ProgressBar>>>,
+}
+
+impl Bars {
+    /// Bars, where somebody can see them.
+    pub fn new(json: bool) -> Bars {
+        let shown = !json && std::io::stderr().is_terminal();
+        Bars(shown.then(|| Shown { multi: MultiProgress::new(), bars: Arc::default() }))
+    }
+
+    /// What the library tells about its progress.
+    pub fn observer(&self) -> Option<Observer> {
+        let Shown { multi, bars } = self.0.as_ref()?;
+        let (multi, bars) = (multi.clone(), bars.clone());
+        Some(Arc::new(move |progress| {
+            let (key, name, verb, done, total) = match progress {
+                Progress::Blob { name, done, total } => (format!("blob {name}"), name, "reading", done, total),
+                Progress::Layer(layer) => {
+                    let name = layer.diff_id.to_string();
+                    (format!("layer {name}"), name.into(), "unpacking", layer.done, layer.total)
+                }
+                // Over before anybody could look; other kinds are not known here yet.
+                _ => return,
+            };
+            // Small ones come and go too fast to be read.
+            if total < 256 << 10 {
+                return;
+            }
+            let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+            let bar = bars.entry(key).or_insert_with(|| {
+                let bar = multi.add(ProgressBar::new(total));
+                bar.set_style(style());
+                bar.set_prefix(crate::failure::one_line(&human::shorten(human::short_id(&name), 24)));
+                bar.set_message(verb);
+                bar
+            });
+            bar.set_position(done);
+            if done >= total {
+                bar.finish();
+            }
+        }))
+    }
+}
+
+fn style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{prefix:12} {msg:9} [{bar:32}] {bytes}/{total_bytes}");
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        if let Some(Shown { multi, .. }) = &self.0 {
+            // A terminal that is gone needs no tidying.
+            let _ = multi.clear();
+        }
+    }
+}

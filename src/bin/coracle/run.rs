@@ -1,0 +1,139 @@
+//! run: a command in a new container, as if it ran here.
+
+use coracle::container::Network;
+use coracle::isolation::Requirement;
+use coracle::security::Profile;
+use coracle::{Container, ContainerBuilder, Engine, ErrorKind, ExitStatus, Stdio};
+
+use crate::failure::Failure;
+use crate::signals::Forwarding;
+use crate::{Context, cli, options};
+
+/// Gives the command's status; 125 for our own failure, 126 and 127 for a command that cannot be executed or found,
+/// 128 + n after signal n.
+pub fn run(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
+    run_in(context, arguments).map_err(|failure| {
+        let code = match failure.kind() {
+            Some(ErrorKind::CommandNotFound) => 127,
+            Some(ErrorKind::CommandNotExecutable) => 126,
+            _ => 125,
+        };
+        failure.exits(code)
+    })
+}
+
+fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
+    let forwarding = Forwarding::start()?;
+    let engine = context.engine()?;
+    let container = describe(&engine, arguments)?.spawn()?;
+    let container = forwarding.to(container);
+    let status = container.wait();
+    forwarding.end();
+    // The forwarding has given its own up, so this is the last one.
+    let closed = std::sync::Arc::into_inner(container).map_or(Ok(()), Container::close);
+    let status = status?;
+    if let Err(error) = closed {
+        // The command's status says more than what was left behind, and the next command tidies up.
+        Failure::from(error).tell(context.json);
+    }
+    Ok(exit_code(&status))
+}
+
+/// One number, as shells have it.
+pub fn exit_code(status: &ExitStatus) -> u8 {
+    u8::try_from(status.shell_code()).unwrap_or(u8::MAX)
+}
+
+/// The builder for these options.
+fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Failure> {
+    if arguments.detach {
+        let refusal = Failure::new(
+            ErrorKind::Unsupported,
+            "run the container in the background",
+            "a container of the command line lives as long as its `coracle run`",
+        );
+        return Err(refusal.remedy("leave --detach out, and let the shell run it in the background with `&`"));
+    }
+    if arguments.tty {
+        let refusal = Failure::new(
+            ErrorKind::Unsupported,
+            "give the container a terminal",
+            "terminals of a container's own are not there yet",
+        );
+        return Err(refusal.remedy("leave --tty out; -i passes standard input on"));
+    }
+    let mut words = arguments.words;
+    let mut builder = match &arguments.rootfs {
+        Some(directory) => engine.sandbox_over(absolute(directory)?),
+        None => engine.image(&words.remove(0))?.container(),
+    };
+    if !words.is_empty() {
+        builder = builder.command(words);
+    }
+    let files = arguments.env_file.iter().map(|path| options::variables(path));
+    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let single = arguments.env.iter().map(|text| options::variable(text)).collect::<Result<Vec<_>, _>>()?;
+    // The command line counts more than files.
+    for (key, value) in files.into_iter().flatten().chain(single) {
+        builder = match value {
+            Some(value) => builder.env(key, value),
+            None => builder.env_remove(key),
+        };
+    }
+    for text in &arguments.volume {
+        builder = builder.mount(options::volume(text)?);
+    }
+    for text in &arguments.mount {
+        builder = builder.mount(options::mount(text)?);
+    }
+    for text in &arguments.tmpfs {
+        builder = builder.mount(options::tmpfs(text)?);
+    }
+    let mut profile = Profile::DEFAULT_2026_11;
+    for text in &arguments.security_opt {
+        options::security(&mut profile, text)?;
+    }
+    let mut requirement = Requirement::default();
+    for text in &arguments.require {
+        requirement = options::require(requirement, text)?;
+    }
+    builder = arguments.cap_add.into_iter().fold(builder, ContainerBuilder::cap_add);
+    builder = arguments.cap_drop.into_iter().fold(builder, ContainerBuilder::cap_drop);
+    // Each of these replaces a default only when it was given.
+    builder = given(builder, arguments.workdir, ContainerBuilder::workdir);
+    builder = given(builder, arguments.user, ContainerBuilder::user);
+    builder = given(builder, arguments.hostname, ContainerBuilder::hostname);
+    builder = given(builder, arguments.name, ContainerBuilder::name);
+    builder = given(builder, arguments.stop_signal, ContainerBuilder::stop_signal);
+    builder = given(builder, arguments.entrypoint, |builder, word| builder.entrypoint([word]));
+    let network = match arguments.network {
+        cli::Network::None => Network::None,
+        cli::Network::Host => Network::Host,
+    };
+    let stdin = if arguments.interactive { Stdio::Inherit } else { Stdio::Null };
+    Ok(builder
+        .network(network)
+        .read_only(arguments.read_only)
+        .init(arguments.init)
+        .keep(!arguments.rm)
+        .profile(profile)
+        .require(requirement)
+        .stdin(stdin)
+        .stdout(Stdio::Inherit)
+        .stderr(Stdio::Inherit))
+}
+
+fn given<T>(
+    builder: ContainerBuilder,
+    option: Option<T>,
+    set: impl FnOnce(ContainerBuilder, T) -> ContainerBuilder,
+) -> ContainerBuilder {
+    match option {
+        Some(value) => set(builder, value),
+        None => builder,
+    }
+}
+
+fn absolute(path: &std::path::Path) -> Result<std::path::PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::io("find the root directory", Some(path), &error))
+}

@@ -1,0 +1,123 @@
+//! Signals that `run` receives go to the container.
+//!
+//! They are blocked before the program has a second thread, so that every thread inherits that, and one thread waits
+//! for them. That is this program's business and not the library's, which leaves signals alone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use coracle::container::Signal;
+use coracle::{Container, ErrorKind};
+use nix::sys::signal::{SigSet, Signal as Number};
+
+use crate::failure::Failure;
+
+const FORWARDED: [Number; 6] =
+    [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGQUIT, Number::SIGUSR1, Number::SIGUSR2];
+
+/// Hands signals on to a container, from its start to its end.
+pub struct Forwarding(Arc<Mutex<State>>);
+
+enum State {
+    /// There is no container yet: signals that would end this program do so, others wait here.
+    Starting(Vec<Signal>),
+    Running {
+        container: Arc<Container>,
+        interrupts: Interrupts,
+    },
+    Ended,
+}
+
+impl Forwarding {
+    /// Takes the signals over. Call it while the program has one thread.
+    pub fn start() -> Result<Forwarding, Failure> {
+        let step = "take signals over";
+        let set: SigSet = FORWARDED.into_iter().collect();
+        set.thread_block().map_err(|errno| Failure::new(ErrorKind::Io, step, errno.desc()))?;
+        let state = Arc::new(Mutex::new(State::Starting(vec![])));
+        let shared = state.clone();
+        std::thread::Builder::new()
+            .name("coracle-signals".into())
+            .spawn(move || {
+                loop {
+                    if let Ok(signal) = set.wait() {
+                        lock(&shared).handle(signal);
+                    }
+                }
+            })
+            .map_err(|error| Failure::io(step, None, &error))?;
+        Ok(Forwarding(state))
+    }
+
+    /// From now on signals go to this container.
+    pub fn to(&self, container: Container) -> Arc<Container> {
+        let container = Arc::new(container);
+        let mut state = lock(&self.0);
+        let running = State::Running { container: container.clone(), interrupts: Interrupts::default() };
+        if let State::Starting(waiting) = std::mem::replace(&mut *state, running) {
+            for signal in waiting {
+                // A container that has ended already needs no signal.
+                let _ = container.signal(signal);
+            }
+        }
+        container
+    }
+
+    /// The container has ended. Nobody but the caller has it now.
+    pub fn end(&self) {
+        *lock(&self.0) = State::Ended;
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn handle(&mut self, number: Number) {
+        let Ok(signal) = Signal::from_number(number as i32) else { return };
+        match self {
+            State::Starting(waiting) => match number {
+                Number::SIGUSR1 | Number::SIGUSR2 => waiting.push(signal),
+                // What was begun is swept by the next open of the root.
+                _ => std::process::exit(128 + number as i32),
+            },
+            State::Running { container, interrupts } => {
+                let signal =
+                    if number == Number::SIGINT && interrupts.are_lost(container) { Signal::KILL } else { signal };
+                let _ = container.signal(signal);
+            }
+            State::Ended => {}
+        }
+    }
+}
+
+/// The first process of a pid namespace gets only signals that it has a handler for. Who presses ^C at a command
+/// without one would press in vain.
+#[derive(Default)]
+struct Interrupts {
+    last: Option<Instant>,
+    count: u32,
+}
+
+impl Interrupts {
+    const ENOUGH: u32 = 3;
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    /// Is this one of several in a row that the container has no handler for?
+    fn are_lost(&mut self, container: &Container) -> bool {
+        let now = Instant::now();
+        let in_a_row = self.last.is_some_and(|last| now.duration_since(last) < Interrupts::PAUSE);
+        self.count = if in_a_row { self.count + 1 } else { 1 };
+        self.last = Some(now);
+        self.count >= Interrupts::ENOUGH && !container.pid().is_some_and(handles_interrupt)
+    }
+}
+
+/// Has the process a handler for SIGINT? See `SigCgt` in proc_pid_status(5).
+fn handles_interrupt(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    caught & (1 << (Number::SIGINT as i32 - 1)) != 0
+}
