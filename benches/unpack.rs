@@ -141,7 +141,7 @@ fn write_layout(layout: &std::path::Path, layer: &[u8], tar: &[u8]) {
     };
     let diff_id: String = Sha256::digest(tar).iter().map(|byte| format!("{byte:02x}")).collect();
     let layer_digest = put(layer);
-    let architecture = coracle::Platform::host().architecture().to_owned();
+    let architecture = coracle::Platform::host().architecture;
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux", "config": {},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},

@@ -98,10 +98,14 @@ impl EngineOptions {
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
     /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout.
     pub fn open(self) -> Result<Engine> {
+        self.open_on(Host::probe())
+    }
+
+    /// [`open`](Self::open) with a host that tests can make up.
+    fn open_on(self, host: Host) -> Result<Engine> {
         // Paths of the root are used in other working directories.
         let root = std::path::absolute(&self.root)
             .map_err(|error| Error::io("open the engine's root", "getcwd", error).path(&self.root))?;
-        let host = Host::probe();
         let identity = identity(&host, self.single_id);
         let content = content::Store::open_with(&root, self.durability)?;
         // With every link resolved: the stub enters it by this path and compares what it finds.
@@ -310,5 +314,102 @@ fn default_root() -> Result<PathBuf> {
         None => Err(Error::new(ErrorKind::NotFound, "choose the engine's root")
             .because("neither XDG_DATA_HOME nor HOME is set")
             .remedy("name a root with --root or Engine::open")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::probe::KernelVersion;
+
+    /// A docker archive of twenty layers with one file each.
+    fn archive() -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut put = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, name, bytes).unwrap();
+        };
+        let (mut names, mut diff_ids) = (vec![], vec![]);
+        for number in 0..20 {
+            let mut layer = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_ustar();
+            header.set_size(0);
+            header.set_mode(0o644);
+            layer.append_data(&mut header, format!("file{number}"), &[][..]).unwrap();
+            let layer = layer.into_inner().unwrap();
+            diff_ids.push(crate::Digest::of(&layer).to_string());
+            names.push(format!("{number}.tar"));
+            put(&format!("{number}.tar"), &layer);
+        }
+        let config = serde_json::json!({
+            "architecture": Platform::host().architecture, "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        put("config.json", config.to_string().as_bytes());
+        let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["twenty:1"], "Layers": names}]);
+        put("manifest.json", manifest.to_string().as_bytes());
+        archive.into_inner().unwrap()
+    }
+
+    fn open(
+        change: impl FnOnce(&mut Host),
+        options: impl FnOnce(EngineOptions) -> EngineOptions,
+    ) -> Option<(tempfile::TempDir, Engine)> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::probe();
+        change(&mut host);
+        let engine = options(EngineOptions::new(dir.path().join("root"))).open_on(host).unwrap();
+        match engine.sandbox().command(["/bin/true"]).output() {
+            Ok(_) => Some((dir, engine)),
+            Err(error) => {
+                eprintln!("SKIP: containers do not run here: {error}");
+                assert!(std::env::var_os("CORACLE_NO_SKIP").is_none());
+                None
+            }
+        }
+    }
+
+    /// What a container of that image sees in its root.
+    fn seen(dir: &tempfile::TempDir, engine: &Engine) -> String {
+        let file = dir.path().join("twenty.tar");
+        std::fs::write(&file, archive()).unwrap();
+        let image = engine.load(file.as_path()).unwrap();
+        assert_eq!(image.layers().len(), 20);
+        let programs = ["/usr", "/bin", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists());
+        let builder = programs.fold(image.container().command(["/bin/ls", "/"]), |builder, path| {
+            builder.mount(crate::container::Mount::bind(path, path).read_only())
+        });
+        let out = builder.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(engine.containers().unwrap().is_empty());
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn all_files(text: &str) -> bool {
+        (0..20).all(|number| text.lines().any(|line| line == format!("file{number}")))
+    }
+
+    #[test]
+    fn many_layers_are_mounted_by_every_way() {
+        for old in [false, true] {
+            let change = |host: &mut Host| {
+                if old {
+                    host.kernel = KernelVersion::new(6, 1);
+                }
+            };
+            let Some((dir, engine)) = open(change, |options| options) else { return };
+            assert_eq!(engine.runtime.host.has_overlay_append(), !old);
+            assert!(all_files(&seen(&dir, &engine)));
+        }
+    }
+
+    #[test]
+    fn the_copy_snapshotter_shows_the_same() {
+        let Some((dir, engine)) = open(|_| {}, |options| options.snapshotter(SnapshotterChoice::Copy)) else { return };
+        assert_eq!(engine.snapshotter().0, "copy");
+        assert!(all_files(&seen(&dir, &engine)));
     }
 }

@@ -12,6 +12,7 @@ use super::runtime::Runtime;
 use super::{Container, ExitStatus, Output, Signal, spec};
 use crate::image::Image;
 use crate::isolation::{Enforcement, Requirement};
+use crate::probe::Feature;
 use crate::security::Profile;
 use crate::{Error, ErrorKind, Result, launch};
 
@@ -385,6 +386,21 @@ impl ContainerBuilder {
         Ok(probe.runtime.isolation.enforcement(&request))
     }
 
+    /// Where the probe knows why the kernel makes no namespaces here, it says so better than an errno.
+    fn explain(&self, error: Error) -> Error {
+        let host = &self.runtime.host;
+        if error.syscall() == Some("clone3")
+            && self.runtime.identity.is_rootless()
+            && !host.has(Feature::UserNamespaces)
+        {
+            return host
+                .finding(Feature::UserNamespaces)
+                .error("create the container's user namespace")
+                .source_is(error);
+        }
+        error
+    }
+
     fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Container> {
         let mut draft = self.draft()?;
         let streams = io::connect(stdin, stdout, stderr)?;
@@ -393,7 +409,8 @@ impl ContainerBuilder {
             let enforcement = self.runtime.isolation.enforcement(&request);
             self.requirement.check(&enforcement, &waived)?;
             let plan = self.runtime.isolation.plan(request)?;
-            (enforcement, launch::launch(plan, draft.owner.lock(), &self.runtime.root().join("tmp"))?)
+            let launched = launch::launch(plan, draft.owner.lock(), &self.runtime.root().join("tmp"));
+            (enforcement, launched.map_err(|error| self.explain(error))?)
         };
         draft.info.pid = Some(process.pid());
         draft.info.start_time = super::start_time(process.pid());

@@ -149,11 +149,11 @@ impl ContainerBuilder {
         }
         let possible = CapabilitySet::from_bits_truncate(self.runtime.host.bounding_capabilities());
         for name in &self.cap_add {
-            if let Ok(capability) = name.parse::<Capability>() {
-                if !possible.contains(capability) {
-                    return Err(Error::new(ErrorKind::Denied, format!("give the container {}", capability.name()))
-                        .because("this program does not have that capability in its bounding set itself"));
-                }
+            if let Ok(capability) = name.parse::<Capability>()
+                && !possible.contains(capability)
+            {
+                return Err(Error::new(ErrorKind::Denied, format!("give the container {}", capability.name()))
+                    .because("this program does not have that capability in its bounding set itself"));
             }
         }
         Ok(set.intersection(possible))

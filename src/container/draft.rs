@@ -67,7 +67,7 @@ impl ContainerBuilder {
             From::Directory(_) => vec![],
         };
         let view = match &self.base {
-            From::Image(_) => View::new(layers.iter().rev().map(crate::layer::Layer::tree))?,
+            From::Image(_) => View::of_layers(&layers)?,
             From::Directory(path) => {
                 let step = "use the directory as a root";
                 let status = std::fs::metadata(path).map_err(|error| Error::io(step, "stat", error).path(path))?;

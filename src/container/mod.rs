@@ -77,15 +77,18 @@ struct Inner {
 #[derive(Debug)]
 enum Control {
     /// Our guardian.
-    Own {
-        process: Process,
-        group: Option<Group>,
-        enforcement: Enforcement,
-        relays: Mutex<Relays>,
-        _owner: Arc<owner::Owner>,
-    },
+    Own(Box<Own>),
     /// Nobody: it is another program's, and is known by its record and a pidfd.
     Foreign(Foreign),
+}
+
+#[derive(Debug)]
+struct Own {
+    process: Process,
+    group: Option<Group>,
+    enforcement: Enforcement,
+    relays: Mutex<Relays>,
+    _owner: Arc<owner::Owner>,
 }
 
 impl Container {
@@ -99,8 +102,8 @@ impl Container {
         (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
         relays: Relays,
     ) -> Container {
-        let control =
-            Control::Own { process, group: made.group, enforcement, relays: Mutex::new(relays), _owner: made.owner };
+        let own = Own { process, group: made.group, enforcement, relays: Mutex::new(relays), _owner: made.owner };
+        let control = Control::Own(Box::new(own));
         let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
         Container { stdin, stdout, stderr, inner: Arc::new(inner) }
     }
@@ -123,7 +126,7 @@ impl Container {
     /// What is enforced; `None` for a container of another program.
     pub fn enforcement(&self) -> Option<&Enforcement> {
         match &self.inner.control {
-            Control::Own { enforcement, .. } => Some(enforcement),
+            Control::Own(own) => Some(&own.enforcement),
             Control::Foreign(_) => None,
         }
     }
@@ -237,10 +240,10 @@ impl Inner {
     fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
         match &self.control {
             Control::Foreign(foreign) => foreign.wait(limit),
-            Control::Own { process, relays, .. } => {
-                let Some(ended) = process.wait(limit)? else { return Ok(None) };
+            Control::Own(own) => {
+                let Some(ended) = own.process.wait(limit)? else { return Ok(None) };
                 let status = ExitStatus::from(ended);
-                relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
+                own.relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
                 let mut info = self.lock();
                 if info.exit.is_none() {
                     info.exit = Some(status);
@@ -258,14 +261,14 @@ impl Inner {
 
     fn signal(&self, signal: Signal) -> Result<()> {
         match &self.control {
-            Control::Own { process, .. } => process.signal(signal.number()).map(drop),
+            Control::Own(own) => own.process.signal(signal.number()).map(drop),
             Control::Foreign(foreign) => foreign.signal(signal),
         }
     }
 
     fn group(&self) -> Option<&Group> {
         match &self.control {
-            Control::Own { group, .. } => group.as_ref(),
+            Control::Own(own) => own.group.as_ref(),
             Control::Foreign(_) => None,
         }
     }
@@ -280,12 +283,12 @@ impl Inner {
     }
 
     fn close(&self) -> Result<()> {
-        let Control::Own { process, .. } = &self.control else { return Ok(()) };
+        let Control::Own(own) = &self.control else { return Ok(()) };
         if self.lifetime == Lifetime::Attached && self.wait(Some(Duration::ZERO))?.is_none() {
             return Ok(());
         }
         if self.lock().exit.is_none() {
-            process.signal(libc::SIGKILL)?;
+            own.process.signal(libc::SIGKILL)?;
             // A status that is lost with a killed guardian is no reason to leave files behind.
             let _ = self.wait(None);
         }
@@ -311,12 +314,12 @@ impl Drop for Container {
         // A writer that is still open would keep a container waiting that is to end.
         drop(self.stdin.take());
         let attached = self.inner.lifetime == Lifetime::Attached;
-        let Control::Own { process, .. } = &self.inner.control else { return };
+        let Control::Own(own) = &self.inner.control else { return };
         if !attached || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
             return;
         }
         // It goes on as long as this program; somebody has to clean up after it.
-        if process.release().unwrap_or(false) {
+        if own.process.release().unwrap_or(false) {
             let inner = self.inner.clone();
             let _ = std::thread::Builder::new().name("coracle-attached".into()).spawn(move || {
                 let _ = inner.wait(None);

@@ -101,10 +101,12 @@ fn resolve_in(text: &str, passwd: &[u8], group: &[u8]) -> Result<User> {
         None => {
             for fields in lines(group, 4) {
                 let member = name.is_some_and(|name| fields[3].split(|byte| *byte == b',').any(|other| other == name));
-                if let (true, Some(number)) = (member, field(&fields, 2)) {
-                    if number != gid && !groups.contains(&number) && groups.len() < 256 {
-                        groups.push(number);
-                    }
+                if let (true, Some(number)) = (member, field(&fields, 2))
+                    && number != gid
+                    && !groups.contains(&number)
+                    && groups.len() < 256
+                {
+                    groups.push(number);
                 }
             }
         }

@@ -305,11 +305,6 @@ impl Process {
         self.pid
     }
 
-    /// Becomes readable when the process has ended.
-    pub(crate) fn channel(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
-    }
-
     fn tell(&self, kind: u32, a: u32) -> Result<bool, Errno> {
         let bytes = Note { kind, a, ..Note::default() }.encode();
         let slices = [IoSlice::new(&bytes)];

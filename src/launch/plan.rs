@@ -120,15 +120,6 @@ impl Plan {
         });
     }
 
-    /// Writes a setting beneath a directory (procfs, mostly).
-    pub(crate) fn write_at(&mut self, dir: Reg, path: &Path, value: &[u8]) {
-        self.step(Op::WriteAt, Subject::Path(path.to_owned()), |p| {
-            p.u32(dir.0);
-            p.str(path.as_os_str().as_bytes());
-            p.str(value);
-        });
-    }
-
     /// The process writes its own id maps.
     pub(crate) fn map_self(&mut self, uid_map: &str, gid_map: &str, deny_setgroups: bool) {
         self.step(Op::MapSelf, Subject::Text(uid_map.trim().to_owned()), |p| {
@@ -202,16 +193,6 @@ impl Plan {
             p.str(path.as_os_str().as_bytes());
             p.u32(recursive.into());
             p.u32(expect.map_or(NONE, |reg| reg.0));
-        });
-        out
-    }
-
-    /// Opens what a path names inside the root, without opening its content.
-    pub(crate) fn open_path(&mut self, path: &Path) -> Reg {
-        let out = self.fresh();
-        self.step(Op::OpenPath, Subject::Path(path.to_owned()), |p| {
-            p.u32(out.0);
-            p.str(path.as_os_str().as_bytes());
         });
         out
     }

@@ -141,8 +141,6 @@ codes! {
         Rlimit = 22, "set a resource limit";
         /// `mask: u32`.
         Umask = 23, "set the file mode mask";
-        /// `dir: reg, path: str, value: str`.
-        WriteAt = 24, "write a kernel setting";
         /// `path: str, uid: u32, gid: u32`: created when it is missing; proven to lie inside the root.
         WorkDir = 25, "enter the working directory";
         /// `bounding, effective, permitted, inheritable, ambient: u64`; bounding first, the rest after [`Op::Ids`].
@@ -175,16 +173,12 @@ codes! {
         Done = 39, "end";
         /// `source, target, type: str, flags: u64, data: str`: mount(2), for kernels without what `FsMount` needs.
         LegacyMount = 40, "mount a file system";
-        /// `out: reg, dir: reg, path: str, optional: u32`: `O_PATH`, resolved in the root.
-        OpenPath = 41, "open a path";
-        /// `a..b`: keep effective capabilities over a change of uid.
+        /// Keep permitted capabilities over a change of uid.
         KeepCaps = 42, "keep capabilities over a change of user";
         /// Re-arm and check the tie to the guardian; a change of uid clears it.
         StillAlive = 43, "check that the guardian lives";
         /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
         VerifyReadOnly = 44, "verify that a mount is read-only";
-        /// `fd: reg`.
-        Close = 45, "close a descriptor";
     }
 }
 

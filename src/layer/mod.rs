@@ -13,6 +13,7 @@
 //! followed, metadata goes through descriptors, and [`Limits`] bound what a layer may cost.
 
 mod compression;
+mod copy;
 mod limits;
 mod pipeline;
 mod store;
@@ -23,6 +24,7 @@ mod unpack;
 mod view;
 
 pub use compression::{Compression, Decoder};
+pub(crate) use copy::copy;
 pub use limits::Limits;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};

@@ -32,8 +32,7 @@ impl Snapshotter for Copy {
         if !complete.exists() {
             remove_at(dir, "rootfs")?;
             directory_at(&rootfs, 0o755)?;
-            let trees: Vec<&Path> = layers.iter().map(layer::Layer::tree).collect();
-            let _ = trees; // layer::merge
+            layer::copy(&layer::View::of_layers(layers)?, &rootfs, !self.rootless)?;
             std::fs::write(&complete, b"")
                 .map_err(|error| crate::Error::io("prepare the snapshot", "write", error).path(&complete))?;
         }

@@ -23,11 +23,12 @@ impl Snapshotter for Overlay {
         match base {
             Base::Layers(layers) => {
                 let (upper, work) = (dir.join("upper"), dir.join("work"));
-                // The root of the merged tree shows the upper directory's mode and owner, which are the lower root's.
-                let mode = layers.last().map_or(Ok(0o755), |layer| mode_of(layer.tree()))?;
-                directory_at(&upper, mode)?;
+                // The root of the merged tree shows the upper directory's mode and owner: those that the image gave it.
+                let mode = layers.iter().rev().find(|layer| layer.sets_root()).map(|layer| mode_of(layer.tree()));
+                directory_at(&upper, mode.unwrap_or(Ok(0o755))?)?;
                 directory_at(&work, 0o700)?;
-                let lower = layers.iter().rev().map(|layer| layer.tree().to_owned()).collect();
+                // Each once: overlayfs refuses a layer that an image has twice.
+                let lower = crate::layer::trees(layers).into_iter().map(Path::to_owned).collect();
                 Ok(Snapshot { root: Mount::Overlay { lower, upper, work }, inner: vec![], notes: vec![] })
             }
             Base::Directory(path) => directory::snapshot(dir, path, self.rootless),

@@ -90,30 +90,13 @@ pub(crate) fn rmdirat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR) }).map(drop)
 }
 
-/// What renameat2(2) does with a name that is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rename {
-    /// Replaces it.
-    Replace,
-    /// Fails with `EEXIST`.
-    NoReplace,
-    /// Swaps the two.
-    Exchange,
-}
-
-/// renameat2(2). File systems that know no flags answer `EINVAL`.
-pub(crate) fn renameat(
+/// renameat2(2) that fails with `EEXIST` where the new name is taken. File systems that know no flags answer `EINVAL`.
+pub(crate) fn rename_new(
     old_dir: BorrowedFd<'_>,
     old_name: &CStr,
     new_dir: BorrowedFd<'_>,
     new_name: &CStr,
-    how: Rename,
 ) -> io::Result<()> {
-    let flags: libc::c_uint = match how {
-        Rename::Replace => 0,
-        Rename::NoReplace => libc::RENAME_NOREPLACE,
-        Rename::Exchange => libc::RENAME_EXCHANGE,
-    };
     // SAFETY: as in `openat`; the raw call because musl has no wrapper of it.
     let result = unsafe {
         libc::syscall(
@@ -122,7 +105,7 @@ pub(crate) fn renameat(
             old_name.as_ptr(),
             new_dir.as_raw_fd(),
             new_name.as_ptr(),
-            flags,
+            libc::RENAME_NOREPLACE,
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -367,7 +350,7 @@ impl Removal<'_> {
         loop {
             self.raised += 1;
             let raised = c_string(format!("raised-{}", self.raised).as_bytes())?;
-            match renameat(dir, name, self.top, &raised, Rename::NoReplace) {
+            match rename_new(dir, name, self.top, &raised) {
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
                 other => return other,
             }

@@ -8,7 +8,7 @@ use coracle::{ContainerBuilder, Engine, Image};
 /// An engine over a fresh root, which goes with it.
 pub struct Lab {
     pub engine: Engine,
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 pub fn is_root() -> bool {
@@ -39,7 +39,7 @@ impl Lab {
         match engine.sandbox().command(["/bin/true"]).output() {
             Ok(out) => {
                 assert!(out.status.success(), "{out:?}");
-                Some(Lab { engine, dir })
+                Some(Lab { engine, _dir: dir })
             }
             Err(error) => {
                 skip(&format!("containers do not run here: {error}"));

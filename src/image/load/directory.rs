@@ -11,7 +11,8 @@ use super::{Bundle, STEP};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::name::Digest;
-use crate::sys::path::{Root, c_path};
+use crate::sys::fs::c_string;
+use crate::sys::path::Root;
 
 /// The directory and what was read of it.
 pub(super) struct Directory {
@@ -58,7 +59,7 @@ impl Bundle for Directory {
         let Some(path) = clean(path)? else { return Ok(None) };
         // Here the archive chose the path, and nothing promises the file's digest: it must not lead out.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-        let opened = c_path(path.as_bytes()).and_then(|name| self.root.open_in_root(&name, flags, 0));
+        let opened = c_string(path.as_bytes()).and_then(|name| self.root.open_in_root(&name, flags, 0));
         let mut file = match opened {
             Ok(fd) => regular(File::from(fd), Path::new(&path))?,
             Err(error) if error.kind() == IoKind::NotFound => return Ok(None),

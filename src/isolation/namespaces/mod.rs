@@ -114,10 +114,8 @@ impl Isolation for Namespaces {
         }
         plan.word(Op::Dumpable, 0);
         tree::build(&mut plan, &mut request)?;
-        if has(spec, LinuxNamespaceType::Uts) {
-            if let Some(name) = spec.hostname() {
-                plan.text(Op::Hostname, name.as_ref());
-            }
+        if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
+            plan.text(Op::Hostname, name.as_ref());
         }
         if has(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);

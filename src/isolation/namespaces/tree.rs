@@ -8,6 +8,7 @@
 //! file system that the workload can write to is `nodev`, so CAP_MKNOD makes nothing that can be opened.
 
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -30,6 +31,11 @@ const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd/2", "stderr"),
     ("pts/ptmx", "ptmx"),
 ];
+
+/// Longest string that fsconfig(2) takes, with its NUL.
+const FSCONFIG_LIMIT: usize = 256;
+/// Longest data that mount(2) takes.
+const PAGE: usize = 4096;
 
 /// A mount that exists and is to be attached.
 struct Ready {
@@ -126,12 +132,15 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
         Mount::Overlay { lower, upper, work } => {
             let bytes = |path: &Path| {
                 let path = path.strip_prefix(request.root).unwrap_or(path);
-                std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
+                path.as_os_str().as_bytes().to_vec()
             };
             let lower: Vec<Vec<u8>> = lower.iter().map(|path| bytes(path)).collect();
             let (upper, work) = (bytes(upper), bytes(work));
             let joined = lower.join(&b':');
             let mut options: Vec<(&str, Option<&[u8]>)> = vec![];
+            if !request.overlay_append && joined.len() >= FSCONFIG_LIMIT {
+                return legacy_overlay(plan, request, &joined, &upper, &work);
+            }
             if request.overlay_append {
                 options.extend(lower.iter().map(|path| ("lowerdir+", Some(path.as_slice()))));
             } else {
@@ -166,6 +175,28 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             plan.file_system("tmpfs", NODEV | NOSUID, &[("mode", Some(mode.as_bytes()))])
         }
     })
+}
+
+/// An overlay of more layers than one string of fsconfig(2) can name, on a kernel that does not take them one by one:
+/// mounted by mount(2) over its own upper directory, which only this mount namespace sees, and picked up from there.
+fn legacy_overlay(plan: &mut Plan, request: &Request<'_>, lower: &[u8], upper: &[u8], work: &[u8]) -> Result<Reg> {
+    const MS_NODEV: u64 = 4;
+    let mut data = [b"lowerdir=", lower, b",upperdir=", upper, b",workdir=", work].concat();
+    data.extend_from_slice(match request.identity.is_rootless() {
+        true => b",userxattr",
+        false => b",redirect_dir=off,metacopy=off,index=off",
+    });
+    if request.volatile {
+        data.extend_from_slice(b",volatile");
+    }
+    if data.len() >= PAGE {
+        return Err(Error::new(ErrorKind::Unsupported, "mount the image's layers")
+            .because("this kernel names all layers of an overlay in one page, and these are too many")
+            .remedy("use Linux 6.5 or later, or open the engine with the copy snapshotter"));
+    }
+    let upper = Path::new(std::ffi::OsStr::from_bytes(upper));
+    plan.legacy_mount("overlay", upper, "overlay", MS_NODEV, &data);
+    Ok(plan.open_tree(None, upper, false, None))
 }
 
 /// A handle on a mount source. The stub opens it again in the container's namespace and compares.

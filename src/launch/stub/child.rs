@@ -132,7 +132,6 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::ReadOnly => mount::read_only(p),
         Op::LegacyMount => mount::legacy(p),
         Op::VerifyReadOnly => mount::verify_read_only(child, p),
-        Op::OpenPath => mount::open_path(child, p),
         Op::Node => {
             let dir = child.register(p.u32()?)?;
             let (path, mode, device) = (p.cstr()?, p.u32()?, p.u64()?);
@@ -169,15 +168,6 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::Umask => {
             kernel::umask(p.u32()?);
             Ok(())
-        }
-        Op::WriteAt => {
-            let dir = child.register(p.u32()?)?;
-            let (path, value) = (p.cstr()?, p.blob()?);
-            let resolve = kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS;
-            let file = kernel::openat2(dir, path, kernel::O_WRONLY, resolve).map_err(at(Sys::Openat2))?;
-            let done = kernel::write_all(file, value).map_err(at(Sys::Write));
-            kernel::close(file);
-            done
         }
         Op::WorkDir => working_directory(p),
         Op::ChangeDir => change_directory(child, p),
@@ -217,11 +207,6 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::RemoveTree => {
             let dir = child.register(p.u32()?)?;
             Ok(tree::remove(dir, p.cstr()?)?)
-        }
-        Op::Close => {
-            let register = p.u32()?;
-            child.register(register)?;
-            child.fill(register, -1)
         }
         Op::Done => kernel::exit(0),
     }

@@ -188,12 +188,6 @@ pub fn verify_read_only(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble>
     Ok(())
 }
 
-pub fn open_path(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
-    let (out, path) = (p.u32()?, p.cstr()?);
-    let found = ensure(path, Target::Existing, None)?;
-    child.fill(out, found)
-}
-
 /// Opens (`O_PATH`) what `path` names beneath the root of this process, links resolved within it, no link of procfs
 /// followed. What is missing is created when asked: directories on the way, then a directory or an empty file; never
 /// through a link that leads nowhere.
