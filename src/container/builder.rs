@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{Mount as SpecMount, Spec};
+use oci_spec::runtime::Mount as SpecMount;
 
 use super::io::{self, Stdio};
-use super::record::{self, Info, State};
+use super::record::{self, State};
 use super::runtime::Runtime;
-use super::user::{self, User};
 use super::{Container, ExitStatus, Output, Signal, spec};
-use crate::image::{ContainerConfig, Image};
-use crate::isolation::{Aspect, Enforcement, Identity, MadeFile, Request, Requirement};
-use crate::layer::View;
-use crate::name::{ContainerId, ContainerName};
-use crate::security::{Capability, CapabilitySet, Profile};
-use crate::snapshot::Base;
+use crate::image::Image;
+use crate::isolation::{Enforcement, Requirement};
+use crate::security::Profile;
 use crate::{Error, ErrorKind, Result, launch};
 
 /// What a container can reach over the network.

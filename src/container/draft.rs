@@ -10,12 +10,12 @@ use super::builder::{ContainerBuilder, From, Network};
 use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
-use crate::Result;
 use crate::cgroup::Group;
 use crate::isolation::{Aspect, MadeFile, Request};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
 use crate::snapshot::{Base, Snapshot};
+use crate::{Error, ErrorKind, Result};
 
 /// A container that is being made: whatever exists of it is removed again, unless it is kept.
 pub(super) struct Draft {
@@ -68,7 +68,14 @@ impl ContainerBuilder {
         };
         let view = match &self.base {
             From::Image(_) => View::new(layers.iter().rev().map(crate::layer::Layer::tree))?,
-            From::Directory(path) => View::new([path])?,
+            From::Directory(path) => {
+                let step = "use the directory as a root";
+                let status = std::fs::metadata(path).map_err(|error| Error::io(step, "stat", error).path(path))?;
+                if !status.is_dir() {
+                    return Err(Error::new(ErrorKind::Invalid, step).path(path).because("it is no directory"));
+                }
+                View::new([path])?
+            }
         };
         let id = ContainerId::random()?;
         let decided = self.decide(&id, &view)?;

@@ -4,7 +4,7 @@
 //! Maker and sweeper can meet between creation and lock: the sweeper then removes an empty thing, and the maker, who
 //! looks after locking whether the thing still has its name, makes another.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
@@ -133,11 +133,6 @@ impl TmpDir {
         self.path = None;
         sync_parent(to, durability)
     }
-
-    /// Leaves it where it is: for trees that only another identity can remove.
-    pub(crate) fn leave(mut self) {
-        self.path = None;
-    }
 }
 
 impl Drop for TmpDir {
@@ -190,9 +185,4 @@ pub(crate) fn stale(dir: &Path) -> io::Result<Vec<Stale>> {
         }
     }
     Ok(found)
-}
-
-/// Whether `name` could be one of ours.
-pub(crate) fn is_ours(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

@@ -28,7 +28,10 @@ pub(crate) fn root() -> Root {
         options.ownership = Ownership::Single;
     }
     let layers = LayerStore::open(&content, options).unwrap();
-    Root { images: Images::new(content, layers, "linux/amd64".parse().unwrap()), _directory: directory }
+    Root {
+        images: Images::new(content, layers, "linux/amd64".parse().unwrap(), std::sync::Arc::new(())),
+        _directory: directory,
+    }
 }
 
 impl Root {

@@ -59,7 +59,7 @@ pub struct Decoder<R: BufRead> {
 
 enum Inner<R: BufRead> {
     Plain(R),
-    Gzip(flate2::bufread::MultiGzDecoder<R>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
     #[cfg(feature = "zstd")]
     Zstd(Box<zstd::stream::read::Decoder<'static, R>>),
 }
@@ -74,7 +74,7 @@ impl<R: BufRead> Decoder<R> {
         let compression = Compression::detect(reader.fill_buf().map_err(failed)?);
         let inner = match compression {
             Compression::None => Inner::Plain(reader),
-            Compression::Gzip => Inner::Gzip(flate2::bufread::MultiGzDecoder::new(reader)),
+            Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
             #[cfg(feature = "zstd")]
             Compression::Zstd => {
                 Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(reader).map_err(failed)?))

@@ -24,6 +24,6 @@ mod view;
 
 pub use compression::{Compression, Decoder};
 pub use limits::Limits;
-pub use store::{Layer, LayerOptions, LayerProgress, LayerStore};
+pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub use view::View;

@@ -114,6 +114,17 @@ impl Layer {
     }
 }
 
+/// The trees of a stack of layers (lowest first) in the order of overlayfs' `lowerdir`: the uppermost first, and each
+/// tree once, where it is uppermost.
+///
+/// Images do have one layer twice, and overlayfs refuses a directory that is given twice (`ELOOP`). The lower of the
+/// two shows nothing that the upper one does not show: it can only add names that the upper one has, and hide names
+/// that the upper one hides.
+pub fn trees(layers: &[Layer]) -> Vec<&Path> {
+    let mut seen = std::collections::HashSet::new();
+    layers.iter().rev().map(Layer::tree).filter(|tree| seen.insert(*tree)).collect()
+}
+
 /// The unpacked layers of a root. Cloning is cheap enough; any number of threads and processes may work on one root,
 /// and each layer is unpacked once.
 #[derive(Debug, Clone)]

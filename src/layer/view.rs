@@ -104,7 +104,7 @@ impl View {
     /// # Errors
     /// Where one of them has been removed.
     pub fn of_layers(layers: &[Layer]) -> Result<View> {
-        View::new(layers.iter().rev().map(Layer::tree))
+        View::new(super::trees(layers))
     }
 
     /// Opens what `path` (from the root; bytes, as tar and the kernel have them) leads to, for reading. `None` where
@@ -171,6 +171,12 @@ impl View {
             }
             _ => failed(path)(error),
         })
+    }
+
+    /// What stands at exactly `path`: no symlink is followed on the way, so below a symlink there is nothing.
+    pub(crate) fn lookup(&self, path: &[u8]) -> Result<Option<Found>> {
+        let way: Vec<_> = components(path).map(<[u8]>::to_vec).collect();
+        self.descend(&way).map_err(failed(path))
     }
 
     fn root(&self) -> io::Result<Option<Found>> {
@@ -275,4 +281,88 @@ fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+    use super::*;
+
+    /// Three layers over a place with a secret outside.
+    fn place() -> (tempfile::TempDir, View) {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for dir in ["top/etc", "middle/etc", "middle/usr/lib", "low/etc/opaque", "low/usr/lib", "middle/etc/opaque"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        fs::write(at("secret"), "outside").unwrap();
+        fs::write(at("low/etc/passwd"), "low").unwrap();
+        fs::write(at("middle/etc/passwd"), "middle").unwrap();
+        fs::write(at("low/etc/gone"), "low").unwrap();
+        fs::write(at("low/etc/opaque/hidden"), "low").unwrap();
+        fs::write(at("middle/etc/opaque/shows"), "middle").unwrap();
+        fs::write(at("low/usr/lib/deep"), "low").unwrap();
+        mknod(&at("top/etc/gone"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).unwrap();
+        let opaque = File::open(at("middle/etc/opaque")).unwrap();
+        xattr::set(opaque.as_fd(), c"user.overlay.opaque", b"y").unwrap();
+        for (name, target) in [
+            ("top/lib", "usr/lib"),
+            ("top/abs", "/usr/lib"),
+            ("top/out", "../../../../../secret"),
+            ("top/absout", &at("secret").display().to_string()),
+            ("top/etc/shadow", "/etc/../etc/passwd"),
+            ("top/loop", "loop/x"),
+        ] {
+            symlink(target, at(name)).unwrap();
+        }
+        let view = View::new([at("top"), at("middle"), at("low")]).unwrap();
+        (place, view)
+    }
+
+    #[test]
+    fn the_uppermost_wins_and_whiteouts_hide() {
+        let (_place, view) = place();
+        let read = |path: &str| view.read_file(path.as_bytes(), 100).unwrap().map(|it| String::from_utf8(it).unwrap());
+        assert_eq!(read("/etc/passwd").as_deref(), Some("middle"));
+        assert_eq!(read("etc/shadow").as_deref(), Some("middle"));
+        assert_eq!(read("/etc/gone"), None);
+        assert_eq!(read("/etc/opaque/hidden"), None);
+        assert_eq!(read("/etc/opaque/shows").as_deref(), Some("middle"));
+        for path in ["/lib/deep", "abs/deep", "usr/lib/../../lib/./deep", "../../lib/deep"] {
+            assert_eq!(read(path).as_deref(), Some("low"), "{path}");
+        }
+        assert_eq!(read("/etc/passwd/x"), None);
+        let names = view.names(b"etc").unwrap().unwrap();
+        assert_eq!(names, [c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let (_place, view) = place();
+        for path in ["out", "absout", "../secret", "/../secret", "lib/../../secret"] {
+            assert!(view.open(path.as_bytes()).unwrap().is_none(), "{path}");
+        }
+        assert_eq!(view.open(b"loop").unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    /// CVE-2024-9676 and kin: what is read of an image is a regular file of bounded size, and opening it never waits.
+    #[test]
+    fn traps_are_refused() {
+        let (place, view) = place();
+        fs::remove_file(place.path().join("middle/etc/passwd")).unwrap();
+        nix::unistd::mkfifo(&place.path().join("middle/etc/passwd"), Mode::S_IRUSR).unwrap();
+        assert_eq!(view.read_file(b"/etc/passwd", 10).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(view.read_file(b"/etc", 10).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(view.read_file(b"/lib/deep", 2).unwrap_err().kind(), ErrorKind::Limit);
+        assert_eq!(view.read_file(b"/lib/deep", 3).unwrap().unwrap(), b"low");
+        if nix::unistd::geteuid().is_root() {
+            mknod(&place.path().join("top/null"), SFlag::S_IFCHR, Mode::all(), makedev(1, 3)).unwrap();
+            assert_eq!(view.open(b"null").unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
 }

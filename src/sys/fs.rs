@@ -249,12 +249,6 @@ pub(crate) fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// fsync(2).
-pub(crate) fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
-}
-
 /// Gives the *calling thread* a umask of its own and clears it, so that the modes given at creation are exact.
 /// Returns whether that worked: sandboxes forbid unshare(2), and then modes have to be set after creation.
 ///
@@ -419,7 +413,7 @@ mod tests {
         symlink("../outside", place.path().join("tree/link")).unwrap();
         fs::create_dir(place.path().join("tree/closed")).unwrap();
         fs::write(place.path().join("tree/closed/file"), "x").unwrap();
-        fs::set_permissions(place.path().join("tree/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(place.path().join("tree/closed"), fs::Permissions::from_mode(0o000)).unwrap();
         let mut dir = openat(parent.as_fd(), c"tree", libc::O_DIRECTORY, 0).unwrap();
         for level in 0..3000 {
             mkdirat(dir.as_fd(), c"d", 0o700).unwrap();

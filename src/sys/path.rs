@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // openat2 has no wrapper in the C libraries.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -50,8 +50,9 @@ impl Scope {
 }
 
 /// Which of the two resolvers to use.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resolver {
+enum Resolver {
     /// openat2(2), and the walk from the first refusal on.
     Kernel,
     /// The walk only.
@@ -83,8 +84,9 @@ impl Root {
         Root { dir, walk: AtomicBool::new(false) }
     }
 
-    /// The same with another resolver.
-    pub(crate) fn with_resolver(self, resolver: Resolver) -> Root {
+    /// The same with another resolver, to test both on one host.
+    #[cfg(test)]
+    fn with_resolver(self, resolver: Resolver) -> Root {
         self.walk.store(resolver == Resolver::Walk, Ordering::Relaxed);
         self
     }
@@ -240,11 +242,6 @@ fn walk(root: BorrowedFd<'_>, path: &CStr, flags: libc::c_int, mode: u32, scope:
     openat(here, c".", flags & !(libc::O_CREAT | libc::O_NOFOLLOW), 0)
 }
 
-/// `bytes` as a path for the kernel.
-pub(crate) fn c_path(bytes: &[u8]) -> io::Result<CString> {
-    c_string(bytes)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -294,7 +291,7 @@ mod tests {
         for resolver in [Resolver::Kernel, Resolver::Walk] {
             let root = Root::open(&place.path().join("root")).unwrap().with_resolver(resolver);
             let open = |path: &str| {
-                root.open_in_root(&c_path(path.as_bytes()).unwrap(), libc::O_RDONLY, 0)
+                root.open_in_root(&c_string(path.as_bytes()).unwrap(), libc::O_RDONLY, 0)
                     .map_err(|error| error.raw_os_error().unwrap())
             };
             for (path, expected) in [
@@ -329,7 +326,7 @@ mod tests {
             }
             let dir = |path: &str| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
-                fstat(root.open_in_root(&c_path(path.as_bytes()).unwrap(), flags, 0).unwrap().as_fd()).unwrap().st_ino
+                fstat(root.open_in_root(&c_string(path.as_bytes()).unwrap(), flags, 0).unwrap().as_fd()).unwrap().st_ino
             };
             let own = fstat(root.dir()).unwrap().st_ino;
             for path in ["", ".", "/", "..", "lib/../..", "usr/../..//"] {

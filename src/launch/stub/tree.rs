@@ -58,7 +58,7 @@ pub fn remove(dir: i32, name: &[u8]) -> Result<(), Failed> {
         Err(kernel::EISDIR | kernel::EPERM) => {}
         Err(errno) => return Err((Sys::Unlinkat, errno, 0)),
     }
-    let top = open_directory(dir, name).map_err(failed(Sys::Openat))?;
+    let mut top = open_directory(dir, name).map_err(failed(Sys::Openat))?;
     let mut moved = 0u64;
     loop {
         let mut left = false;
@@ -76,9 +76,7 @@ pub fn remove(dir: i32, name: &[u8]) -> Result<(), Failed> {
         }
         kernel::close(top);
         // Reopened rather than rewound: entries that were moved up must be seen.
-        let again = open_directory(dir, name).map_err(failed(Sys::Openat))?;
-        kernel::dup3(again, top, kernel::O_CLOEXEC).map_err(failed(Sys::Dup3))?;
-        kernel::close(again);
+        top = open_directory(dir, name).map_err(failed(Sys::Openat))?;
     }
     kernel::close(top);
     kernel::unlinkat(dir, name, kernel::AT_REMOVEDIR).map_err(failed(Sys::Unlinkat))

@@ -1,6 +1,7 @@
 //! The records of a PAX header: `<length> <key>=<value>\n`, see pax(1), "pax Extended Header".
 
 use super::header::Why;
+use super::sparse::Pieces;
 use crate::sys::fs::Time;
 
 /// What the records say, as far as this crate uses it.
@@ -23,7 +24,7 @@ pub(super) struct SparseRecords {
     pub(super) name: Option<Vec<u8>>,
     pub(super) real_size: Option<u64>,
     pub(super) count: Option<u64>,
-    pub(super) map: Option<Vec<(u64, u64)>>,
+    pub(super) map: Option<Pieces>,
 }
 
 impl SparseRecords {
@@ -34,8 +35,11 @@ impl SparseRecords {
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// Splits off the first record: key, value and the rest.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Why> {
+/// Key, value, and what follows.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// Splits off the first record.
+fn record(bytes: &[u8]) -> Result<Record<'_>, Why> {
     let malformed = || "a record is malformed".to_owned();
     let space = bytes.iter().take(12).position(|byte| *byte == b' ').ok_or_else(malformed)?;
     let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| malformed())?;

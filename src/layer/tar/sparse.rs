@@ -3,6 +3,9 @@
 use super::BLOCK;
 use super::header::{Header, Why, number};
 
+/// Offset and length of each piece.
+pub(super) type Pieces = Vec<(u64, u64)>;
+
 /// A sparse file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sparse {
@@ -14,7 +17,7 @@ pub(crate) struct Sparse {
 
 impl Sparse {
     /// Checks the map against the number of bytes that the archive holds for it.
-    pub(super) fn new(real_size: u64, pieces: Vec<(u64, u64)>, stored: u64) -> Result<Sparse, Why> {
+    pub(super) fn new(real_size: u64, pieces: Pieces, stored: u64) -> Result<Sparse, Why> {
         let mut end = 0u64;
         let mut sum = 0u64;
         for (offset, length) in &pieces {
@@ -36,7 +39,7 @@ impl Sparse {
 }
 
 /// The pieces in `field`, of 24 bytes each; the first empty one ends the map.
-pub(super) fn gnu_pieces(field: &[u8], pieces: &mut Vec<(u64, u64)>) -> Result<(), Why> {
+pub(super) fn gnu_pieces(field: &[u8], pieces: &mut Pieces) -> Result<(), Why> {
     for piece in field.as_chunks::<24>().0 {
         if piece[0] == 0 {
             break;
@@ -51,7 +54,7 @@ pub(super) fn gnu_pieces(field: &[u8], pieces: &mut Vec<(u64, u64)>) -> Result<(
 }
 
 /// The first part of an old GNU map, which stands in the header: pieces, whether more blocks follow, real size.
-pub(super) fn gnu_header(header: &Header) -> Result<(Vec<(u64, u64)>, bool, u64), Why> {
+pub(super) fn gnu_header(header: &Header) -> Result<(Pieces, bool, u64), Why> {
     let mut pieces = Vec::new();
     gnu_pieces(&header.block[386..482], &mut pieces)?;
     let real_size = number(&header.block[483..495]).map_err(|why| format!("real size {why}"))?;
@@ -60,7 +63,7 @@ pub(super) fn gnu_header(header: &Header) -> Result<(Vec<(u64, u64)>, bool, u64)
 }
 
 /// One further block of an old GNU map; returns whether another follows.
-pub(super) fn gnu_extension(block: &[u8; BLOCK], pieces: &mut Vec<(u64, u64)>) -> Result<bool, Why> {
+pub(super) fn gnu_extension(block: &[u8; BLOCK], pieces: &mut Pieces) -> Result<bool, Why> {
     gnu_pieces(&block[..504], pieces)?;
     Ok(block[504] != 0)
 }
@@ -70,7 +73,7 @@ pub(super) struct MapReader {
     wanted: Option<u64>,
     number: Option<u64>,
     offset: Option<u64>,
-    pub(super) pieces: Vec<(u64, u64)>,
+    pub(super) pieces: Pieces,
 }
 
 impl MapReader {

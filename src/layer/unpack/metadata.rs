@@ -226,6 +226,7 @@ impl Unpacker<'_> {
 
     /// Directories last, the deepest first. Returns what another identity has to do.
     pub(super) fn finish(mut self) -> Result<(Unpacked, Vec<Owner>)> {
+        self.finishing = true;
         for (path, pending) in std::mem::take(&mut self.pending).into_iter().rev() {
             self.finish_dir(&path, pending)?;
         }

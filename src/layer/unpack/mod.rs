@@ -160,9 +160,13 @@ struct Unpacker<'a> {
     opaque: HashSet<Vec<u8>>,
     /// Everything this layer has made; filled for [`WhiteoutFormat::Apply`] only, where it must survive whiteouts.
     made: BTreeSet<Vec<u8>>,
+    /// Files of lower layers that stand here only because this layer has hard links to them.
+    brought_up: HashSet<Vec<u8>>,
     owners: Vec<Owner>,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
+    /// Whether directories are getting their metadata, so that nothing is noted for later any more.
+    finishing: bool,
 }
 
 /// Unpacks the tar `archive` into `tree`, an open directory that is empty (or, for [`WhiteoutFormat::Apply`], holds
@@ -199,10 +203,16 @@ pub(crate) fn unpack<R: BufRead>(
         pending: BTreeMap::new(),
         opaque: HashSet::new(),
         made: BTreeSet::new(),
+        brought_up: HashSet::new(),
         owners: Vec::new(),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
+        finishing: false,
     };
+    if apply {
+        let root = unpacker.reopen(&[])?;
+        unpacker.keep(&root)?;
+    }
     let mut reader = Reader::new(archive, &options.limits);
     while let Some(entry) = reader.next()? {
         unpacker.entry(entry, &mut reader)?;

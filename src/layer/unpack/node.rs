@@ -50,6 +50,7 @@ impl Unpacker<'_> {
             self.made.retain(|path| *path == place.path || !path.starts_with(&inside));
         }
         self.owners.retain(|owner| !gone(&owner.path));
+        self.brought_up.retain(|path| !gone(path));
         if is_dir(&stat) {
             self.remove_tree(place.dir(), &place.name, &place.path)
         } else {
@@ -91,8 +92,12 @@ impl Unpacker<'_> {
 
     /// An empty new file at `place`; also says whether it has its final mode already.
     fn new_file(&mut self, place: &Place, meta: &Meta) -> Result<(OwnedFd, bool)> {
-        // With attributes to come it must stay writable for its owner, whatever its mode will be.
-        let exact = self.exact_modes && meta.xattrs.is_empty() && !matches!(self.options.ownership, Ownership::Single);
+        // With attributes to come it must stay writable for its owner, whatever its mode will be; and writing to it
+        // clears setuid and setgid, unless root writes.
+        let exact = self.exact_modes
+            && meta.xattrs.is_empty()
+            && meta.mode & 0o6000 == 0
+            && !matches!(self.options.ownership, Ownership::Single);
         let mode = if exact { meta.mode } else { 0o600 };
         let fd = self.make(place, "openat", |dir, name| openat(dir, name, NEW_FILE, mode))?;
         Ok((fd, exact))
@@ -125,12 +130,9 @@ impl Unpacker<'_> {
                             .map_err(failed("chmod", &place.path))?;
                     }
                 } else {
-                    let hid = is_whiteout(&stat) && !self.applies();
                     self.make(&place, "mkdirat", |dir, name| mkdirat(dir, name, mode))?;
-                    if hid {
-                        // A whiteout of this layer came first: what was here below stays hidden.
-                        self.make_opaque(place.dir(), &place.name, &place.path)?;
-                    }
+                    // What this layer had here, a whiteout or a file, has hidden what is below, and that stays so.
+                    self.make_opaque(place.dir(), &place.name, &place.path)?;
                 }
             }
             Err(error) => return Err(failed("mkdirat", &place.path)(error)),
@@ -185,6 +187,9 @@ impl Unpacker<'_> {
             return Err(hostile(&entry.path, "it is a hard link to the root of the tree"));
         }
         let target = self.place(parent, name)?;
+        if target.path.starts_with(&[place.path.as_slice(), b"/"].concat()) {
+            return Err(hostile(&entry.path, "it is a hard link to something inside itself"));
+        }
         if target.path == place.path {
             return Err(hostile(&entry.path, "it is a hard link to itself"));
         }
@@ -212,9 +217,6 @@ impl Unpacker<'_> {
     fn copy_up(&mut self, place: &Place) -> Result<bool> {
         let Some(found) = self.look_below(&place.path)? else { return Ok(false) };
         let meta = self.meta_of(&found, &place.path)?;
-        if self.applies() {
-            self.made.insert(place.path.clone());
-        }
         match found.file_type() {
             libc::S_IFREG => {
                 self.count_bytes(u64::try_from(found.stat.st_size).unwrap_or(0))?;
@@ -230,6 +232,7 @@ impl Unpacker<'_> {
             }
             _ => return Ok(false),
         }
+        self.brought_up.insert(place.path.clone());
         Ok(true)
     }
 }

@@ -174,7 +174,7 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(failed("openat", path)(error)),
         };
-        if self.applies() {
+        if self.applies() && !self.finishing {
             self.keep(&parent)?;
         }
         let parent = Rc::new(parent);
@@ -184,7 +184,10 @@ impl Unpacker<'_> {
 
     /// Notes times and mode of a directory that lower layers have made, before files in it change them, and makes it
     /// writable for its owner meanwhile.
-    fn keep(&mut self, parent: &Parent) -> Result<()> {
+    ///
+    /// In a tree of its own the layer would have this directory now, so a whiteout of the same layer leaves it.
+    pub(super) fn keep(&mut self, parent: &Parent) -> Result<()> {
+        self.made.insert(parent.path.clone());
         if self.pending.contains_key(&parent.path) {
             return Ok(());
         }
@@ -211,6 +214,9 @@ impl Unpacker<'_> {
             let next = match self.step(&here, &component, path)? {
                 Step::Into(dir) => {
                     here = dir;
+                    if self.applies() {
+                        self.keep(&here)?;
+                    }
                     continue;
                 }
                 Step::Symlink(target) => target,
@@ -264,6 +270,13 @@ impl Unpacker<'_> {
                 self.make_opaque(here.dir(), &name, &path)?;
                 into(path)
             }
+            Some(_) if self.brought_up.contains(&path) || self.applies() && !self.made.contains(&path) => {
+                // A layer below had a file here; that this one has something inside makes it a directory.
+                self.brought_up.remove(&path);
+                unlinkat(here.dir(), &name).map_err(failed("unlink", &path))?;
+                self.implied(here, &name, &path, Meta::implied())?;
+                into(path)
+            }
             Some(_) => Err(Error::new(ErrorKind::Corrupt, STEP)
                 .path(crate::layer::view::as_path(whole))
                 .because("something on its way is not a directory")),
@@ -306,7 +319,8 @@ impl Unpacker<'_> {
         }
         let Some(view) = self.below.view()? else { return Ok(None) };
         self.result.dependent = true;
-        view.resolve(path, false)
+        // Nothing is followed: where the layers below have a symlink on the way, this layer has a directory instead.
+        view.lookup(path)
     }
 }
 

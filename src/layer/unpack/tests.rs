@@ -20,7 +20,13 @@ impl Below for Given {
 }
 
 fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
-    LayerOptions { whiteouts, ..LayerOptions::default() }
+    let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
+    LayerOptions { whiteouts, ownership, ..LayerOptions::default() }
+}
+
+/// The overlay format that this user can write.
+fn whiteouts() -> WhiteoutFormat {
+    if is_root() { WhiteoutFormat::Overlay } else { WhiteoutFormat::OverlayUser }
 }
 
 /// Unpacks on a thread of its own, as the pipeline does.
@@ -92,7 +98,13 @@ fn rich_tree(root: &Path) {
         sparse.write_at(b"piece", piece * 300_000).unwrap();
     }
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
-    let suid = [("suid", 0o4755), ("sgid", 0o2755), ("plain", 0o640), ("secret", 0o000), ("readonly", 0o444)];
+    let suid = [
+        ("suid", 0o4755),
+        ("sgid", 0o2755),
+        ("plain", 0o640),
+        ("secret", if is_root() { 0o000 } else { 0o400 }),
+        ("readonly", 0o444),
+    ];
     for (name, mode) in suid {
         fs::write(at(name), name).unwrap();
         if is_root() {
@@ -197,7 +209,7 @@ fn later_entries_replace_earlier_ones() {
         .symlink("g", "a")
         .file("g", b"not through the link")
         .end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[]).unwrap();
     assert_eq!(unpacked.entries, 17);
     let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
     assert_eq!((read("a"), read("b"), read("c/inside")), ("new".into(), "now a file".into(), "y".into()));
@@ -224,7 +236,7 @@ fn symlinked_parents_in_one_tar_are_followed_inside() {
         .file("chain/new/d", b"d")
         .hard_link("e", "chain/c")
         .end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[]).unwrap();
     assert!(!unpacked.dependent);
     for name in ["usr/lib/a", "usr/lib/b", "usr/lib/c", "usr/lib/new/d", "e"] {
         assert!(tree.join(name).symlink_metadata().unwrap().is_file(), "{name}");
@@ -257,7 +269,7 @@ fn whiteouts_become_overlays() {
         .file(".wh.stays", b"")
         .file(".wh..wh.plnk", b"aufs")
         .end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[]).unwrap();
     assert!(!unpacked.dependent);
     assert!(whiteout_at(&tree.join("gone")));
     assert!(opaque_at(&tree.join("d")) && tree.join("d/kept").exists());
@@ -321,7 +333,7 @@ fn an_opaque_root_hides_each_name() {
     let lower = place.path().join("outside");
     fs::create_dir(lower.join("shared")).unwrap();
     let archive = Archive::new().dir("shared").file(".wh..wh..opq", b"").file("new", b"").end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[&lower]).unwrap();
     assert!(unpacked.dependent);
     assert!(whiteout_at(&tree.join("secret")) && opaque_at(&tree.join("shared")) && tree.join("new").is_file());
 }
@@ -341,7 +353,7 @@ fn missing_parents_are_taken_from_below() {
         std::os::unix::fs::chown(lower.join("usr/lib/sub"), Some(5), Some(6)).unwrap();
     }
     let archive = Archive::new().file("lib/sub/a", b"a").file("far/b", b"b").file("brand/new/c", b"c").end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[&lower]).unwrap();
     assert!(unpacked.dependent);
     for name in ["usr/lib/sub/a", "usr/lib/sub/b", "brand/new/c"] {
         assert!(tree.join(name).symlink_metadata().unwrap().is_file(), "{name}");
@@ -361,7 +373,7 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
     fs::set_permissions(lower.join("d/file"), fs::Permissions::from_mode(0o4711)).unwrap();
     symlink("d/file", lower.join("link")).unwrap();
     let archive = Archive::new().hard_link("twin", "d/file").hard_link("other", "link").end();
-    let (unpacked, _) = unpack_at(&tree, &archive, &options(WhiteoutFormat::Overlay), &[&lower]).unwrap();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[&lower]).unwrap();
     assert!(unpacked.dependent);
     let (twin, file) = (tree.join("twin").metadata().unwrap(), tree.join("d/file").metadata().unwrap());
     assert_eq!((twin.ino(), twin.nlink(), twin.mode() & 0o7777), (file.ino(), 2, 0o4711));

@@ -35,6 +35,10 @@ impl Unpacker<'_> {
         match mknodat(place.dir(), &place.name, libc::S_IFCHR, 0) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if self.brought_up.contains(&place.path) {
+                    self.clear(&place)?;
+                    return mknodat(place.dir(), &place.name, libc::S_IFCHR, 0).map_err(failed("mknodat", &place.path));
+                }
                 let stat = lstatat(place.dir(), &place.name).map_err(failed("lstat", &place.path))?;
                 // A file hides what is below it anyway; a directory would be merged with it.
                 if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {

@@ -1,0 +1,200 @@
+//! The full life of `true` from an image: snapshot, namespaces, control group, system call filter, pivot, exec, wait,
+//! everything removed. Beside it a floor: raw system calls that do the same work with nothing around them.
+#![allow(clippy::unwrap_used, clippy::panic, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use support::{Candidate, compare};
+
+fn main() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("launch: the floor needs root; skipped");
+        return;
+    }
+    let dir = support::scratch();
+    let tree = dir.path().join("tree");
+    for name in ["bin", "proc", "sys", "dev", "etc"] {
+        std::fs::create_dir_all(tree.join(name)).unwrap();
+    }
+    let program = tree.join("bin/true");
+    std::fs::write(&program, support::tiny_program()).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let engine = coracle::Engine::open(dir.path().join("root")).unwrap();
+    let image = engine.import(tree.as_path(), None).unwrap();
+    let container = image.container().command(["/bin/true"]);
+    println!("{}", container.enforcement().unwrap());
+    let ours = || assert!(container.status().unwrap().success());
+    let floor = Floor::new(dir.path(), &tree);
+
+    for (title, pause, turns) in [("back to back", 0, 500), ("50 ms between launches", 50, 40)] {
+        compare(
+            &format!("image -> true -> gone, {title}"),
+            turns,
+            Duration::from_millis(pause),
+            vec![
+                Candidate { name: "floor: raw system calls", turn: Box::new(|| floor.run()) },
+                Candidate { name: "coracle", turn: Box::new(ours) },
+            ],
+        );
+    }
+    // A host program with much memory: what a plain fork would have to copy page tables for.
+    let gib: usize = if support::is_trial() { 1 } else { 4 };
+    let mut ballast = vec![0u8; gib << 30];
+    for page in ballast.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    compare(
+        &format!("the same from a host program of {gib} GiB"),
+        100,
+        Duration::ZERO,
+        vec![
+            Candidate { name: "a plain fork of the host program", turn: Box::new(fork) },
+            Candidate { name: "coracle", turn: Box::new(ours) },
+        ],
+    );
+    drop(std::hint::black_box(ballast));
+}
+
+fn fork() {
+    // SAFETY: the child does nothing but end.
+    match unsafe { libc::fork() } {
+        0 => unsafe { libc::_exit(0) },
+        child => {
+            // SAFETY: a child of ours; a null status is allowed.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        }
+    }
+}
+
+/// What the floor needs, prepared once as far as it can be.
+struct Floor {
+    home: std::path::PathBuf,
+    groups: Vec<std::path::PathBuf>,
+    options: CString,
+    merged: CString,
+    filter: Vec<u64>,
+}
+
+impl Floor {
+    fn new(home: &Path, tree: &Path) -> Floor {
+        let home = home.join("floor");
+        std::fs::create_dir(&home).unwrap();
+        // The groups that ours uses: version 2, and pids on version 1 where that is mounted.
+        let mut groups = vec![];
+        for mount in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"] {
+            let mount = Path::new(mount);
+            if mount.join("cgroup.procs").exists() {
+                groups.push(mount.join("coracle-floor"));
+            }
+        }
+        let at = |name: &str| home.join(name).to_str().unwrap().to_owned();
+        let options = format!("lowerdir={},upperdir={},workdir={},volatile", tree.display(), at("upper"), at("work"));
+        let merged = CString::new(at("merged")).unwrap();
+        std::fs::create_dir(home.join("merged")).unwrap();
+        // As many instructions as docker's filter has, all of them harmless: load, then compare, then allow.
+        let mut filter = vec![0x20u64];
+        for number in 0..296u64 {
+            // jeq #(1000 + number), 0, 0
+            filter.push(0x15 | (1000 + number) << 32);
+        }
+        filter.push(6 | 0x7fff_0000 << 32);
+        Floor { home, groups, options: CString::new(options).unwrap(), merged, filter }
+    }
+
+    fn run(&self) {
+        for name in ["upper", "work"] {
+            std::fs::create_dir(self.home.join(name)).unwrap();
+        }
+        let mut tasks = vec![];
+        for group in &self.groups {
+            std::fs::create_dir(group).unwrap();
+            let file =
+                [group.join("tasks"), group.join("cgroup.procs")].into_iter().find(|file| file.exists()).unwrap();
+            tasks.push(std::fs::File::options().write(true).open(file).unwrap());
+        }
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let flags =
+            libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+        // SAFETY: no stack and no shared memory: a fork. The child calls only the kernel.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+        if pid == 0 {
+            // SAFETY: see above; it ends in exec or exit.
+            unsafe { self.child(&tasks) }
+        }
+        drop(writer);
+        std::io::Read::read(&mut reader, &mut [0]).unwrap();
+        let mut status = 0;
+        // SAFETY: a child of ours and a live integer.
+        unsafe { libc::waitpid(pid as i32, &raw mut status, 0) };
+        assert_eq!(status, 0, "the floor failed at step {}", libc::WEXITSTATUS(status));
+        for group in &self.groups {
+            while std::fs::remove_dir(group).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        for name in ["upper", "work"] {
+            std::fs::remove_dir_all(self.home.join(name)).unwrap();
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Runs in a forked copy: only system calls on prepared values.
+    unsafe fn child(&self, tasks: &[std::fs::File]) -> ! {
+        // SAFETY: all pointers are to live C strings and structures.
+        unsafe {
+            let check = |step: i32, result: i64| {
+                if result < 0 {
+                    libc::_exit(step);
+                }
+            };
+            let null = std::ptr::null();
+            for file in tasks {
+                check(1, libc::write(file.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64);
+            }
+            check(2, libc::unshare(libc::CLONE_NEWCGROUP).into());
+            let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
+            check(3, libc::mount(none, root, null, libc::MS_REC | libc::MS_PRIVATE, null.cast()).into());
+            let merged = self.merged.as_ptr();
+            let overlay = c"overlay".as_ptr();
+            check(4, libc::mount(overlay, merged, overlay, 0, self.options.as_ptr().cast()).into());
+            check(5, libc::chdir(merged).into());
+            for (kind, target, data) in
+                [(c"proc", c"proc", c""), (c"sysfs", c"sys", c""), (c"tmpfs", c"dev", c"mode=755")]
+            {
+                check(6, libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, data.as_ptr().cast()).into());
+            }
+            for (kind, target) in [(c"devpts", c"dev/pts"), (c"tmpfs", c"dev/shm"), (c"mqueue", c"dev/mqueue")] {
+                check(7, libc::mkdir(target.as_ptr(), 0o755).into());
+                check(8, libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null.cast()).into());
+            }
+            for (name, device) in
+                [(c"dev/null", 3), (c"dev/zero", 5), (c"dev/full", 7), (c"dev/random", 8), (c"dev/urandom", 9)]
+            {
+                check(9, libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, device)).into());
+            }
+            check(10, libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()));
+            check(11, libc::umount2(c".".as_ptr(), libc::MNT_DETACH).into());
+            check(12, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into());
+            let program = [self.filter.len() as u64, self.filter.as_ptr() as u64];
+            check(13, libc::syscall(libc::SYS_seccomp, 1, 0, program.as_ptr()));
+            let argv = [c"true".as_ptr(), null];
+            libc::execve(c"/bin/true".as_ptr(), argv.as_ptr(), argv[1..].as_ptr());
+            libc::_exit(14)
+        }
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        let _ = std::io::stdout().flush();
+    }
+}

@@ -1,0 +1,112 @@
+//! Measures alternately, so that whatever else the machine does hits every candidate alike, and prints ratios.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// One candidate: its name, and one turn of it.
+pub struct Candidate<'a> {
+    pub name: &'a str,
+    pub turn: Box<dyn FnMut() + 'a>,
+}
+
+/// Times of one candidate, sorted.
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    pub fn median(&self) -> Duration {
+        self.0[self.0.len() / 2]
+    }
+
+    pub fn percentile(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() * percent / 100).min(self.0.len() - 1)]
+    }
+}
+
+/// Is this a trial run (`cargo bench -- --test`), which only has to work?
+pub fn is_trial() -> bool {
+    std::env::args().any(|argument| argument == "--test")
+}
+
+/// Runs all candidates `turns` times, alternately, after one unmeasured turn of each, with a pause before each turn.
+/// The first candidate is the floor that the others are divided by.
+pub fn compare(title: &str, turns: usize, pause: Duration, mut candidates: Vec<Candidate<'_>>) -> Vec<Times> {
+    let turns = if is_trial() { 2 } else { turns };
+    let mut times: Vec<Vec<Duration>> = candidates.iter().map(|_| Vec::with_capacity(turns)).collect();
+    for turn in 0..=turns {
+        for (candidate, times) in candidates.iter_mut().zip(&mut times) {
+            std::thread::sleep(pause);
+            let start = Instant::now();
+            (candidate.turn)();
+            if turn > 0 {
+                times.push(start.elapsed());
+            }
+        }
+    }
+    let times: Vec<Times> = times
+        .into_iter()
+        .map(|mut list| {
+            list.sort();
+            Times(list)
+        })
+        .collect();
+    println!("\n{title}, {turns} turns each, alternating");
+    println!("{:<44} {:>11} {:>11} {:>11} {:>8}", "", "best", "median", "p99", "x floor");
+    let floor = times[0].median().as_secs_f64();
+    for (candidate, times) in candidates.iter().zip(&times) {
+        println!(
+            "{:<44} {:>11} {:>11} {:>11} {:>8.2}",
+            candidate.name,
+            millis(times.percentile(0)),
+            millis(times.median()),
+            millis(times.percentile(99)),
+            times.median().as_secs_f64() / floor
+        );
+    }
+    times
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.3} ms", time.as_secs_f64() * 1e3)
+}
+
+/// A directory in memory where there is such a place, or the one that `CORACLE_BENCH_DIR` names.
+pub fn scratch() -> tempfile::TempDir {
+    let at = std::env::var_os("CORACLE_BENCH_DIR").map(PathBuf::from);
+    let memory = Path::new("/dev/shm");
+    match at {
+        Some(at) => tempfile::tempdir_in(at).unwrap(),
+        None if memory.is_dir() => tempfile::tempdir_in(memory).unwrap(),
+        None => tempfile::tempdir().unwrap(),
+    }
+}
+
+/// The smallest program that ends with status 0: an ELF header, a program header, three instructions.
+pub fn tiny_program() -> Vec<u8> {
+    #[cfg(target_arch = "x86_64")]
+    let (machine, code) = (62u16, vec![0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]);
+    // mov x8, #93; mov x0, #0; svc #0
+    #[cfg(target_arch = "aarch64")]
+    let (machine, code) = (183u16, vec![0xa8, 0x0b, 0x80, 0xd2, 0, 0, 0x80, 0xd2, 1, 0, 0, 0xd4]);
+    const BASE: u64 = 0x40_0000;
+    let entry = BASE + 120;
+    let size = 120 + code.len() as u64;
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.extend(2u16.to_le_bytes());
+    elf.extend(machine.to_le_bytes());
+    elf.extend(1u32.to_le_bytes());
+    for word in [entry, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    elf.extend(5u32.to_le_bytes());
+    for word in [0, BASE, BASE, size, size, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}

@@ -1,0 +1,168 @@
+//! What outlives what: handles, programs, records.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio as Process};
+use std::time::{Duration, Instant};
+
+use coracle::container::{Lifetime, Signal, State};
+use coracle::{Engine, ErrorKind};
+
+use super::support::{Lab, image, is_root, with_programs};
+
+/// Waits for something that another process does. Generous: a busy machine is no failure.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
+}
+
+#[test]
+fn dropping_the_handle_kills_and_removes() {
+    let Some(lab) = Lab::new() else { return };
+    let container = lab.engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+    let pid = container.pid().unwrap();
+    assert_eq!(lab.engine.containers().unwrap().len(), 1);
+    drop(container);
+    eventually("the process is gone", || !lives(pid));
+    lab.assert_clean();
+}
+
+#[test]
+fn an_attached_container_outlives_its_handle() {
+    let Some(lab) = Lab::new() else { return };
+    let container =
+        lab.engine.sandbox().command(["sleep", "1000"]).lifetime(Lifetime::Attached).name("worker").spawn().unwrap();
+    let pid = container.pid().unwrap();
+    drop(container);
+    assert!(lives(pid));
+    let found = lab.engine.find_container("worker").unwrap();
+    assert_eq!(found.info().state, State::Running);
+    found.kill().unwrap();
+    eventually("the process is gone", || !lives(pid));
+    eventually("its files are gone", || lab.engine.containers().unwrap().is_empty());
+}
+
+#[test]
+fn a_kept_container_is_listed_until_removed() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let builder = with_programs(image.container()).command(["/bin/sh", "-c", "exit 7"]).keep(true).name("seven");
+    assert_eq!(builder.status().unwrap().code(), Some(7));
+    let info = lab.engine.containers().unwrap().pop().unwrap();
+    assert_eq!((info.state, info.exit.unwrap().code()), (State::Exited, Some(7)));
+    assert_eq!(info.name.as_deref(), Some("seven"));
+    let again = builder.spawn().unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists, "{again}");
+    let short = info.id.short().to_owned();
+    assert_eq!(lab.engine.find_container(&short).unwrap().wait().unwrap().code(), Some(7));
+    // An image that a container needs stays.
+    assert_eq!(lab.engine.remove_image("lab", false).unwrap_err().kind(), ErrorKind::Conflict);
+    lab.engine.find_container("seven").unwrap().remove().unwrap();
+    assert!(lab.engine.find_container("seven").is_err());
+    lab.assert_clean();
+    assert_eq!(lab.engine.remove_image("lab", false).unwrap().deleted.len(), 1);
+}
+
+#[test]
+fn another_engine_sees_and_stops_a_container() {
+    let Some(lab) = Lab::new() else { return };
+    let container = lab.engine.sandbox().command(["sleep", "1000"]).keep(true).spawn().unwrap();
+    let other = Engine::open(lab.root()).unwrap();
+    let found = other.find_container(&container.id().to_string()).unwrap();
+    assert_eq!(found.info().state, State::Running);
+    let waiter = std::thread::spawn(move || {
+        found.signal(Signal::KILL).unwrap();
+        found.wait().unwrap()
+    });
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+    assert_eq!(waiter.join().unwrap().signal(), Some(9));
+    assert_eq!(container.id(), other.containers().unwrap()[0].id);
+    container.remove().unwrap();
+    lab.assert_clean();
+}
+
+/// The host program that is killed: starts containers of every kind, says their pids, and waits for its end.
+pub fn victim(root: &str) {
+    let engine = Engine::open(root).unwrap();
+    let mut commands = vec![
+        vec!["sleep", "1000"],
+        vec!["/bin/sh", "-c", "sleep 1000 & sleep 1000"],
+        // One that takes the parent-death signal away.
+        vec!["setpriv", "--pdeathsig", "clear", "sleep", "1000"],
+    ];
+    if is_root() {
+        // One that changes its user, as gosu and su-exec do; the kernel clears the signal then.
+        commands.push(vec!["setpriv", "--reuid", "1", "--clear-groups", "sleep", "1000"]);
+    }
+    let mut kept = vec![];
+    for (index, command) in commands.into_iter().enumerate() {
+        let lifetime = if index == 1 { Lifetime::Attached } else { Lifetime::Throwaway };
+        let container = engine.sandbox().command(command).lifetime(lifetime).keep(index == 0).spawn().unwrap();
+        // libtest leaves its own line unfinished.
+        println!("\npid {}", container.pid().unwrap());
+        kept.push(container);
+    }
+    println!("ready");
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+#[test]
+fn a_killed_host_takes_its_containers_along() {
+    let Some(lab) = Lab::new() else { return };
+    let mut host = super::host::role("victim", &lab.root()).stdout(Process::piped()).spawn().unwrap();
+    let mut pids = vec![];
+    for line in BufReader::new(host.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        match line.strip_prefix("pid ") {
+            Some(pid) => pids.push(pid.parse::<u32>().unwrap()),
+            None if line == "ready" => break,
+            None => {}
+        }
+    }
+    assert!(pids.len() >= 3 && pids.iter().all(|pid| lives(*pid)), "{pids:?}");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    eventually("all of them are gone", || !pids.iter().any(|pid| lives(*pid)));
+    // The guardian lets go of the mark when the last one is reaped; then the next open brings everything in order.
+    eventually("the root is swept", || {
+        let engine = Engine::open(lab.root()).unwrap();
+        engine.containers().unwrap().iter().all(|info| info.state == State::Dead)
+    });
+    let left = lab.engine.containers().unwrap();
+    assert_eq!(left.len(), 1, "the one that was to be kept");
+    let dead = lab.engine.find_container(&left[0].id.to_string()).unwrap();
+    assert!(dead.wait().unwrap_err().to_string().contains("lost"));
+    dead.remove().unwrap();
+    lab.assert_clean();
+}
+
+#[test]
+fn a_killed_guardian_is_told_and_replaced() {
+    let Some(lab) = Lab::new() else { return };
+    let mut host = super::host::role("guardian", &lab.root());
+    let output = host.stdin(Process::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A host program whose guardian is killed under it.
+pub fn guardian(root: &str) {
+    let engine = Engine::open(root).unwrap();
+    let container = engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+    let pid = container.pid().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    assert!(Command::new("kill").args(["-9", &parent]).status().unwrap().success());
+    let error = container.wait().unwrap_err();
+    assert!(error.to_string().contains("guardian"), "{error}");
+    eventually("the container is gone", || !lives(pid));
+    assert!(engine.sandbox().command(["/bin/true"]).status().unwrap().success());
+}

@@ -1,0 +1,44 @@
+//! What a container finds in its tree.
+
+use super::support::{Lab, image, shell};
+
+#[test]
+fn dev_is_complete_and_nothing_more() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    assert_eq!(
+        shell(&image, "ls /dev"),
+        "fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
+    );
+    assert_eq!(shell(&image, "stat -c %t:%T /dev/null /dev/zero /dev/urandom"), "1:3\n1:5\n1:9\n");
+    assert_eq!(
+        shell(&image, "echo x > /dev/null; head -c 3 /dev/zero | wc -c; stat -fc %T /dev/shm /dev/pts"),
+        "3\ntmpfs\ndevpts\n"
+    );
+}
+
+#[test]
+fn kernel_file_systems_are_covered() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    assert_eq!(shell(&image, "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c"), "0\n");
+    assert_eq!(shell(&image, "ls /sys/firmware | wc -l"), "0\n");
+    for path in ["/proc/sys/kernel/hostname", "/proc/sysrq-trigger", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        let script = format!("(echo x > {path}) 2>/dev/null || echo refused");
+        assert_eq!(shell(&image, &script), "refused\n", "{path}");
+    }
+    assert_eq!(shell(&image, "(mkdir /sys/fs/cgroup/x) 2>/dev/null || echo refused"), "refused\n");
+}
+
+#[test]
+fn descriptors_of_the_host_stay_outside() {
+    use std::os::fd::AsRawFd;
+    let Some(lab) = Lab::new() else { return };
+    // One that the host program left inheritable.
+    let leak = std::fs::File::open("/").unwrap();
+    // SAFETY: plain integers.
+    unsafe { libc::fcntl(leak.as_raw_fd(), libc::F_SETFD, 0) };
+    let image = image(&lab.engine);
+    // 3 is the directory that ls itself reads.
+    assert_eq!(shell(&image, "ls /proc/self/fd"), "0\n1\n2\n3\n");
+}
