@@ -227,7 +227,7 @@ pub struct Run {
     #[arg(short, long, hide = true)]
     pub detach: bool,
     /// The image (none with --rootfs), the command and its arguments
-    #[arg(trailing_var_arg = true, required = true, value_name = "IMAGE COMMAND")]
+    #[arg(trailing_var_arg = true, required_unless_present = "rootfs", value_name = "IMAGE")]
     pub words: Vec<String>,
 }
 

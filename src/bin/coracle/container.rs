@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use coracle::container::{Info, Signal, State};
-use coracle::{Container, Engine, ErrorKind, ExitStatus};
+use coracle::container::{Info, State};
+use coracle::{Engine, ErrorKind, ExitStatus};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -172,19 +172,16 @@ fn stop_one(engine: &Engine, name: &str, patience: Duration) -> Result<String, F
     let container = engine.find_container(name)?;
     let id = container.id().to_string();
     if container.info().state == State::Running {
-        match container.stop(patience) {
-            Err(error) if has_ended(engine, &id) => drop(error),
-            other => drop(other?),
-        }
+        ended(container.stop(patience))?;
     }
     Ok(id)
 }
 
-/// Has it ended, or gone altogether? Then it does not matter that its exit status is lost.
-fn has_ended(engine: &Engine, id: &str) -> bool {
-    match engine.find_container(id) {
-        Ok(container) => matches!(container.info().state, State::Exited | State::Dead),
-        Err(error) => error.kind() == ErrorKind::NotFound,
+/// That it has ended is all that counts here, even where its exit status is lost.
+fn ended(result: coracle::Result<ExitStatus>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::Launch => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -194,8 +191,9 @@ pub fn remove(context: &mut Context, arguments: &cli::Rm) -> Result<u8, Failure>
     let status = context.each(&arguments.containers.names, |context, name| {
         let container = engine.find_container(name)?;
         let id = container.id().to_string();
-        if arguments.force {
-            end(&engine, &container, &id)?;
+        if arguments.force && container.info().state == State::Running {
+            container.kill()?;
+            ended(container.wait())?;
         }
         match container.remove() {
             // One that is not kept goes by itself.
@@ -206,16 +204,4 @@ pub fn remove(context: &mut Context, arguments: &cli::Rm) -> Result<u8, Failure>
         Ok(())
     });
     done.end(context, status)
-}
-
-/// Kills it, if it runs, and waits for that.
-fn end(engine: &Engine, container: &Container, id: &str) -> Result<(), Failure> {
-    if container.info().state != State::Running {
-        return Ok(());
-    }
-    container.signal(Signal::KILL)?;
-    match container.wait() {
-        Err(error) if !has_ended(engine, id) => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -119,8 +119,7 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
     }
     match opened {
         Err(failure) => {
-            out.line("\nContainers: none, since the root cannot be opened");
-            failure.tell(false);
+            out.line(format_args!("\nNo container can be made: {}", failure.message()));
         }
         Ok(Opened { engine, enforcement, trial }) => {
             let (snapshotter, note) = engine.snapshotter();
@@ -135,16 +134,13 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
                         out.line(format_args!("  {}", one_line(line)));
                     }
                 }
-                Err(failure) => drop(failure.tell(false)),
+                Err(failure) => out.line(format_args!("\nA container by default: {}", failure.message())),
             }
             match trial {
                 Ok(milliseconds) => {
                     out.line(format_args!("\nTried: a sandbox ran `true` in {milliseconds:.1} ms"));
                 }
-                Err(failure) => {
-                    out.line("\nTried: no sandbox runs here");
-                    failure.tell(false);
-                }
+                Err(failure) => out.line(format_args!("\nTried: no sandbox runs here: {}", failure.message())),
             }
         }
     }

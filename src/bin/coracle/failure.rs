@@ -132,17 +132,21 @@ impl Failure {
 
     /// One line for people or one object for programs, on standard error; gives the exit status.
     pub fn tell(&self, json: bool) -> u8 {
-        let message = match &self.what {
-            What::ReaderGone => return self.code,
-            What::Library(error) => error.to_string(),
-            What::Own(own) => own.message.clone(),
-        };
-        if json {
-            output::complain(&json!({ "error": self.json() }).to_string());
-        } else {
-            output::complain(&format!("coracle: {}", one_line(&message)));
+        match (&self.what, json) {
+            (What::ReaderGone, _) => {}
+            (_, true) => output::complain(&json!({ "error": self.json() }).to_string()),
+            (_, false) => output::complain(&format!("coracle: {}", self.message())),
         }
         self.code
+    }
+
+    /// The sentence, on one line.
+    pub fn message(&self) -> String {
+        match &self.what {
+            What::ReaderGone => String::new(),
+            What::Library(error) => one_line(&error.to_string()),
+            What::Own(own) => one_line(&own.message),
+        }
     }
 
     /// The parts.

@@ -62,13 +62,13 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         );
         return Err(refusal.remedy("leave --tty out; -i passes standard input on"));
     }
-    let mut words = arguments.words;
-    let mut builder = match &arguments.rootfs {
-        Some(directory) => engine.sandbox_over(absolute(directory)?),
-        None => engine.image(&words.remove(0))?.container(),
+    let (mut builder, command) = match (&arguments.rootfs, arguments.words.split_first()) {
+        (Some(directory), _) => (engine.sandbox_over(absolute(directory)?), &*arguments.words),
+        (None, Some((image, command))) => (engine.image(image)?.container(), command),
+        (None, None) => return Err(Failure::new(ErrorKind::Invalid, "run a container", "no image was named")),
     };
-    if !words.is_empty() {
-        builder = builder.command(words);
+    if !command.is_empty() {
+        builder = builder.command(command);
     }
     let files = arguments.env_file.iter().map(|path| options::variables(path));
     let files = files.collect::<Result<Vec<_>, _>>()?;

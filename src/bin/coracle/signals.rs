@@ -19,8 +19,8 @@ const FORWARDED: [Number; 6] =
 pub struct Forwarding(Arc<Mutex<State>>);
 
 enum State {
-    /// There is no container yet: signals that would end this program do so, others wait here.
-    Starting(Vec<Signal>),
+    /// There is no container yet, as far as is known here: signals wait.
+    Starting(Vec<Number>),
     Running {
         container: Arc<Container>,
         interrupts: Interrupts,
@@ -41,7 +41,7 @@ impl Forwarding {
             .spawn(move || {
                 loop {
                     if let Ok(signal) = set.wait() {
-                        lock(&shared).handle(signal);
+                        handle(&shared, signal);
                     }
                 }
             })
@@ -55,9 +55,11 @@ impl Forwarding {
         let mut state = lock(&self.0);
         let running = State::Running { container: container.clone(), interrupts: Interrupts::default() };
         if let State::Starting(waiting) = std::mem::replace(&mut *state, running) {
-            for signal in waiting {
-                // A container that has ended already needs no signal.
-                let _ = container.signal(signal);
+            for number in waiting {
+                // It was meant to end what was being started, and a command that has no handler, or none yet, would
+                // not hear it.
+                let lost = ends_programs(number) && !container.pid().is_some_and(|pid| handles(pid, number));
+                forward(&container, if lost { Number::SIGKILL } else { number });
             }
         }
         container
@@ -73,23 +75,37 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl State {
-    fn handle(&mut self, number: Number) {
-        let Ok(signal) = Signal::from_number(number as i32) else { return };
-        match self {
-            State::Starting(waiting) => match number {
-                Number::SIGUSR1 | Number::SIGUSR2 => waiting.push(signal),
-                // What was begun is swept by the next open of the root.
-                _ => std::process::exit(128 + number as i32),
-            },
-            State::Running { container, interrupts } => {
-                let signal =
-                    if number == Number::SIGINT && interrupts.are_lost(container) { Signal::KILL } else { signal };
-                let _ = container.signal(signal);
-            }
-            State::Ended => {}
+/// How long a start may go on after a signal that asks to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+fn handle(state: &Mutex<State>, number: Number) {
+    match &mut *lock(state) {
+        State::Starting(waiting) => waiting.push(number),
+        State::Running { container, interrupts } => {
+            let lost = number == Number::SIGINT && interrupts.are_lost(container);
+            return forward(container, if lost { Number::SIGKILL } else { number });
         }
+        State::Ended => return,
     }
+    let begin = Instant::now();
+    while ends_programs(number) && matches!(&*lock(state), State::Starting(_)) {
+        if begin.elapsed() > GRACE {
+            // What was begun dies with us, and is swept by the next open of the root.
+            std::process::exit(128 + number as i32);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn forward(container: &Container, number: Number) {
+    if let Ok(signal) = Signal::from_number(number as i32) {
+        // A container that has ended already needs no signal.
+        let _ = container.signal(signal);
+    }
+}
+
+fn ends_programs(number: Number) -> bool {
+    !matches!(number, Number::SIGUSR1 | Number::SIGUSR2)
 }
 
 /// The first process of a pid namespace gets only signals that it has a handler for. Who presses ^C at a command
@@ -110,14 +126,17 @@ impl Interrupts {
         let in_a_row = self.last.is_some_and(|last| now.duration_since(last) < Interrupts::PAUSE);
         self.count = if in_a_row { self.count + 1 } else { 1 };
         self.last = Some(now);
-        self.count >= Interrupts::ENOUGH && !container.pid().is_some_and(handles_interrupt)
+        self.count >= Interrupts::ENOUGH && !container.pid().is_some_and(|pid| handles(pid, Number::SIGINT))
     }
 }
 
-/// Has the process a handler for SIGINT? See `SigCgt` in proc_pid_status(5).
-fn handles_interrupt(pid: u32) -> bool {
+/// Does the process hear a signal: by a handler, or by waiting for it as an init does? See `SigCgt` and `SigBlk` in
+/// proc_pid_status(5).
+fn handles(pid: u32, number: Number) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    caught & (1 << (Number::SIGINT as i32 - 1)) != 0
+    let mask = |field: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    (mask("SigCgt:") | mask("SigBlk:")) & (1 << (number as i32 - 1)) != 0
 }

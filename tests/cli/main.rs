@@ -1,0 +1,15 @@
+//! The command line from outside: arguments in, statuses and text out.
+//!
+//! Runs as root and as anybody else. What needs a container is skipped, loudly, where the host cannot run one; with
+//! `CORACLE_NO_SKIP` in the environment a skip is a failure.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+mod images;
+mod lifecycle;
+mod options;
+mod output;
+mod run;
+mod signals;
+mod usage;

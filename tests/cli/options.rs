@@ -1,0 +1,117 @@
+//! run: what its options change inside.
+
+use crate::support::{Root, needs_containers};
+
+#[test]
+fn variables_come_from_the_line_from_files_and_from_here() {
+    needs_containers!();
+    let root = Root::new();
+    let file = root.file("env");
+    std::fs::write(&file, "# comment\n\nA=file\nB=file with blanks\n  HERE\nNOT_HERE\n").unwrap();
+    let mut command =
+        root.command(&["run", "--rm", "--env-file", file.to_str().unwrap(), "-e", "A=line", "-e", "ALSO"]);
+    command.args(["--rootfs", "/", "--", "env"]).env("HERE", "from here").env("ALSO", "=").env("SECRET", "x");
+    let output = crate::support::finish(command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for line in ["A=line", "B=file with blanks", "HERE=from here", "ALSO=="] {
+        assert!(lines.contains(&line), "{line}: {text}");
+    }
+    assert!(!text.contains("NOT_HERE") && !text.contains("SECRET"), "{text}");
+}
+
+#[test]
+fn directory_user_and_host_name() {
+    needs_containers!();
+    let root = Root::new();
+    assert_eq!(root.says(&["--rm", "-w", "/usr"], &["pwd"]), "/usr");
+    assert_eq!(root.says(&["--rm", "-u", "12:34"], &["sh", "-c", "id -u; id -g"]), "12\n34");
+    assert_eq!(root.says(&["--rm", "--hostname", "box"], &["uname", "-n"]), "box");
+}
+
+#[test]
+fn mounts_in_all_spellings() {
+    needs_containers!();
+    let root = Root::new();
+    let dir = root.file("data");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "data").unwrap();
+    let dir = dir.to_str().unwrap();
+    let write = ["sh", "-c", "cat /mnt/file; echo more > /mnt/new"];
+    root.says(&["--rm", "-v", &format!("{dir}:/mnt")], &write);
+    assert_eq!(std::fs::read_to_string(format!("{dir}/new")).unwrap(), "more\n");
+    for options in
+        [&["-v", &format!("{dir}:/mnt:ro")], &["--mount", &format!("type=bind,source={dir},target=/mnt,readonly")]]
+    {
+        let output = root.sandbox(&[&["--rm"], &options[..]].concat(), &write);
+        assert_ne!(output.status.code(), Some(0), "{options:?}");
+        assert_eq!(output.stdout, b"data", "{options:?}: {output:?}");
+    }
+    for options in [&["--tmpfs", "/mnt:size=1m"], &["--mount", "type=tmpfs,target=/mnt,tmpfs-size=1m"]] {
+        let options = [&["--rm"], &options[..]].concat();
+        let said = root.says(&options, &["sh", "-c", "echo x > /mnt/x; ls /mnt; grep ' /mnt tmpfs' /proc/mounts"]);
+        assert!(said.starts_with("x\n") && said.contains("size=1024k"), "{said}");
+    }
+    let relative = root.command(&["run", "--rm", "-v", "./data:/mnt:ro", "--rootfs", "/", "--", "cat", "/mnt/file"]);
+    let mut relative = relative;
+    relative.current_dir(root.file(""));
+    assert_eq!(crate::support::finish(relative).stdout, b"data");
+}
+
+#[test]
+fn read_only_is_read_only() {
+    needs_containers!();
+    let root = Root::new();
+    let file = root.file("");
+    let touch = format!("touch {}/x", file.display());
+    assert_eq!(root.sandbox(&["--rm"], &["sh", "-c", &touch]).status.code(), Some(0));
+    assert_ne!(root.sandbox(&["--rm", "--read-only"], &["sh", "-c", &touch]).status.code(), Some(0));
+}
+
+#[test]
+fn networks_are_none_or_the_hosts() {
+    needs_containers!();
+    let root = Root::new();
+    let links = |options: &[&str]| root.says(options, &["readlink", "/proc/self/ns/net"]);
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(links(&["--rm"]), own.to_str().unwrap());
+    assert_ne!(links(&["--rm", "--network", "none"]), own.to_str().unwrap());
+    assert_eq!(links(&["--rm", "--network", "host"]), own.to_str().unwrap());
+}
+
+#[test]
+fn privileges_follow_the_options() {
+    needs_containers!();
+    let root = Root::new();
+    let status = |options: &[&str], field: &str| {
+        let said = root.says(&[&["--rm"], options].concat(), &["grep", field, "/proc/self/status"]);
+        said.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(status(&[], "NoNewPrivs"), "1");
+    assert_eq!(status(&["--security-opt", "no-new-privileges=false"], "NoNewPrivs"), "0");
+    assert_eq!(status(&[], "Seccomp:"), "2");
+    let bounding = |options: &[&str]| u64::from_str_radix(&status(options, "CapBnd"), 16).unwrap();
+    let (raw, sys_time) = (1 << 13, 1 << 25);
+    assert_eq!(bounding(&[]) & (raw | sys_time), raw);
+    assert_eq!(bounding(&["--cap-drop", "NET_RAW"]) & raw, 0);
+    assert_eq!(bounding(&["--cap-drop", "ALL"]), 0);
+    assert_eq!(bounding(&["--cap-drop", "ALL", "--cap-add", "NET_RAW"]), raw);
+}
+
+#[test]
+fn requirements_are_a_minimum() {
+    needs_containers!();
+    let root = Root::new();
+    assert_eq!(root.says(&["--rm", "--require", "nothing"], &["echo", "x"]), "x");
+    assert_eq!(root.says(&["--rm", "--require", "processes=full"], &["echo", "x"]), "x");
+    let report = root.json(&["doctor"]);
+    let limits = report["enforcement"]["aspects"].as_array().unwrap().iter().find(|it| it["aspect"] == "limits");
+    let output = root.sandbox(&["--rm", "--require", "limits=full"], &["true"]);
+    match limits.unwrap()["level"].as_str().unwrap() {
+        "full" => assert!(output.status.success(), "{output:?}"),
+        _ => {
+            assert_eq!(output.status.code(), Some(125));
+            assert!(crate::support::complaint(&output).contains("limits"), "{output:?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What was typed wrong, and what is not there.
+
+use serde_json::Value;
+
+use crate::support::{Root, complaint, finish};
+
+#[test]
+fn bad_usage_is_2_and_one_line() {
+    let root = Root::new();
+    for (arguments, part) in [
+        (&["imagse"][..], "'images'"),
+        (&["images", "--bogus"], "--bogus"),
+        (&["rmi"], "IMAGE"),
+        (&["rm"], "CONTAINER"),
+        (&["tag", "a"], "TARGET"),
+        (&["kill", "-s", "NOPE", "x"], "NOPE"),
+        (&["stop", "-t", "soon", "x"], "soon"),
+        (&["load", "--platform", "a/b/c/d/e", "x"], "platform"),
+        (&["load", "-i", "a", "b"], "--input"),
+        (&["inspect", "-t", "volume", "x"], "volume"),
+    ] {
+        let said = root.fails(2, arguments);
+        assert!(said.contains(part) && said.contains("--help"), "{arguments:?}: {said}");
+    }
+    assert!(!root.path().exists(), "a root was made for nothing");
+}
+
+#[test]
+fn bad_usage_of_run_is_125() {
+    let root = Root::new();
+    for (arguments, part) in [
+        (&["run"][..], "IMAGE"),
+        (&["run", "--bogus", "x"], "--bogus"),
+        (&["run", "--network", "bridge", "x"], "bridge"),
+        (&["run", "--stop-signal", "NOPE", "x"], "NOPE"),
+        (&["run", "-d", "--rootfs", "/", "true"], "background"),
+        (&["run", "-it", "--rootfs", "/", "true"], "terminal"),
+        (&["run", "-v", "name:/x", "--rootfs", "/", "true"], "named volumes"),
+        (&["run", "--mount", "type=odd,target=/x", "--rootfs", "/", "true"], "type"),
+        (&["run", "--security-opt", "odd", "--rootfs", "/", "true"], "odd"),
+        (&["run", "--require", "odd", "--rootfs", "/", "true"], "filesystem-read"),
+        (&["run", "--env-file", "/does/not/exist", "--rootfs", "/", "true"], "/does/not/exist"),
+        (&["run", "--cap-add", "ODD", "--rootfs", "/", "true"], "ODD"),
+        (&["run", "--name", "no good", "--rootfs", "/", "true"], "no good"),
+        (&["run", "--rootfs", "/"], "command"),
+        (&["run", "--rootfs", "/does/not/exist", "true"], "/does/not/exist"),
+    ] {
+        let said = root.fails(125, arguments);
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+    assert_eq!(root.json(&["ps", "-a"]), Value::Array(vec![]));
+}
+
+#[test]
+fn nothing_typed_shows_help() {
+    let output = finish(std::process::Command::new(crate::support::COMMAND));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Usage"), "{output:?}");
+    let root = Root::new();
+    assert!(root.ok(&["--help"]).contains("doctor"));
+    assert!(root.ok(&["run", "--help"]).contains("--rootfs"));
+    assert!(!root.path().exists());
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let root = Root::new();
+    assert!(root.fails(125, &["run", "absent", "true"]).contains("absent"));
+    for command in [&["rmi"][..], &["history"], &["inspect"], &["kill"], &["stop"], &["wait"], &["rm"]] {
+        let said = root.fails(1, &[command, &["absent"]].concat());
+        assert!(said.contains("absent"), "{said}");
+    }
+    assert!(root.fails(1, &["tag", "absent", "other"]).contains("absent"));
+    assert!(root.fails(1, &["load", "/does/not/exist"]).contains("/does/not/exist"));
+    assert!(root.fails(1, &["import", "/does/not/exist"]).contains("/does/not/exist"));
+}
+
+#[test]
+fn errors_as_json_have_all_parts() {
+    let root = Root::new();
+    for (arguments, code, kind) in [
+        (&["--json", "rmi", "absent"][..], 1, "not_found"),
+        (&["rmi", "--json", "absent"], 1, "not_found"),
+        (&["--json", "run", "absent"], 125, "not_found"),
+        (&["--json", "run", "-v", "x", "absent"], 125, "not_found"),
+        (&["--json", "run", "--bogus"], 125, "usage"),
+        (&["--json", "imagse"], 2, "usage"),
+        (&["tag", "x", "../y", "--json"], 1, "invalid"),
+        (&["--json", "load", "/does/not/exist"], 1, "not_found"),
+    ] {
+        let output = root.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error = error["error"].as_object().unwrap();
+        for key in ["kind", "message", "step", "syscall", "path", "errno", "cause", "remedy"] {
+            assert!(error.contains_key(key), "{arguments:?} lacks {key}: {error:?}");
+        }
+        assert_eq!(error["kind"], kind, "{arguments:?}: {error:?}");
+    }
+}
+
+#[test]
+fn several_names_go_on_after_a_failure() {
+    let root = Root::new();
+    let output = root.run(&["rm", "one", "two"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 2, "{output:?}");
+    let output = root.run(&["inspect", "one", "two"]);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b"[]\n"[..]));
+}
+
+#[test]
+fn a_root_of_somebody_else_is_refused() {
+    let root = Root::new();
+    std::fs::create_dir(root.path()).unwrap();
+    std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let output = root.run(&["images"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint(&output).contains("root"), "{output:?}");
+}
