@@ -25,8 +25,8 @@ pub fn run(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
 fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
     let forwarding = Forwarding::start()?;
     let engine = context.engine()?;
-    let container = describe(&engine, arguments)?.spawn()?;
-    let container = forwarding.to(container);
+    let init = arguments.init;
+    let container = forwarding.to(describe(&engine, arguments)?.spawn()?, init);
     let status = container.wait();
     forwarding.end();
     // The forwarding has given its own up, so this is the last one.

@@ -22,7 +22,7 @@ enum State {
     /// There is no container yet, as far as is known here: signals wait.
     Starting(Vec<Number>),
     Running {
-        container: Arc<Container>,
+        target: Target,
         interrupts: Interrupts,
     },
     Ended,
@@ -49,17 +49,18 @@ impl Forwarding {
         Ok(Forwarding(state))
     }
 
-    /// From now on signals go to this container.
-    pub fn to(&self, container: Container) -> Arc<Container> {
+    /// From now on signals go to this container, whose first process may be an init.
+    pub fn to(&self, container: Container, init: bool) -> Arc<Container> {
         let container = Arc::new(container);
+        let target = Target { container: container.clone(), init };
         let mut state = lock(&self.0);
-        let running = State::Running { container: container.clone(), interrupts: Interrupts::default() };
+        let running = State::Running { target: target.clone(), interrupts: Interrupts::default() };
         if let State::Starting(waiting) = std::mem::replace(&mut *state, running) {
             for number in waiting {
                 // It was meant to end what was being started, and a command that has no handler, or none yet, would
                 // not hear it.
-                let lost = ends_programs(number) && !container.pid().is_some_and(|pid| handles(pid, number));
-                forward(&container, if lost { Number::SIGKILL } else { number });
+                let lost = ends_programs(number) && !target.hears(number);
+                target.forward(if lost { Number::SIGKILL } else { number });
             }
         }
         container
@@ -75,15 +76,36 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What signals are forwarded to.
+#[derive(Clone)]
+struct Target {
+    container: Arc<Container>,
+    init: bool,
+}
+
+impl Target {
+    fn forward(&self, number: Number) {
+        if let Ok(signal) = Signal::from_number(number as i32) {
+            // A container that has ended already needs no signal.
+            let _ = self.container.signal(signal);
+        }
+    }
+
+    /// Does a signal reach anybody? An init waits for all of them; any other first process needs a handler.
+    fn hears(&self, number: Number) -> bool {
+        self.init || self.container.pid().is_some_and(|pid| handles(pid, number))
+    }
+}
+
 /// How long a start may go on after a signal that asks to end.
 const GRACE: Duration = Duration::from_secs(2);
 
 fn handle(state: &Mutex<State>, number: Number) {
     match &mut *lock(state) {
         State::Starting(waiting) => waiting.push(number),
-        State::Running { container, interrupts } => {
-            let lost = number == Number::SIGINT && interrupts.are_lost(container);
-            return forward(container, if lost { Number::SIGKILL } else { number });
+        State::Running { target, interrupts } => {
+            let lost = number == Number::SIGINT && interrupts.are_lost(target);
+            return target.forward(if lost { Number::SIGKILL } else { number });
         }
         State::Ended => return,
     }
@@ -94,13 +116,6 @@ fn handle(state: &Mutex<State>, number: Number) {
             std::process::exit(128 + number as i32);
         }
         std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn forward(container: &Container, number: Number) {
-    if let Ok(signal) = Signal::from_number(number as i32) {
-        // A container that has ended already needs no signal.
-        let _ = container.signal(signal);
     }
 }
 
@@ -120,23 +135,20 @@ impl Interrupts {
     const ENOUGH: u32 = 3;
     const PAUSE: Duration = Duration::from_secs(5);
 
-    /// Is this one of several in a row that the container has no handler for?
-    fn are_lost(&mut self, container: &Container) -> bool {
+    /// Is this one of several in a row that nobody hears?
+    fn are_lost(&mut self, target: &Target) -> bool {
         let now = Instant::now();
         let in_a_row = self.last.is_some_and(|last| now.duration_since(last) < Interrupts::PAUSE);
         self.count = if in_a_row { self.count + 1 } else { 1 };
         self.last = Some(now);
-        self.count >= Interrupts::ENOUGH && !container.pid().is_some_and(|pid| handles(pid, Number::SIGINT))
+        self.count >= Interrupts::ENOUGH && !target.hears(Number::SIGINT)
     }
 }
 
-/// Does the process hear a signal: by a handler, or by waiting for it as an init does? See `SigCgt` and `SigBlk` in
-/// proc_pid_status(5).
+/// Has the process a handler for a signal? See `SigCgt` in proc_pid_status(5).
 fn handles(pid: u32, number: Number) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = |field: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(field));
-        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    };
-    (mask("SigCgt:") | mask("SigBlk:")) & (1 << (number as i32 - 1)) != 0
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    caught & (1 << (number as i32 - 1)) != 0
 }

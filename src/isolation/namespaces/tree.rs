@@ -88,6 +88,8 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
         let rest = ready.split_off(count);
         (ready, rest)
     };
+    // All of it is the container's own tree.
+    let own: Vec<Reg> = inner.iter().map(|ready| ready.mount).chain([root]).collect();
     for ready in inner {
         plan.attach(ready.mount, &ready.at, ready.create, ready.optional, ready.guarded);
     }
@@ -120,8 +122,10 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
         plan.cover(parts, path);
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
-        plan.attributes(root, false, RDONLY, 0, 0);
-        plan.on(Op::VerifyReadOnly, root);
+        for mount in own {
+            plan.attributes(mount, false, RDONLY, 0, 0);
+            plan.on(Op::VerifyReadOnly, mount);
+        }
     }
     Ok(())
 }
