@@ -1,9 +1,28 @@
-//! A throwaway sandbox over the host, and what it is isolated from.
+//! A throwaway sandbox over the host, and the proof of what it is isolated from.
+
+use coracle::isolation::Aspect;
+
 fn main() -> coracle::Result<()> {
-    let engine = coracle::Engine::open(std::env::args().nth(1).unwrap_or("/tmp/coracle-hello".into()))?;
-    let t = std::time::Instant::now();
-    let out = engine.sandbox().command(["sh", "-c", "id; ls /proc | head -3; mount | head -40; ls -la /dev /sys | head -40; echo x > /etc/hostfile; hostname; cat /etc/hosts; ip addr 2>&1 | head -5; cat /proc/self/status | grep -i -E 'cap|seccomp|nonewp'; cat /proc/self/cgroup"]).require(coracle::isolation::Requirement::nothing()).output()?;
-    println!("{:?}", t.elapsed());
-    println!("{}\n{}\n{:?}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr), out.status);
+    let engine = coracle::Engine::open_default()?;
+    println!("this program is {}\n", engine.identity());
+
+    let sandbox = engine.sandbox();
+    let script = "echo hello from pid $$ as $(id -un) on $(hostname)
+        echo processes it sees: $(ls /proc | grep -c '^[0-9]')
+        echo network interfaces: $(ls /sys/class/net | tr '\\n' ' ')
+        echo capabilities: $(grep CapEff /proc/self/status | cut -f 2)
+        echo a write: $(echo x > /tmp/coracle-hello && echo worked)";
+    let out = sandbox.clone().command(["sh", "-c", script]).output()?;
+    print!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    println!(
+        "the write outside: {}",
+        if std::path::Path::new("/tmp/coracle-hello").exists() { "there!" } else { "gone" }
+    );
+
+    let enforcement = sandbox.command(["true"]).enforcement()?;
+    println!("\nenforced by {}:", enforcement.backend());
+    for aspect in Aspect::ALL {
+        println!("  {aspect}: {} {}", enforcement.level(aspect), enforcement.reason(aspect));
+    }
     Ok(())
 }

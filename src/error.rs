@@ -271,7 +271,7 @@ impl std::error::Error for Error {
 }
 
 impl From<Error> for std::io::Error {
-    /// Carries our error through an interface that speaks `io::Error`; [`Error::io`] takes it out again.
+    /// Carries our error through an interface that speaks `io::Error`; `Error::io` takes it out again.
     fn from(error: Error) -> Self {
         std::io::Error::other(error)
     }

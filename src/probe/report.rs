@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Feature {
-    /// A kernel of 5.10 or later, the oldest that the launch path is written for.
+    /// A kernel of 5.12 or later, the oldest that the launch path is written for.
     Kernel,
     /// This process has root's capabilities.
     Root,
@@ -231,12 +231,12 @@ impl Host {
     }
 
     fn kernel_finding(&self) -> Finding {
-        match self.kernel >= KernelVersion::new(5, 10) {
+        match self.kernel >= KernelVersion::new(5, 12) {
             true => Finding::yes(Feature::Kernel, format!("Linux {}", self.kernel)),
             false => Finding::partial(
                 Feature::Kernel,
                 format!("Linux {}", self.kernel),
-                "kernels before 5.10 are not tested and lack calls that the launcher uses",
+                "kernels before 5.12 lack calls that the launcher uses (mount_setattr)",
                 NEWER_KERNEL,
             ),
         }

@@ -95,7 +95,7 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// may be there; [`remove`](Snapshotter::remove) takes them away.
     ///
     /// # Errors
-    /// What mkdir(2) says; for [`Copy`] also what reading the base says.
+    /// What mkdir(2) says; for [`Copy`](struct@Copy) also what reading the base says.
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot>;
 
     /// Takes the writable part in `dir` away. Idempotent; nothing of the base is touched.
@@ -105,7 +105,7 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     fn remove(&self, dir: &Path) -> Result<()>;
 }
 
-/// Overlay where the kernel and the root's file system can do it, else [`Copy`]: the backend and, for the second, why.
+/// Overlay where the kernel and the root's file system can do it, else [`Copy`](struct@Copy): the backend and, for the second, why.
 pub(crate) fn choose(root: &Path, host: &crate::probe::Host) -> (Box<dyn Snapshotter>, Option<String>) {
     let rootless = !host.is_root();
     match overlay::refusal(root, host) {

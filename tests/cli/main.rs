@@ -4,8 +4,11 @@
 //! `CORACLE_NO_SKIP` in the environment a skip is a failure.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 
+mod crash;
 mod images;
 mod lifecycle;
 mod options;

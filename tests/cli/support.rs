@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::shared::skip::missing;
+
 /// Far more than any of these commands takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -215,14 +217,10 @@ pub fn can_run() -> bool {
         assert!(of_the_host, "the smallest sandbox failed, and not for want of anything: {output:?}");
         Some(error["error"]["message"].to_string())
     });
-    reason.as_ref().is_none_or(|reason| skip(reason))
-}
-
-/// Says that a test is left out. Gives false.
-fn skip(reason: &str) -> bool {
-    eprintln!("SKIP: {reason}");
-    assert!(std::env::var_os("CORACLE_NO_SKIP").is_none(), "a test was skipped: {reason}");
-    false
+    if let Some(reason) = reason {
+        missing(reason);
+    }
+    reason.is_none()
 }
 
 /// Leaves the test when no containers run here.
@@ -238,7 +236,7 @@ pub(crate) use needs_containers;
 /// A directory with a static busybox and links to it; `None`, said loudly, where the host has none.
 pub fn busybox(root: &Root) -> Option<PathBuf> {
     if !Path::new("/bin/busybox").exists() {
-        skip("there is no /bin/busybox to make an image of");
+        missing("/bin/busybox, to make an image of (package busybox-static)");
         return None;
     }
     let tree = root.file("tree");

@@ -7,7 +7,8 @@ use coracle::container::{Mount, Network, Signal};
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::{ErrorKind, Stdio};
 
-use super::support::{Lab, image, is_root, run, shell, skip, with_programs};
+use super::shared::skip::other_user;
+use super::support::{Lab, image, is_root, run, shell, with_programs};
 
 #[test]
 fn an_image_runs_and_leaves_nothing() {
@@ -236,7 +237,7 @@ fn enforcement_is_a_value_and_less_is_an_error() {
 fn ids_of_a_range_are_there() {
     let Some(lab) = Lab::new() else { return };
     if lab.engine.identity() == "rootless with one id" {
-        return skip("one id only: no other owners can be shown");
+        return other_user("a user with subordinate ids");
     }
     let image = image(&lab.engine);
     assert_eq!(shell(&image, "touch /tmp/x; chown 33:44 /tmp/x; stat -c %u:%g /tmp/x"), "33:44\n");

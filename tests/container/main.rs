@@ -8,6 +8,8 @@ mod input;
 mod lifetime;
 mod rootfs;
 mod security;
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 mod trap;
 
