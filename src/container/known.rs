@@ -1,8 +1,8 @@
 //! Containers of other programs: known by their record, reached by a pidfd.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::record::{self, Info, State};
@@ -16,35 +16,84 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Foreign {
     root: PathBuf,
     id: String,
-    /// `None` when it had ended already.
-    process: Option<OwnedFd>,
+    owner: String,
+    /// Empty as long as the record names no process that lives.
+    process: OnceLock<OwnedFd>,
 }
 
-/// How long the owner may take to write down what it knows of an end.
+/// How long the owner may take to write down what it knows of a start or an end.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Foreign {
     fn of(root: &Path, info: &Info) -> Foreign {
-        let process = info.pid.filter(|_| info.state == State::Running).and_then(|pid| {
-            let fd = pidfd::open(pid).ok()?;
-            // Opened first and compared then: after this the pid cannot be another process any more.
-            (start_time(pid) == info.start_time).then_some(fd)
-        });
-        Foreign { root: root.to_owned(), id: info.id.to_string(), process }
+        let (root, id, owner) = (root.to_owned(), info.id.to_string(), info.owner.clone());
+        let foreign = Foreign { root, id, owner, process: OnceLock::new() };
+        foreign.take_process(info);
+        foreign
+    }
+
+    /// Takes hold of the process that a record names, if that still lives.
+    fn take_process(&self, info: &Info) {
+        let Some(pid) = info.pid.filter(|_| info.state == State::Running) else { return };
+        let Ok(fd) = pidfd::open(pid) else { return };
+        // Opened first and compared then: after this the pid cannot be another process any more.
+        if start_time(pid) == info.start_time {
+            // Whoever was faster took the same one.
+            let _ = self.process.set(fd);
+        }
+    }
+
+    /// Whether its owner lives, and the record: in this order, since the last thing that an owner does is to write it.
+    fn look(&self) -> (bool, Option<Info>) {
+        (owner::lives(&self.root, &self.owner), record::read(&self.root, &self.id))
+    }
+
+    /// Its process; `None` when it has ended. A container that is being started is waited for, at most for `limit`: its
+    /// command may run, and be seen to run, before the record says so. False when that took too long.
+    fn started(&self, limit: Option<Duration>) -> (Option<BorrowedFd<'_>>, bool) {
+        let begin = Instant::now();
+        loop {
+            let (owned, record) = self.look();
+            if let (None, Some(info)) = (self.process.get(), &record) {
+                self.take_process(info);
+            }
+            if let Some(process) = self.process.get() {
+                return (Some(process.as_fd()), true);
+            }
+            let starting = owned && record.is_some_and(|info| info.state == State::Created);
+            if !starting || limit.is_some_and(|limit| begin.elapsed() >= limit) {
+                return (None, !starting);
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(process) = &self.process else { return Ok(()) };
-        match pidfd::send_signal(process.as_fd(), signal.number()) {
+        let process = match self.started(Some(PATIENCE)) {
+            (Some(process), _) => process,
+            (None, true) => return Ok(()),
+            (None, false) => {
+                return Err(Error::new(ErrorKind::Conflict, "signal the container")
+                    .because("another program is still starting it"));
+            }
+        };
+        match pidfd::send_signal(process, signal.number()) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| Error::io("signal the container", "pidfd_send_signal", error)),
         }
     }
 
     pub(super) fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
-        if let Some(process) = &self.process {
-            let ended = pidfd::wait(process.as_fd(), limit)
-                .map_err(|error| Error::io("wait for the container", "poll", error))?;
+        let begin = Instant::now();
+        let process = match self.started(limit) {
+            (process, true) => process,
+            (_, false) => return Ok(None),
+        };
+        if let Some(process) = process {
+            let rest = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
+            let ended =
+                pidfd::wait(process, rest).map_err(|error| Error::io("wait for the container", "poll", error))?;
             if !ended {
                 return Ok(None);
             }
@@ -52,22 +101,16 @@ impl Foreign {
         // Its process has ended; its owner says how.
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match record::read(&self.root, &self.id) {
-                Some(Info { exit: Some(status), .. }) => return Ok(Some(status)),
-                Some(info) if info.state == State::Running && owner::lives(&self.root, &info.owner) => {
+            match self.look() {
+                (_, Some(Info { exit: Some(status), .. })) => return Ok(Some(status)),
+                (true, Some(Info { state: State::Running, .. })) => {
                     if Instant::now() > deadline {
                         return Err(lost("the program that runs it has not told within five seconds"));
                     }
-                    std::thread::sleep(Duration::from_millis(5));
+                    std::thread::sleep(PAUSE);
                 }
-                Some(info) if info.state == State::Created && owner::lives(&self.root, &info.owner) => {
-                    if limit.is_some() {
-                        return Ok(None);
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Some(_) => return Err(lost("the program that ran it was killed")),
-                None => return Err(lost("it was not kept after its end")),
+                (_, Some(_)) => return Err(lost("the program that ran it was killed")),
+                (_, None) => return Err(lost("it was not kept after its end")),
             }
         }
     }

@@ -92,7 +92,11 @@ impl Root {
     /// learn of it a moment later.
     pub fn start_script(&self, options: &[&str], script: &str) -> Running {
         let mut running = self.start(&sandbox(options, &["sh", "-c", script]));
-        assert_eq!(running.line(), "ready");
+        let line = running.line();
+        if line != "ready" {
+            let _ = running.child.kill();
+            panic!("{script}: {line:?}; {}", running.errors());
+        }
         running
     }
 
@@ -182,6 +186,12 @@ impl Running {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// What is on its standard error, to its end.
+    fn errors(&mut self) -> String {
+        let errors = self.child.stderr.take().map(|mut errors| read(&mut errors));
+        String::from_utf8_lossy(&errors.unwrap_or_default()).into_owned()
     }
 
     pub fn signal(&self, signal: Signal) {

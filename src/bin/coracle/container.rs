@@ -1,10 +1,10 @@
 //! ps, wait, kill, stop, rm.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coracle::container::{Info, State};
-use coracle::{Container, Engine, ErrorKind, ExitStatus};
+use coracle::{Engine, ErrorKind, ExitStatus};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -119,25 +119,16 @@ impl Done {
     }
 }
 
-/// Finds a container to do something to. One that is being started, whose process is not on record yet, is waited for:
-/// its command may run, and be seen to run, a moment earlier.
-fn find(engine: &Engine, name: &str) -> Result<Container, Failure> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let container = engine.find_container(name)?;
-        // A program that was killed while it started one leaves it so; the next command marks it as dead.
-        if container.info().state != State::Created || Instant::now() > deadline {
-            return Ok(container);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Runs or is about to: its command may be seen to run a moment before the record says so.
+fn lives(info: &Info) -> bool {
+    matches!(info.state, State::Created | State::Running)
 }
 
 pub fn wait(context: &mut Context, arguments: &cli::Names) -> Result<u8, Failure> {
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.names, |context, name| {
-        let status = find(&engine, name)?.wait()?;
+        let status = engine.find_container(name)?.wait()?;
         done.add(context, name, run::exit_code(&status).to_string(), exit(&status));
         Ok(())
     });
@@ -148,9 +139,9 @@ pub fn kill(context: &mut Context, arguments: &cli::Kill) -> Result<u8, Failure>
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.containers.names, |context, name| {
-        let container = find(&engine, name)?;
+        let container = engine.find_container(name)?;
         let info = container.info();
-        if info.state != State::Running {
+        if !lives(&info) {
             let cause = format!("it is not running, but {}", info.state);
             return Err(Failure::new(ErrorKind::Conflict, &format!("signal the container {name:?}"), cause));
         }
@@ -183,9 +174,9 @@ pub fn stop(context: &mut Context, arguments: &cli::Stop) -> Result<u8, Failure>
 }
 
 fn stop_one(engine: &Engine, name: &str, patience: Duration) -> Result<String, Failure> {
-    let container = find(engine, name)?;
+    let container = engine.find_container(name)?;
     let id = container.id().to_string();
-    if container.info().state == State::Running {
+    if lives(&container.info()) {
         ended(container.stop(patience))?;
     }
     Ok(id)
@@ -203,9 +194,9 @@ pub fn remove(context: &mut Context, arguments: &cli::Rm) -> Result<u8, Failure>
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.containers.names, |context, name| {
-        let container = find(&engine, name)?;
+        let container = engine.find_container(name)?;
         let id = container.id().to_string();
-        if arguments.force && container.info().state == State::Running {
+        if arguments.force && lives(&container.info()) {
             container.kill()?;
             ended(container.wait())?;
         }
