@@ -113,18 +113,29 @@ impl Floor {
         for name in ["upper", "work"] {
             std::fs::create_dir(self.home.join(name)).unwrap();
         }
-        let mut tasks = vec![];
+        // Version 1: the child writes itself down. Version 2: it is born inside.
+        let (mut tasks, mut born) = (vec![], None);
         for group in &self.groups {
             std::fs::create_dir(group).unwrap();
-            let file =
-                [group.join("tasks"), group.join("cgroup.procs")].into_iter().find(|file| file.exists()).unwrap();
-            tasks.push(std::fs::File::options().write(true).open(file).unwrap());
+            match std::fs::File::options().write(true).open(group.join("tasks")) {
+                Ok(file) => tasks.push(file),
+                Err(_) => born = Some(std::fs::File::open(group).unwrap()),
+            }
         }
         let (mut reader, writer) = std::io::pipe().unwrap();
         let flags =
             libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack (3 words), set_tid (2), cgroup.
+        let mut arguments = [0u64; 11];
+        arguments[0] = flags as u64;
+        arguments[4] = libc::SIGCHLD as u64;
+        if let Some(group) = &born {
+            const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+            arguments[0] |= CLONE_INTO_CGROUP;
+            arguments[10] = group.as_raw_fd() as u64;
+        }
         // SAFETY: no stack and no shared memory: a fork. The child calls only the kernel.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
         if pid == 0 {
             // SAFETY: see above; it ends in exec or exit.
             unsafe { self.child(&tasks) }

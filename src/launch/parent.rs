@@ -48,29 +48,30 @@ struct Guardian {
 }
 
 /// The only state of this crate that belongs to the process and not to an engine: one guardian serves them all.
-static CURRENT: Mutex<Option<Arc<Guardian>>> = Mutex::new(None);
+///
+/// Mostly there is one entry. A guardian of an earlier identity stays: its containers die when its socket closes.
+static GUARDIANS: Mutex<Vec<Arc<Guardian>>> = Mutex::new(Vec::new());
 
-fn current() -> MutexGuard<'static, Option<Arc<Guardian>>> {
-    // The value is replaced whole, so a panic in between cannot have left it half-made.
-    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+fn guardians() -> MutexGuard<'static, Vec<Arc<Guardian>>> {
+    // Entries are pushed and taken out whole, so a panic in between cannot have left the list half-made.
+    GUARDIANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn guardian(fallback: &Path) -> Result<Arc<Guardian>> {
     let identity = Identity::now();
-    let mut current = current();
-    if let Some(guardian) = current.as_ref().filter(|guardian| guardian.identity == identity) {
+    let mut guardians = guardians();
+    if let Some(guardian) = guardians.iter().find(|guardian| guardian.identity == identity) {
         return Ok(guardian.clone());
     }
+    // In a fork of the host program the list is a copy; the guardians in it are the original's.
+    guardians.retain(|guardian| guardian.identity.pid == identity.pid);
     let guardian = Arc::new(Guardian::start(identity, fallback)?);
-    *current = Some(guardian.clone());
+    guardians.push(guardian.clone());
     Ok(guardian)
 }
 
 fn forget(guardian: &Arc<Guardian>) {
-    let mut current = current();
-    if current.as_ref().is_some_and(|known| Arc::ptr_eq(known, guardian)) {
-        *current = None;
-    }
+    guardians().retain(|known| !Arc::ptr_eq(known, guardian));
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {
@@ -79,6 +80,13 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Guardian {
+    /// Has its end of the socket been closed, so its process ended?
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        polled.is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
+
     fn start(identity: Identity, fallback: &Path) -> Result<Guardian> {
         let step = "start the guardian of the containers";
         let (ours, theirs) = pair()?;
@@ -88,6 +96,7 @@ impl Guardian {
         let host = spawn::own_pidfd()?;
         spawn::guardian(theirs.as_fd(), fallback)?;
         drop(theirs);
+        // Nothing but the first answer ever comes back on this socket.
         send(ours.as_fd(), HELLO, 0, false, &[], &[host.as_raw_fd(), procfs.as_raw_fd()])
             .map_err(|errno| Error::sys(step, "sendmsg", errno as i32).because("the guardian ended at once"))?;
         match receive(ours.as_fd(), true)? {
@@ -229,6 +238,11 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
                 Some((note, report)) => return finish(channel, note, report, &plan),
+                None if !guardian.is_gone() => {
+                    return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
+                        .because("the guardian of the containers has as many open files as it may have")
+                        .remedy("raise the hard limit of open files (ulimit -Hn), or run fewer containers"));
+                }
                 None => true,
             },
             Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN | Errno::ECONNREFUSED) => true,

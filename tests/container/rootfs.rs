@@ -42,3 +42,10 @@ fn descriptors_of_the_host_stay_outside() {
     // 3 is the directory that ls itself reads.
     assert_eq!(shell(&image, "ls /proc/self/fd"), "0\n1\n2\n3\n");
 }
+
+#[test]
+fn limits_are_those_of_the_host_program() {
+    let Some(lab) = Lab::new() else { return };
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(shell(&image(&lab.engine), "ulimit -n").trim(), soft.to_string());
+}

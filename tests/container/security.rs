@@ -115,7 +115,7 @@ fn a_huge_passwd_is_refused() {
     let Some(lab) = Lab::new() else { return };
     let image = hostile(&lab, |tree| {
         let file = std::fs::File::create(tree.join("etc/passwd")).unwrap();
-        file.set_len(1 << 30).unwrap();
+        file.set_len(5 << 20).unwrap();
     });
     let error = with_programs(image.container()).user("bob").command(["/bin/true"]).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");

@@ -1,6 +1,7 @@
 //! A container's first process, from clone to exec: walks the plan, one step after the other, and reports the step
 //! that failed.
 
+use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
 use crate::{init, mount, tree};
@@ -16,6 +17,8 @@ pub struct Launch<'a> {
     /// One byte on it says that the id maps are written.
     pub go: (i32, i32),
     pub procfs: i32,
+    /// Open files, soft and hard, as the host program had them when the guardian started.
+    pub files: (u64, u64),
     /// The guardian's own descriptors, closed here.
     pub foreign: [i32; 4],
 }
@@ -79,6 +82,7 @@ pub fn run(launch: Launch<'_>) -> ! {
     for descriptor in launch.foreign {
         kernel::close(descriptor);
     }
+    let _ = kernel::setrlimit(RLIMIT_NOFILE, launch.files.0, launch.files.1);
     let mut child =
         Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, procfs: launch.procfs };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
@@ -455,6 +459,12 @@ fn run_tool(p: &mut Reader<'_>, pid: i32) -> Result<(), Trouble> {
     let tool_pid = match kernel::fork(0, None).map_err(at(Sys::Clone))? {
         0 => {
             kernel::set_signal_mask(0);
+            // 0, 1 and 2 are the guardian's socket; the tool must not talk into it.
+            if let Ok(null) = kernel::openat(kernel::AT_FDCWD, b"/dev/null\0", kernel::O_RDWR, 0) {
+                for number in 0..3 {
+                    let _ = kernel::dup3(null, number, 0);
+                }
+            }
             let errno = kernel::execve(tool, vectors, count + 3);
             kernel::exit(if errno == kernel::ENOENT { 127 } else { 126 })
         }

@@ -22,6 +22,8 @@ const DATA_HOST: u64 = u64::MAX - 2;
 /// Flags of clone(2) that a plan may ask for: namespaces only. `CLONE_VM` and friends never get through.
 const NAMESPACES: u64 = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
 
+pub const RLIMIT_NOFILE: u32 = 7;
+
 /// One container.
 #[derive(Clone, Copy)]
 struct Slot {
@@ -43,6 +45,8 @@ struct Guardian {
     life: (i32, i32),
     procfs: i32,
     children: i32,
+    /// Open files, soft and hard, as the host program had them.
+    files: (u64, u64),
     used: usize,
     /// Slots below this index have been used at some time.
     top: usize,
@@ -60,6 +64,7 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     life: (0, 0),
     procfs: 0,
     children: 0,
+    files: (0, 0),
     used: 0,
     top: 0,
     slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, generation: 0 }; MAX_CONTAINERS],
@@ -91,6 +96,9 @@ pub fn run() -> ! {
 
 impl Guardian {
     fn prepare(&mut self) -> Result<(), i32> {
+        // Two descriptors per container: the hard limit counts here, and the host's own for the containers.
+        self.files = kernel::getrlimit(RLIMIT_NOFILE)?;
+        let _ = kernel::setrlimit(RLIMIT_NOFILE, self.files.1, self.files.1);
         self.epoll = kernel::epoll_create()?;
         self.life = kernel::pipe()?;
         self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1))?;
@@ -250,6 +258,7 @@ impl Guardian {
             life: self.life,
             go,
             procfs: self.procfs,
+            files: self.files,
             foreign: [self.epoll, channel, lease, report.0],
         };
         let pid = match kernel::fork(flags, cgroup) {

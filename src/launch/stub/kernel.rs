@@ -15,6 +15,7 @@ pub const AT_REMOVEDIR: usize = 0x200;
 
 pub const O_RDONLY: u32 = 0;
 pub const O_WRONLY: u32 = 1;
+pub const O_RDWR: u32 = 2;
 pub const O_CREAT: u32 = 0o100;
 pub const O_EXCL: u32 = 0o200;
 pub const O_NONBLOCK: u32 = 0o4000;
@@ -570,6 +571,13 @@ pub fn sethostname(name: &[u8]) -> Outcome<()> {
 
 pub fn setdomainname(name: &[u8]) -> Outcome<()> {
     call(nr::SETDOMAINNAME, name.as_ptr() as usize, name.len(), 0, 0, 0, 0).map(drop)
+}
+
+/// Soft and hard limit of this process.
+pub fn getrlimit(resource: u32) -> Outcome<(u64, u64)> {
+    let mut limit = [0u64; 2];
+    call(nr::PRLIMIT64, 0, resource as usize, 0, limit.as_mut_ptr() as usize, 0, 0)?;
+    Ok((limit[0], limit[1]))
 }
 
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Outcome<()> {
