@@ -164,6 +164,19 @@ image_as() {
     status=0 && coracle run --rm "$image" sh -c 'kill -KILL $$' || status=$?
     [[ $status -eq 137 ]] || fail "a signal gave $status"
 
+    say "stop: TERM, then KILL"
+    coracle run --name sleeper "$image" sleep 1000 &
+    local sleeper=$! try
+    for try in $(seq 100); do
+        [[ -z $(coracle ps -q) ]] || break
+        sleep 0.1
+    done
+    coracle stop -t 1 sleeper >/dev/null
+    status=0 && wait "$sleeper" || status=$?
+    [[ $status -eq 137 ]] || fail "a stopped container gave $status"
+    [[ $(coracle --json ps -a) == *sleeper* ]] || fail "a container that was not removed is not listed"
+    coracle rm sleeper >/dev/null
+
     say "100 MB through standard input and output"
     head -c 100000000 /dev/urandom >"$work/stream"
     [[ $(coracle run --rm -i "$image" cat <"$work/stream" | sha256sum) == $(sha256sum <"$work/stream") ]] || fail "the stream"

@@ -11,6 +11,7 @@ fn a_container_from_start_to_removal() {
     let root = Root::new();
     let mut running =
         root.start_script(&["--name", "one"], "trap 'exit 4' TERM; echo ready; while :; do sleep 0.02; done");
+    root.until_running("one");
     let list = root.ok(&["ps"]);
     let mut lines = list.lines();
     let headings: Vec<&str> = lines.next().unwrap().split("   ").filter(|it| !it.is_empty()).map(str::trim).collect();
@@ -112,6 +113,7 @@ fn inspect_tells_everything() {
     needs_containers!();
     let root = Root::new();
     let mut running = root.start_script(&["--name", "seen"], "echo ready; exec sleep 1000");
+    root.until_running("seen");
     let seen = &root.json(&["inspect", "seen"])[0];
     assert_eq!((&seen["type"], &seen["state"], &seen["base"]), (&json!("container"), &json!("running"), &json!("/")));
     assert_eq!(seen["command"][0], "sh");

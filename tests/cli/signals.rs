@@ -80,6 +80,7 @@ fn killed_with_9_it_takes_its_container_along() {
     needs_containers!();
     let root = Root::new();
     let mut running = root.start_script(&["--name", "kept"], "echo ready; exec sleep 1000");
+    root.until_running("kept");
     let pid = root.json(&["inspect", "kept"])[0]["pid"].as_i64().unwrap();
     running.signal(Signal::SIGKILL);
     assert_eq!(running.status(), 137);

@@ -88,7 +88,8 @@ impl Root {
         Running { child, stdout }
     }
 
-    /// Starts a shell script over the host's tree that says "ready", and waits until it has.
+    /// Starts a shell script over the host's tree that says "ready", and waits until it has; lists of containers may
+    /// learn of it a moment later.
     pub fn start_script(&self, options: &[&str], script: &str) -> Running {
         let mut running = self.start(&sandbox(options, &["sh", "-c", script]));
         assert_eq!(running.line(), "ready");

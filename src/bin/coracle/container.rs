@@ -1,10 +1,10 @@
 //! ps, wait, kill, stop, rm.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle::container::{Info, State};
-use coracle::{Engine, ErrorKind, ExitStatus};
+use coracle::{Container, Engine, ErrorKind, ExitStatus};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -119,11 +119,25 @@ impl Done {
     }
 }
 
+/// Finds a container to do something to. One that is being started, whose process is not on record yet, is waited for:
+/// its command may run, and be seen to run, a moment earlier.
+fn find(engine: &Engine, name: &str) -> Result<Container, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let container = engine.find_container(name)?;
+        // A program that was killed while it started one leaves it so; the next command marks it as dead.
+        if container.info().state != State::Created || Instant::now() > deadline {
+            return Ok(container);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 pub fn wait(context: &mut Context, arguments: &cli::Names) -> Result<u8, Failure> {
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.names, |context, name| {
-        let status = engine.find_container(name)?.wait()?;
+        let status = find(&engine, name)?.wait()?;
         done.add(context, name, run::exit_code(&status).to_string(), exit(&status));
         Ok(())
     });
@@ -134,7 +148,7 @@ pub fn kill(context: &mut Context, arguments: &cli::Kill) -> Result<u8, Failure>
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.containers.names, |context, name| {
-        let container = engine.find_container(name)?;
+        let container = find(&engine, name)?;
         let info = container.info();
         if info.state != State::Running {
             let cause = format!("it is not running, but {}", info.state);
@@ -169,7 +183,7 @@ pub fn stop(context: &mut Context, arguments: &cli::Stop) -> Result<u8, Failure>
 }
 
 fn stop_one(engine: &Engine, name: &str, patience: Duration) -> Result<String, Failure> {
-    let container = engine.find_container(name)?;
+    let container = find(engine, name)?;
     let id = container.id().to_string();
     if container.info().state == State::Running {
         ended(container.stop(patience))?;
@@ -189,7 +203,7 @@ pub fn remove(context: &mut Context, arguments: &cli::Rm) -> Result<u8, Failure>
     let engine = context.engine()?;
     let mut done = Done(vec![]);
     let status = context.each(&arguments.containers.names, |context, name| {
-        let container = engine.find_container(name)?;
+        let container = find(&engine, name)?;
         let id = container.id().to_string();
         if arguments.force && container.info().state == State::Running {
             container.kill()?;
