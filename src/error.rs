@@ -149,6 +149,14 @@ impl Error {
         self
     }
 
+    /// Says more of the step, when it is `step` that failed.
+    pub(crate) fn in_step(mut self, step: &str, more: impl FnOnce() -> String) -> Self {
+        if self.0.step == step {
+            self.0.step = more().into();
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub(crate) fn source_is(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

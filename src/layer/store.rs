@@ -412,7 +412,9 @@ impl LayerStore {
             }
         };
         let job = Job { content: &self.content, blob, diff_id, tree, options: &self.options, stop, progress: &report };
-        let (unpacked, owners) = pipeline::run(job, Shared(below))?;
+        // Whatever went wrong, it went wrong in this one of the image's layers.
+        let named = |error: Error| error.in_step(STEP, || format!("{STEP} {diff_id}"));
+        let (unpacked, owners) = pipeline::run(job, Shared(below)).map_err(named)?;
         if let Ownership::Mapped(reown) = &self.options.ownership
             && !owners.is_empty()
         {

@@ -176,6 +176,15 @@ fn a_zero_block_hides_nothing() {
 }
 
 #[test]
+fn the_last_padding_may_be_missing_as_a_whole() {
+    let whole = Archive::new().file("f", b"abc").end();
+    let (header_and_data, padded) = (&whole[..515], &whole[..1024]);
+    assert_eq!(read(header_and_data).unwrap(), read(padded).unwrap());
+    assert!(read(&whole[..600]).is_err(), "a part of it is a cut");
+    assert!(read(&whole[..514]).is_err());
+}
+
+#[test]
 fn cut_archives_and_broken_headers() {
     let whole = Archive::new().file("a", &[1; 700]).0;
     for length in [1, 511, 513, 1100, 1535] {

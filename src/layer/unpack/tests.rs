@@ -279,6 +279,25 @@ fn whiteouts_become_overlays() {
     assert_eq!(fs::read_dir(&tree).unwrap().count(), 6);
 }
 
+/// umoci writes this when a directory became a file. Before or after the file, deep or not.
+#[test]
+fn a_whiteout_inside_of_a_file_hides_nothing_more() {
+    let replaced = |archive: Archive| archive.file("replaced", b"new");
+    let hidden = |archive: Archive| archive.file("replaced/.wh.a", b"").file("replaced/deep/er/.wh.b", b"");
+    for archive in [hidden(replaced(Archive::new())), replaced(hidden(Archive::new()))] {
+        let archive = archive.end();
+        for whiteouts in [whiteouts(), WhiteoutFormat::Apply] {
+            let place = place();
+            let tree = place.path().join("tree");
+            if whiteouts == WhiteoutFormat::Apply {
+                fs::create_dir_all(tree.join("replaced/deep")).unwrap();
+            }
+            unpack_at(&tree, &archive, &options(whiteouts), &[]).unwrap();
+            assert_eq!(fs::read(tree.join("replaced")).unwrap(), b"new");
+        }
+    }
+}
+
 #[test]
 fn user_whiteouts_use_user_attributes() {
     let place = place();

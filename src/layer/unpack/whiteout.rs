@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::place::{Place, join};
 use super::{STEP, Unpacker, WhiteoutFormat, failed, hostile};
 use crate::layer::view::is_whiteout;
-use crate::sys::fs::{c_string, lstatat, mknodat, names, open_dir};
+use crate::sys::fs::{c_string, fstat, lstatat, mknodat, names, open_dir};
 use crate::sys::xattr;
 use crate::{Error, Result};
 
@@ -23,7 +23,12 @@ impl Unpacker<'_> {
             b"" | b"." | b".." => return Err(hostile(written, "it is a whiteout of nothing")),
             _ => {}
         }
-        let place = self.place(parent, hidden)?;
+        let place = match self.place(parent, hidden) {
+            Ok(place) => place,
+            // umoci lists what was in a directory that the layer has replaced by a file: that hides it all already.
+            Err(_) if self.is_cut_off(parent) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         if self.applies() {
             return self.purge(&place);
         }
@@ -50,6 +55,16 @@ impl Unpacker<'_> {
                 .because("this kernel or sandbox lets an unprivileged process make no whiteouts")
                 .remedy("use the copy backend, or a kernel from 5.8 on")),
             Err(error) => Err(failed("mknodat", &place.path)(error)),
+        }
+    }
+
+    /// Whether the way along this clean path ends, in this layer's own tree, at something that has no inside.
+    fn is_cut_off(&self, path: &[u8]) -> bool {
+        let Ok(path) = c_string(path) else { return false };
+        match self.root.open_beneath_nofollow(&path, libc::O_PATH | libc::O_NOFOLLOW, 0) {
+            Ok(found) => fstat(found.as_fd())
+                .is_ok_and(|stat| !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFDIR | libc::S_IFLNK)),
+            Err(error) => error.raw_os_error() == Some(libc::ENOTDIR),
         }
     }
 
