@@ -9,8 +9,6 @@ import tarfile
 
 MOST_SHOWN = 40
 
-# Mount points: their owner, mode and time are the container's own file systems'. Of / the time is.
-MOUNT_POINTS = {"proc", "sys", "dev"}
 KINDS = {
     tarfile.REGTYPE: "file",
     tarfile.AREGTYPE: "file",
@@ -43,8 +41,6 @@ def tree(path, options):
             name = plain(entry.name)
             facts = {"type": KINDS.get(entry.type, repr(entry.type))}
             entries[name] = facts
-            if name in MOUNT_POINTS:
-                continue
             if entry.islnk():
                 facts["link"] = plain(entry.linkname)
                 continue  # Everything else is said at the first name.
@@ -52,7 +48,7 @@ def tree(path, options):
                 facts["link"] = entry.linkname
             else:
                 facts["mode"] = oct(entry.mode)
-            if name:
+            if name:  # The time of / itself is that of the container's own mount points in it.
                 facts["mtime"] = entry.pax_headers.get("mtime", entry.mtime)
             if "--no-owners" not in options:
                 facts["owner"] = (entry.uid, entry.gid)

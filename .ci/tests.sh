@@ -29,6 +29,10 @@ watch_traces() {
         sleep 1
     done
     cat "$work/traces.new" >&2
+    if [[ -n ${CORACLE_CI_SHARED:-} ]]; then
+        say "these may be somebody else's"
+        return 0
+    fi
     fail "something was left behind"
 }
 
