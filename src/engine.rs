@@ -270,7 +270,8 @@ impl Engine {
     /// # Errors
     /// Only those of reading the directory.
     pub fn containers(&self) -> Result<Vec<Info>> {
-        container::record::all(self.runtime.root())
+        let root = self.runtime.root();
+        Ok(container::record::all(root)?.into_iter().map(|info| container::as_it_is(root, info)).collect())
     }
 
     /// The container of this name, ID, or beginning of an ID.

@@ -116,6 +116,25 @@ impl Foreign {
     }
 }
 
+/// What a record says, put right by what can be seen: its program may have been killed, or may not have asked yet.
+pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
+    if !matches!(info.state, State::Created | State::Running) {
+        return info;
+    }
+    if !owner::lives(root, &info.owner) {
+        // Its last word may have been written meanwhile.
+        info = record::read(root, &info.id.to_string()).unwrap_or(info);
+        if matches!(info.state, State::Created | State::Running) {
+            info.state = State::Dead;
+            info.pid = None;
+        }
+    } else if info.state == State::Running && info.pid.is_some_and(|pid| start_time(pid) != info.start_time) {
+        info.state = State::Exited;
+        info.pid = None;
+    }
+    info
+}
+
 fn lost(why: &'static str) -> Error {
     Error::new(ErrorKind::Launch, "learn how the container ended").because(format!("the exit status is lost: {why}"))
 }

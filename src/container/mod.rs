@@ -35,7 +35,7 @@ use std::time::Duration;
 
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
 pub use io::Stdio;
-pub(crate) use known::find;
+pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};
 pub use signal::Signal;
 pub use status::{ExitStatus, Output};
@@ -232,7 +232,8 @@ impl Inner {
     fn info(&self) -> Info {
         if let Control::Foreign(_) = self.control {
             let known = self.lock().clone();
-            return record::read(self.runtime.root(), &known.id.to_string()).unwrap_or(known);
+            let root = self.runtime.root();
+            return known::as_it_is(root, record::read(root, &known.id.to_string()).unwrap_or(known));
         }
         self.lock().clone()
     }

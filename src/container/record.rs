@@ -27,7 +27,7 @@ pub enum State {
     Created,
     /// Its first process lives.
     Running,
-    /// Its first process has ended, and the exit status is known.
+    /// Its first process has ended. The exit status is known once the program that it belongs to has asked for it.
     Exited,
     /// The program that ran it was killed, and it with that; its exit status is lost.
     Dead,
