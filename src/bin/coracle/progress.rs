@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle::image::{Observer, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::human;
 
@@ -44,11 +44,10 @@ impl Bars {
             }
             let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
             let bar = bars.entry(key).or_insert_with(|| {
-                let bar = multi.add(ProgressBar::new(total));
-                bar.set_style(style());
-                bar.set_prefix(crate::failure::one_line(&human::shorten(human::short_id(&name), 24)));
-                bar.set_message(verb);
-                bar
+                // Shown when it is complete, not while it is put together.
+                let hidden = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+                let name = crate::failure::one_line(&human::shorten(human::short_id(&name), 24));
+                multi.add(hidden.with_style(style()).with_prefix(name).with_message(verb))
             });
             bar.set_position(done);
             if done >= total {
