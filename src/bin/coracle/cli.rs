@@ -100,9 +100,9 @@ pub struct Images {
     /// Print IDs only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Nameless images as well
-    #[arg(short, long)]
-    pub all: bool,
+    /// Accepted for docker's sake: nameless images are listed anyway
+    #[arg(short = 'a', long = "all")]
+    pub _all: bool,
     /// Do not shorten anything
     #[arg(long)]
     pub no_trunc: bool,

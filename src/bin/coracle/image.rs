@@ -103,8 +103,7 @@ fn owner(text: &str) -> Result<FileOwner, Failure> {
 }
 
 pub fn list(context: &mut Context, arguments: &cli::Images) -> Result<u8, Failure> {
-    let mut images = context.engine()?.list_images()?;
-    images.retain(|listed| arguments.all || !listed.tags.is_empty());
+    let images = context.engine()?.list_images()?;
     if context.json {
         let list: Vec<Value> = images.iter().map(|listed| summary(&listed.image, &listed.tags)).collect();
         context.out.json(&list);
