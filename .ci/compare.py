@@ -1,6 +1,9 @@
 """Compares two trees, given as tars: type, owner, mode, time, attributes, hard links, content.
 
-compare.py REFERENCE SEEN [--no-owners] [--no-capabilities]
+compare.py REFERENCE SEEN [--recorded-owners] [--no-capabilities]
+
+With --recorded-owners the owner is the one that the attribute user.rootlesscontainers records, as umoci writes it
+where a user has one id only: a protobuf message of two numbers, uid and gid.
 """
 
 import hashlib
@@ -8,6 +11,7 @@ import sys
 import tarfile
 
 MOST_SHOWN = 40
+RECORD = "SCHILY.xattr.user.rootlesscontainers"
 
 KINDS = {
     tarfile.REGTYPE: "file",
@@ -34,6 +38,23 @@ def digest(archive, entry):
     return sha.hexdigest()
 
 
+def recorded(value):
+    """The owner in such an attribute. A number that is not there is 0."""
+    numbers, data, at = {1: 0, 2: 0}, value.encode("utf-8", "surrogateescape"), 0
+    while at < len(data):
+        field, number, shift = data[at] >> 3, 0, 0
+        at += 1
+        while True:
+            byte = data[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        numbers[field] = number
+    return (numbers[1], numbers[2])
+
+
 def tree(path, options):
     entries = {}
     with tarfile.open(path, errorlevel=2) as archive:
@@ -50,15 +71,17 @@ def tree(path, options):
                 facts["mode"] = oct(entry.mode)
             if name:  # The time of / itself is that of the container's own mount points in it.
                 facts["mtime"] = entry.pax_headers.get("mtime", entry.mtime)
-            if "--no-owners" not in options:
-                facts["owner"] = (entry.uid, entry.gid)
+            facts["owner"] = (entry.uid, entry.gid)
+            record = entry.pax_headers.get(RECORD)
+            if "--recorded-owners" in options and record is not None:
+                facts["owner"] = recorded(record)
             if entry.ischr() or entry.isblk():
                 facts["device"] = (entry.devmajor, entry.devminor)
             if entry.isreg():
                 facts["size"] = entry.size
                 facts["sha256"] = digest(archive, entry)
             for key, value in entry.pax_headers.items():
-                if not key.startswith("SCHILY."):
+                if not key.startswith("SCHILY.") or "--recorded-owners" in options and key == RECORD:
                     continue
                 if "--no-capabilities" in options and key == "SCHILY.xattr.security.capability":
                     continue

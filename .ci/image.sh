@@ -205,5 +205,5 @@ image_as() {
 
 stage_image_root() { image_as root; }
 stage_image_range() { image_as "$range_user"; }
-# With one uid there is one owner; and nobody may set capabilities on files.
-stage_image_one_uid() { image_as "$one_uid_user" --no-owners --no-capabilities; }
+# With one uid, owners are records beside the files, and nobody may set capabilities.
+stage_image_one_uid() { image_as "$one_uid_user" --recorded-owners --no-capabilities; }

