@@ -285,6 +285,10 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         let Control::Own(own) = &self.control else { return Ok(()) };
+        // A fork of the program that launched it has a copy of this value: the container is not its own.
+        if !own.process.is_ours() {
+            return Ok(());
+        }
         if self.lifetime == Lifetime::Attached && self.wait(Some(Duration::ZERO))?.is_none() {
             return Ok(());
         }

@@ -24,12 +24,18 @@ use crate::error::{Error, ErrorKind, Result};
 
 const STEP: &str = "start the container";
 
-/// Who we were when the guardian started: it has those rights for ever, so another identity needs another guardian.
-#[derive(PartialEq, Eq, Clone, Copy)]
+/// Who and where we were when the guardian started: it has those rights for ever, so another identity needs another
+/// guardian.
+#[derive(Debug, PartialEq, Eq, Clone)]
 struct Identity {
     pid: u32,
     user: u32,
     group: u32,
+    groups: Vec<u32>,
+    /// Effective capabilities of the calling thread.
+    capabilities: u64,
+    /// Inode numbers of its mount and user namespace.
+    namespaces: [u64; 2],
 }
 
 impl Identity {
@@ -38,10 +44,17 @@ impl Identity {
             pid: std::process::id(),
             user: nix::unistd::geteuid().as_raw(),
             group: nix::unistd::getegid().as_raw(),
+            groups: nix::unistd::getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect(),
+            capabilities: spawn::effective_capabilities(),
+            namespaces: ["mnt", "user"].map(|name| {
+                let path = format!("/proc/thread-self/ns/{name}");
+                std::fs::metadata(path).map_or(0, |status| std::os::unix::fs::MetadataExt::ino(&status))
+            }),
         }
     }
 }
 
+#[derive(Debug)]
 struct Guardian {
     control: OwnedFd,
     identity: Identity,
@@ -49,7 +62,8 @@ struct Guardian {
 
 /// The only state of this crate that belongs to the process and not to an engine: one guardian serves them all.
 ///
-/// Mostly there is one entry. A guardian of an earlier identity stays: its containers die when its socket closes.
+/// Mostly there is one entry. A guardian of an earlier identity stays while it has containers: they die when its socket
+/// closes.
 static GUARDIANS: Mutex<Vec<Arc<Guardian>>> = Mutex::new(Vec::new());
 
 fn guardians() -> MutexGuard<'static, Vec<Arc<Guardian>>> {
@@ -63,8 +77,9 @@ fn guardian(fallback: &Path) -> Result<Arc<Guardian>> {
     if let Some(guardian) = guardians.iter().find(|guardian| guardian.identity == identity) {
         return Ok(guardian.clone());
     }
-    // In a fork of the host program the list is a copy; the guardians in it are the original's.
-    guardians.retain(|guardian| guardian.identity.pid == identity.pid);
+    // In a fork of the host program the list is a copy; the guardians in it are the original's. Of earlier identities
+    // only those stay that have containers: a program that gave up rights must not keep them in a socket.
+    guardians.retain(|guardian| guardian.identity.pid == identity.pid && Arc::strong_count(guardian) > 1);
     let guardian = Arc::new(Guardian::start(identity, fallback)?);
     guardians.push(guardian.clone());
     Ok(guardian)
@@ -100,7 +115,7 @@ impl Guardian {
         send(ours.as_fd(), HELLO, 0, false, &[], &[host.as_raw_fd(), procfs.as_raw_fd()])
             .map_err(|errno| Error::sys(step, "sendmsg", errno as i32).because("the guardian ended at once"))?;
         match receive(ours.as_fd(), true)? {
-            Some((Note { kind: STARTED, .. }, _)) => Ok(Guardian { control: ours, identity }),
+            Some((Note { kind: STARTED, .. }, ..)) => Ok(Guardian { control: ours, identity }),
             _ => Err(Error::new(ErrorKind::Launch, step).because("the guardian ended before it was ready")),
         }
     }
@@ -157,13 +172,13 @@ fn send(
     }
 }
 
-/// One note and the descriptor with it; `None` at the end of the channel, or when nothing is there and `block` is not
-/// set.
-fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Option<OwnedFd>)>> {
+/// One note and the descriptors with it; `None` at the end of the channel. EAGAIN when nothing is there and `block` is
+/// not set.
+fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Vec<OwnedFd>)>> {
     let mut bytes = [0u8; NOTE];
-    let mut space = nix::cmsg_space!([i32; 1]);
+    let mut space = nix::cmsg_space!([i32; 2]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | if block { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
-    let (length, fd) = loop {
+    let (length, fds) = loop {
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
             Ok(message) => message,
@@ -171,24 +186,24 @@ fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Option<O
             Err(Errno::ECONNRESET) => return Ok(None),
             Err(errno) => return Err(Error::sys("hear from the guardian", "recvmsg", errno as i32)),
         };
-        let mut fd = None;
+        let mut fds = Vec::new();
         if let Ok(messages) = message.cmsgs() {
             for part in messages {
                 if let ControlMessageOwned::ScmRights(raws) = part {
                     for raw in raws {
                         // SAFETY: this message just brought it; dropping it closes it.
-                        fd = Some(unsafe { spawn::received(raw) });
+                        fds.push(unsafe { spawn::received(raw) });
                     }
                 }
             }
         }
-        break (message.bytes, fd);
+        break (message.bytes, fds);
     };
     if length == 0 {
         return Ok(None);
     }
     match Note::decode(&bytes[..length]) {
-        Some(note) => Ok(Some((note, fd))),
+        Some(note) => Ok(Some((note, fds))),
         None => Err(Error::new(ErrorKind::Launch, "hear from the guardian").because("its message is malformed")),
     }
 }
@@ -212,7 +227,13 @@ pub(crate) struct Ended {
 #[derive(Debug)]
 pub(crate) struct Process {
     channel: OwnedFd,
+    /// The way to the process that is left should the guardian be killed.
+    pidfd: OwnedFd,
     pid: u32,
+    /// The program that launched it: a fork of it has a copy of this value, and nothing to say.
+    home: u32,
+    /// Keeps its socket open.
+    _guardian: Arc<Guardian>,
     ended: Mutex<Option<Ended>>,
 }
 
@@ -237,7 +258,7 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
         drop(theirs);
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
-                Some((note, report)) => return finish(channel, note, report, &plan),
+                Some((note, fds)) => return finish(guardian, channel, note, fds, &plan),
                 None if !guardian.is_gone() => {
                     return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
                         .because("the guardian of the containers has as many open files as it may have")
@@ -254,7 +275,7 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
             }
             Err(errno) => return Err(Error::sys(STEP, "sendmsg", errno as i32)),
         };
-        // Somebody killed the guardian (the OOM killer, an operator): its containers died with it, ours gets a new one.
+        // Somebody killed the guardian (the OOM killer, an operator): this container gets a new one.
         if gone {
             forget(&guardian);
             if !again {
@@ -267,7 +288,13 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
     }
 }
 
-fn finish(channel: OwnedFd, note: Note, report: Option<OwnedFd>, plan: &Finished) -> Result<Process> {
+fn finish(
+    guardian: Arc<Guardian>,
+    channel: OwnedFd,
+    note: Note,
+    fds: Vec<OwnedFd>,
+    plan: &Finished,
+) -> Result<Process> {
     match note.kind {
         STARTED => {}
         FAILED => {
@@ -276,10 +303,12 @@ fn finish(channel: OwnedFd, note: Note, report: Option<OwnedFd>, plan: &Finished
         }
         _ => return Err(Error::new(ErrorKind::Launch, STEP).because("the guardian spoke out of turn")),
     }
-    let process = Process { channel, pid: note.a, ended: Mutex::new(None) };
-    let Some(report) = report else {
+    let mut fds = fds.into_iter();
+    let (Some(report), Some(pidfd)) = (fds.next(), fds.next()) else {
         return Err(Error::sys(STEP, "recvmsg", libc::EMFILE));
     };
+    let (home, ended) = (std::process::id(), Mutex::new(None));
+    let process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
     let mut bytes = [0u8; REPORT];
     let length = loop {
         match nix::unistd::read(&report, &mut bytes) {
@@ -319,6 +348,21 @@ impl Process {
         self.pid
     }
 
+    /// Was it launched by this very process, and not by one that this is a fork of?
+    pub(crate) fn is_ours(&self) -> bool {
+        self.home == std::process::id()
+    }
+
+    /// The guardian is gone: ends the process, and with it everything in its pid namespace.
+    fn end_without_guardian(&self) -> Result<()> {
+        let fail = |syscall| move |error| Error::io("end the container without its guardian", syscall, error);
+        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(fail("pidfd_send_signal")(error)),
+            _ => {}
+        }
+        crate::sys::pidfd::wait(self.pidfd.as_fd(), None).map(drop).map_err(fail("poll"))
+    }
+
     fn tell(&self, kind: u32, a: u32) -> Result<bool, Errno> {
         let bytes = Note { kind, a, ..Note::default() }.encode();
         let slices = [IoSlice::new(&bytes)];
@@ -335,7 +379,17 @@ impl Process {
 
     /// Sends a signal to the first process; false when it has ended already. Never hits a reused pid.
     pub(crate) fn signal(&self, signal: i32) -> Result<bool> {
-        self.tell(SIGNAL, signal as u32).map_err(|errno| Error::sys("signal the container", "sendmsg", errno as i32))
+        let told = self.tell(SIGNAL, signal as u32);
+        if told.map_err(|errno| Error::sys("signal the container", "sendmsg", errno as i32))? {
+            return Ok(true);
+        }
+        // Reaped, or its guardian was killed: the descriptor tells the two apart.
+        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            other => {
+                other.map(|()| true).map_err(|error| Error::io("signal the container", "pidfd_send_signal", error))
+            }
+        }
     }
 
     /// Lets it live as long as the host program, whatever becomes of this value.
@@ -383,7 +437,7 @@ impl Process {
             Err(error) => return Err(error),
         };
         match note {
-            Some((Note { kind: EXITED, a: code, b: status, user, system, peak }, _)) => {
+            Some((Note { kind: EXITED, a: code, b: status, user, system, peak }, ..)) => {
                 let exited = code == libc::CLD_EXITED as u32;
                 let now = Ended {
                     code: exited.then_some(status as i32),
@@ -396,8 +450,11 @@ impl Process {
                 Ok(Some(now))
             }
             Some(_) => Ok(None),
-            None => Err(Error::new(ErrorKind::Launch, "wait for the container")
-                .because("its guardian was killed, and it was killed with it; the exit status is lost")),
+            None => {
+                self.end_without_guardian()?;
+                Err(Error::new(ErrorKind::Launch, "wait for the container")
+                    .because("its guardian was killed, and it was killed with it; the exit status is lost"))
+            }
         }
     }
 }

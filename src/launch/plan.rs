@@ -307,6 +307,14 @@ impl Plan {
         });
     }
 
+    /// The limit of open files, as this process has it now.
+    pub(crate) fn files(&mut self, soft: u64, hard: u64) {
+        self.step(Op::Files, Subject::Nothing, |p| {
+            p.u64(soft);
+            p.u64(hard);
+        });
+    }
+
     /// Enters a directory by path and proves that it is the one behind the register.
     pub(crate) fn change_dir(&mut self, path: &Path, expect: Reg) {
         self.step(Op::ChangeDir, Subject::Path(path.to_owned()), |p| {

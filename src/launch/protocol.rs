@@ -7,12 +7,13 @@
 //!   host program                      guardian (stub)                   first process (stub, then workload)
 //!   ------------                      ---------------                   -----------------------------------
 //!        |-- Hello ------------------------>|
-//!        |   [pidfd of the host]            |
+//!        |   [pidfd of the host, /proc]     |
+//!        |<- Started (ready) ---------------|
 //!        |                                  |
 //!        |-- Launch + plan ---------------->|
 //!        |   [channel, lease, plan fds…]    |-- clone3 ------------------------->|
 //!        |<- Started{pid} on the channel ---|   (newuidmap, when a range is      |
-//!        |   [report pipe]                  |    asked for, then one byte) ----->| walks the plan
+//!        |   [report pipe, pidfd]           |    asked for, then one byte) ----->| walks the plan
 //!        |<- end of file on the report pipe (exec closed it), or Report ---------| execve
 //!        |                                  |
 //!        |-- Signal{n} on the channel ----->|-- kill --------------------------->|
@@ -43,7 +44,7 @@ pub const MAX_CONTAINERS: usize = 16 * 1024;
 /// "No register".
 pub const NONE: u32 = u32::MAX;
 
-/// Bytes of the fixed part of a control message: magic, kind, plan length, number of descriptors.
+/// Bytes of the fixed part of a control message: magic, kind, plan length, whether the plan is in a file.
 pub const HEADER: usize = 16;
 /// Bytes of a channel message, either way.
 pub const NOTE: usize = 48;
@@ -103,19 +104,19 @@ codes! {
         Write = 3, "join the control group";
         /// `flags: u64`.
         Unshare = 4, "leave a namespace";
-        /// `proc: reg, uid_map: str, gid_map: str, deny_setgroups: u32`.
+        /// `uid_map: str, gid_map: str, deny_setgroups: u32`.
         MapSelf = 5, "map user and group ids";
-        /// `uid: u32, gid: u32, count: u32, groups…: u32, set_groups: u32`.
+        /// `uid: u32, gid: u32, set_groups: u32, count: u32, groups…: u32`.
         Ids = 6, "take on the user and groups";
         /// Make every mount private, so that nothing reaches the host's table.
         Private = 7, "detach the mount namespace from the host's";
         /// `out: reg, type: str, attributes: u64, count: u32, (kind: u32, key: str, value: str)…`.
         FsMount = 8, "mount a file system";
-        /// `out: reg, dir: reg, path: str, flags: u32`.
+        /// `out: reg, dir: reg, path: str, recursive: u32, expect: reg`.
         OpenTree = 9, "open a mount source";
         /// `mount: reg, recursive: u32, set: u64, clear: u64, propagation: u64`.
         SetAttr = 10, "change mount attributes";
-        /// `mount: reg, base: reg, path: str, create: u32, optional: u32`.
+        /// `mount: reg, base: reg, path: str, create: u32, flags: u32` (1 optional, 2 refused on kernel file systems).
         Attach = 11, "attach a mount";
         /// `mount: reg`: it becomes the root; the old one is gone afterwards.
         Pivot = 12, "change the root";
@@ -143,7 +144,7 @@ codes! {
         Umask = 23, "set the file mode mask";
         /// `path: str, uid: u32, gid: u32`: created when it is missing; proven to lie inside the root.
         WorkDir = 25, "enter the working directory";
-        /// `bounding, effective, permitted, inheritable, ambient: u64`; bounding first, the rest after [`Op::Ids`].
+        /// `bounding: u64`; the other sets follow after [`Op::Ids`].
         Bounding = 26, "drop capabilities from the bounding set";
         /// `effective, permitted, inheritable, ambient: u64`.
         Capabilities = 27, "set capabilities";
@@ -177,6 +178,8 @@ codes! {
         KeepCaps = 42, "keep capabilities over a change of user";
         /// Re-arm and check the tie to the guardian; a change of uid clears it.
         StillAlive = 43, "check that the guardian lives";
+        /// `soft: u64, hard: u64`: open files, as the host program has them now; never more than there may be.
+        Files = 46, "set the limit of open files";
         /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
         VerifyReadOnly = 44, "verify that a mount is read-only";
     }

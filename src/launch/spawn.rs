@@ -262,6 +262,16 @@ unsafe fn clone_twice_and_execute(spawn: *mut Spawn) -> i64 {
     pid
 }
 
+/// The effective capabilities of the calling thread, bit n for number n; none when the kernel does not say.
+pub(crate) fn effective_capabilities() -> u64 {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0u32];
+    let mut data = [0u32; 6];
+    // SAFETY: version 3 of the header asks for two entries of three words, which `data` has; both live for the call.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    if done < 0 { 0 } else { u64::from(data[0]) | u64::from(data[3]) << 32 }
+}
+
 /// A pidfd of this process, for the guardian to see it end (Linux 5.3).
 pub(crate) fn own_pidfd() -> Result<OwnedFd> {
     // SAFETY: plain integers; the result is a new close-on-exec descriptor or -1.

@@ -153,16 +153,29 @@ fn a_killed_guardian_is_told_and_replaced() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+fn kill_parent_of(pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    assert!(Command::new("kill").args(["-9", &parent]).status().unwrap().success());
+}
+
 /// A host program whose guardian is killed under it.
 pub fn guardian(root: &str) {
     let engine = Engine::open(root).unwrap();
     let container = engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
     let pid = container.pid().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
-    assert!(Command::new("kill").args(["-9", &parent]).status().unwrap().success());
+    kill_parent_of(pid);
     let error = container.wait().unwrap_err();
     assert!(error.to_string().contains("guardian"), "{error}");
     eventually("the container is gone", || !lives(pid));
+    // One that took the parent-death signal away is ended by its descriptor.
+    let command = ["setpriv", "--pdeathsig", "clear", "sleep", "1000"];
+    let stubborn = engine.sandbox().command(command).spawn().unwrap();
+    let pid = stubborn.pid().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    kill_parent_of(pid);
+    assert!(stubborn.wait().unwrap_err().to_string().contains("guardian"));
+    assert!(!lives(pid));
+    stubborn.close().unwrap();
     assert!(engine.sandbox().command(["/bin/true"]).status().unwrap().success());
 }

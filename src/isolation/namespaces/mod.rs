@@ -205,6 +205,13 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Pl
         plan.plain(Op::NoNewPrivileges);
     }
     plan.stdio(stdio);
+    // Late, since the set-up needs descriptors of its own.
+    if !process.rlimits().iter().flatten().any(|limit| limit.typ() == PosixRlimitType::RlimitNofile) {
+        use nix::sys::resource::{Resource, getrlimit};
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            plan.files(soft, hard);
+        }
+    }
     if let (Some(filter), true) = (request.seccomp, no_new_privileges) {
         plan.seccomp(filter);
     }

@@ -224,7 +224,7 @@ pub use machine::{EpollEvent, O_DIRECTORY, O_NOFOLLOW, nr, syscall6};
 
 /// Numbers that every architecture shares (calls added since Linux 5.0).
 pub mod common {
-    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const PIDFD_OPEN: usize = 434;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
     pub const FSOPEN: usize = 430;

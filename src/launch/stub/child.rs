@@ -3,7 +3,7 @@
 
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
-use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
+use crate::protocol::{MAX_FDS, MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
 use crate::{init, mount, tree};
 
 /// What the guardian hands over.
@@ -17,10 +17,6 @@ pub struct Launch<'a> {
     /// One byte on it says that the id maps are written.
     pub go: (i32, i32),
     pub procfs: i32,
-    /// Open files, soft and hard, as the host program had them when the guardian started.
-    pub files: (u64, u64),
-    /// The guardian's own descriptors, closed here.
-    pub foreign: [i32; 4],
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -76,13 +72,9 @@ impl Child {
 
 /// Never returns: the plan ends in exec or in `Done`, or a report is written.
 pub fn run(launch: Launch<'_>) -> ! {
-    // Only the guardian may hold this end, or its death would go unnoticed.
-    kernel::close(launch.life.1);
-    kernel::close(launch.go.1);
-    for descriptor in launch.foreign {
-        kernel::close(descriptor);
-    }
-    let _ = kernel::setrlimit(RLIMIT_NOFILE, launch.files.0, launch.files.1);
+    keep_only(&launch, &[launch.report, launch.life.0, launch.go.0, launch.procfs]);
+    // Modes are given as they are meant; the workload's mask is a step of the plan.
+    kernel::umask(0);
     let mut child =
         Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, procfs: launch.procfs };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
@@ -169,6 +161,12 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::Domainname => kernel::setdomainname(p.blob()?).map_err(at(Sys::Setdomainname)),
         Op::Loopback => kernel::loopback_up().map_err(|(sys, errno)| Trouble(sys, errno, 0)),
         Op::Rlimit => kernel::setrlimit(p.u32()?, p.u64()?, p.u64()?).map_err(at(Sys::Prlimit)),
+        Op::Files => {
+            let (soft, hard) = (p.u64()?, p.u64()?);
+            let (_, most) = kernel::getrlimit(RLIMIT_NOFILE).map_err(at(Sys::Prlimit))?;
+            let hard = hard.min(most);
+            kernel::setrlimit(RLIMIT_NOFILE, soft.min(hard), hard).map_err(at(Sys::Prlimit))
+        }
         Op::Umask => {
             kernel::umask(p.u32()?);
             Ok(())
@@ -397,13 +395,40 @@ fn execute(mut p: Reader<'_>) -> Result<(), Trouble> {
     Err(verdict)
 }
 
+/// Closes every descriptor that neither the plan brought nor `own` names: the guardian's, and those of all other
+/// containers, which a process that never executes would hold open for as long as it works.
+fn keep_only(launch: &Launch<'_>, own: &[i32]) {
+    let mut keep = [-1i32; MAX_FDS + 8];
+    let mut count = 0;
+    for descriptor in launch.received.iter().chain(own) {
+        if *descriptor < 3 {
+            continue;
+        }
+        // Sorted as they come; mostly they come sorted.
+        let mut at = count;
+        while at > 0 && keep[at - 1] > *descriptor {
+            keep[at] = keep[at - 1];
+            at -= 1;
+        }
+        match keep.get_mut(at) {
+            Some(place) if count + 1 < MAX_FDS + 8 => *place = *descriptor,
+            _ => return,
+        }
+        count += 1;
+    }
+    let mut next = 3i32;
+    for descriptor in keep.iter().take(count) {
+        if *descriptor > next {
+            let _ = kernel::close_range(next as u32, (*descriptor - 1) as u32, 0);
+        }
+        next = next.max(*descriptor + 1);
+    }
+    let _ = kernel::close_range(next as u32, u32::MAX, 0);
+}
+
 /// The process beside the child that has newuidmap and newgidmap write its maps; ends when that is done.
 pub fn map_ids(launch: Launch<'_>, pid: i32) -> ! {
-    kernel::close(launch.life.1);
-    kernel::close(launch.go.0);
-    for descriptor in launch.foreign {
-        kernel::close(descriptor);
-    }
+    keep_only(&launch, &[launch.report, launch.go.1]);
     let mut reader = Reader::new(launch.steps);
     let mut index = 0u32;
     let mut failure = Trouble(Sys::Plan, kernel::EINVAL, 0);

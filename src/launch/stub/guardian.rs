@@ -45,8 +45,6 @@ struct Guardian {
     life: (i32, i32),
     procfs: i32,
     children: i32,
-    /// Open files, soft and hard, as the host program had them.
-    files: (u64, u64),
     used: usize,
     /// Slots below this index have been used at some time.
     top: usize,
@@ -64,7 +62,6 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     life: (0, 0),
     procfs: 0,
     children: 0,
-    files: (0, 0),
     used: 0,
     top: 0,
     slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, generation: 0 }; MAX_CONTAINERS],
@@ -96,9 +93,9 @@ pub fn run() -> ! {
 
 impl Guardian {
     fn prepare(&mut self) -> Result<(), i32> {
-        // Two descriptors per container: the hard limit counts here, and the host's own for the containers.
-        self.files = kernel::getrlimit(RLIMIT_NOFILE)?;
-        let _ = kernel::setrlimit(RLIMIT_NOFILE, self.files.1, self.files.1);
+        // Two descriptors per container: the hard limit counts here. Containers get the host's own by their plans.
+        let (_, hard) = kernel::getrlimit(RLIMIT_NOFILE)?;
+        let _ = kernel::setrlimit(RLIMIT_NOFILE, hard, hard);
         self.epoll = kernel::epoll_create()?;
         self.life = kernel::pipe()?;
         self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1))?;
@@ -258,8 +255,6 @@ impl Guardian {
             life: self.life,
             go,
             procfs: self.procfs,
-            files: self.files,
-            foreign: [self.epoll, channel, lease, report.0],
         };
         let pid = match kernel::fork(flags, cgroup) {
             Ok(0) => child::run(launch),
@@ -285,7 +280,17 @@ impl Guardian {
             kernel::unmap(slice);
         }
         let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
-        let _ = kernel::send_with(channel, &note.encode(), report.0);
+        // The pidfd is the host's way to the process should this one be killed. No race: nobody else reaps it.
+        let process = kernel::pidfd_open(pid);
+        match process {
+            Ok(process) => {
+                let _ = kernel::send_with(channel, &note.encode(), report.0, process);
+                kernel::close(process);
+            }
+            Err(_) => {
+                let _ = kernel::kill(pid, kernel::SIGKILL);
+            }
+        }
         kernel::close(report.0);
         kernel::close(report.1);
         let Some(place) = self.slots.get_mut(slot) else { return false };
@@ -324,7 +329,8 @@ impl Guardian {
             },
             Err(kernel::EAGAIN | kernel::EINTR | kernel::EINVAL) => {}
             _ => {
-                // Closing removes it from the epoll set: this descriptor is the only one for that end.
+                // A process that is just being set up may hold a copy, so closing alone would leave it in the set.
+                kernel::epoll_remove(self.epoll, slot.channel);
                 kernel::close(slot.channel);
                 slot.channel = -1;
                 if !slot.released {
@@ -346,6 +352,7 @@ impl Guardian {
             if slot.channel >= 0 {
                 let note = Note { kind: EXITED, a: code, b: status, user, system, peak };
                 let _ = kernel::send(slot.channel, &note.encode());
+                kernel::epoll_remove(self.epoll, slot.channel);
                 kernel::close(slot.channel);
             }
             kernel::close(slot.lease);

@@ -131,12 +131,17 @@ struct MessageHeader {
     flags: u32,
 }
 
-/// [`send`] with a descriptor.
-pub fn send_with(socket: i32, bytes: &[u8], descriptor: i32) -> Outcome<usize> {
+/// A descriptor of a child that has not been reaped.
+pub fn pidfd_open(pid: i32) -> Outcome<i32> {
+    call(common::PIDFD_OPEN, pid as usize, 0, 0, 0, 0, 0).map(|new| new as i32)
+}
+
+/// [`send`] with two descriptors.
+pub fn send_with(socket: i32, bytes: &[u8], first: i32, second: i32) -> Outcome<usize> {
     const MSG_NOSIGNAL_DONTWAIT: usize = 0x4040;
     let iov = IoVec { base: bytes.as_ptr() as usize, length: bytes.len() };
-    // Length 20 in a space of 24: SOL_SOCKET, SCM_RIGHTS, one descriptor.
-    let control = [20u64, 1 | 1 << 32, descriptor as u32 as u64];
+    // Length 24: SOL_SOCKET, SCM_RIGHTS, two descriptors.
+    let control = [24u64, 1 | 1 << 32, first as u32 as u64 | (second as u32 as u64) << 32];
     let header = MessageHeader {
         name: 0,
         name_length: 0,
@@ -310,6 +315,11 @@ pub fn epoll_add(epoll: i32, descriptor: i32, data: u64) -> Outcome<()> {
     const EPOLLIN: u32 = 1;
     let event = EpollEvent { events: EPOLLIN, data };
     call(nr::EPOLL_CTL, fd(epoll), EPOLL_CTL_ADD, fd(descriptor), &raw const event as usize, 0, 0).map(drop)
+}
+
+pub fn epoll_remove(epoll: i32, descriptor: i32) {
+    const EPOLL_CTL_DEL: usize = 2;
+    let _ = call(nr::EPOLL_CTL, fd(epoll), EPOLL_CTL_DEL, fd(descriptor), 0, 0, 0);
 }
 
 pub fn epoll_wait(epoll: i32, events: &mut [EpollEvent]) -> Outcome<usize> {

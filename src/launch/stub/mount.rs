@@ -233,9 +233,6 @@ pub fn ensure(path: &[u8], want: Target, owner: Option<(u32, u32)>) -> Result<i3
                 };
                 made?;
                 let opened = kernel::openat(parent, name, kind | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
-                if !file {
-                    let _ = kernel::fchmodat(parent, name, 0o755);
-                }
                 if let Some((uid, gid)) = owner {
                     let _ = kernel::fchown(opened, uid, gid);
                 }
