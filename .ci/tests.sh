@@ -111,10 +111,7 @@ stage_benches() {
     limit 900 cargo bench --locked -- --test
 }
 
-# Bounded: that the targets build and find nothing in a short while. Needs cargo-fuzz and is left out without it.
+# Not a search, which takes hours, but the proof that the targets build and hold for a while. Needs no cargo-fuzz.
 stage_fuzz() {
-    if ! command -v cargo-fuzz >/dev/null; then
-        say "cargo-fuzz is not here (cargo install cargo-fuzz); the targets are compiled only"
-    fi
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing" limit 600 cargo check --quiet --manifest-path fuzz/Cargo.toml
+    limit 900 fuzz/run all 10
 }
