@@ -379,6 +379,9 @@ impl Process {
 
     /// Sends a signal to the first process; false when it has ended already. Never hits a reused pid.
     pub(crate) fn signal(&self, signal: i32) -> Result<bool> {
+        if self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(false);
+        }
         let told = self.tell(SIGNAL, signal as u32);
         if told.map_err(|errno| Error::sys("signal the container", "sendmsg", errno as i32))? {
             return Ok(true);
