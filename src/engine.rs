@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result, content, snapshot};
 pub struct Engine {
     images: Images,
     runtime: Arc<Runtime>,
+    leftovers: Arc<[String]>,
 }
 
 /// How to open an engine, where the defaults do not fit.
@@ -93,6 +94,7 @@ impl EngineOptions {
     }
 
     /// Opens the engine: creates the root where it is missing, and brings in order what killed programs left in it.
+    /// What resists that is in [`Engine::leftovers`], and is no error.
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
@@ -130,8 +132,8 @@ impl EngineOptions {
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.try_hold_alone()?;
-        runtime.sweep(alone.is_some())?;
-        Ok(Engine { images, runtime })
+        let leftovers = runtime.sweep(alone.is_some()).into();
+        Ok(Engine { images, runtime, leftovers })
     }
 }
 
@@ -280,6 +282,13 @@ impl Engine {
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn find_container(&self, name: &str) -> Result<Container> {
         container::find(&self.runtime, name)
+    }
+
+    /// What killed programs left in the root and opening this engine could not bring in order, a sentence for each
+    /// container with the cause; empty as a rule. A full disk is such a cause, or files of ids that a smaller range
+    /// than before does not reach. Nothing else suffers from it, and the next open tries again.
+    pub fn leftovers(&self) -> &[String] {
+        &self.leftovers
     }
 
     /// What this host can do.

@@ -98,7 +98,11 @@ pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
     let dir = directory(root, &info.id);
     let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
     let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, step).source_is(error))?;
-    std::fs::write(&new, json).map_err(|error| Error::io(step, "write", error).path(&new))?;
+    std::fs::write(&new, json).map_err(|error| {
+        // Half of one, on a full disk, is of no use to anybody.
+        let _ = std::fs::remove_file(&new);
+        Error::io(step, "write", error).path(&new)
+    })?;
     std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))
 }
 

@@ -121,18 +121,33 @@ impl Runtime {
     /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.
     ///
     /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage.
-    pub(crate) fn sweep(&self, alone: bool) -> Result<()> {
+    ///
+    /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
+    /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
+    /// container is right all the same, see [`as_it_is`](super::as_it_is).
+    pub(crate) fn sweep(&self, alone: bool) -> Vec<String> {
         let mut named = vec![];
-        for id in record::ids(&self.root)? {
-            match record::read(&self.root, &id) {
-                Some(info) if owner::lives(&self.root, &info.owner) => named.push(info.owner),
-                Some(info) => self.settle(info)?,
-                None if alone => self.remove_directory(&id)?,
-                None => {}
+        let mut failures = vec![];
+        let ids = record::ids(&self.root).unwrap_or_else(|error| {
+            failures.push(error.to_string());
+            vec![]
+        });
+        for id in ids {
+            let done = match record::read(&self.root, &id) {
+                Some(info) if owner::lives(&self.root, &info.owner) => {
+                    named.push(info.owner);
+                    Ok(())
+                }
+                Some(info) => self.settle(info),
+                None if alone => self.remove_directory(&id),
+                None => Ok(()),
+            };
+            if let Err(error) = done {
+                failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id)));
             }
         }
         owner::sweep(&self.root, &named);
-        Ok(())
+        failures
     }
 
     /// A container whose program is gone.
