@@ -89,10 +89,15 @@ impl Runtime {
         self.cgroups()?.create(name, &request).ok()
     }
 
-    /// Removes the control group of a container that another program left behind.
-    fn remove_group(&self, name: &str) {
-        if let Some(Ok(Some(group))) = self.cgroups().map(|driver| driver.open(name)) {
-            let _ = group.remove();
+    /// Kills what another program left in a container's control group, and removes that; one that is not there, or
+    /// that cannot be looked for, is fine.
+    pub(crate) fn clear_group(&self, name: &str) -> Result<()> {
+        if self.identity.is_rootless() {
+            return Ok(());
+        }
+        match self.cgroups().map(|driver| driver.open(name)) {
+            Some(Ok(Some(group))) => super::clear(&group),
+            _ => Ok(()),
         }
     }
 
@@ -152,14 +157,11 @@ impl Runtime {
 
     /// A container whose program is gone.
     fn settle(&self, mut info: Info) -> Result<()> {
-        if matches!(info.state, State::Created | State::Running) {
-            self.remove_group(&super::group_name(&info.id));
-        }
         if !info.keep {
-            if let Some(name) = &info.name {
-                record::give_name_back(&self.root, name, &info.id);
-            }
-            return self.remove_directory(&info.id.to_string());
+            return super::take_away(self, &info, None);
+        }
+        if matches!(info.state, State::Created | State::Running) {
+            self.clear_group(&super::group_name(&info.id))?;
         }
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;

@@ -118,8 +118,10 @@ fn orphan(id: &str) -> String {
 /// Runs a script with a small disk mounted, in a mount namespace of its own; `None` where that is not allowed.
 fn with_disk(disk: &Path, script: &str) -> Option<String> {
     std::fs::create_dir(disk).unwrap();
-    let script =
-        format!("mount -t tmpfs -o size=2m none {disk} && echo mounted && cd {disk} && {script}", disk = disk.display());
+    let script = format!(
+        "mount -t tmpfs -o size=2m none {disk} && echo mounted && cd {disk} && {script}",
+        disk = disk.display()
+    );
     let options = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
     let output = Command::new("unshare").args([options, "sh", "-c", &script]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
