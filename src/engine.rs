@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result, content, snapshot};
 pub struct Engine {
     images: Images,
     runtime: Arc<Runtime>,
+    leftovers: Arc<[String]>,
 }
 
 /// How to open an engine, where the defaults do not fit.
@@ -93,6 +94,7 @@ impl EngineOptions {
     }
 
     /// Opens the engine: creates the root where it is missing, and brings in order what killed programs left in it.
+    /// What resists that is in [`Engine::leftovers`], and is no error.
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
@@ -130,8 +132,8 @@ impl EngineOptions {
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.try_hold_alone()?;
-        runtime.sweep(alone.is_some())?;
-        Ok(Engine { images, runtime })
+        let leftovers = runtime.sweep(alone.is_some()).into();
+        Ok(Engine { images, runtime, leftovers })
     }
 }
 
@@ -282,6 +284,13 @@ impl Engine {
         container::find(&self.runtime, name)
     }
 
+    /// What killed programs left in the root and opening this engine could not bring in order, a sentence for each
+    /// container with the cause; empty as a rule. A full disk is such a cause, or files of ids that a smaller range
+    /// than before does not reach. Nothing else suffers from it, and the next open tries again.
+    pub fn leftovers(&self) -> &[String] {
+        &self.leftovers
+    }
+
     /// What this host can do.
     pub fn host(&self) -> &Host {
         &self.runtime.host
@@ -412,5 +421,77 @@ mod tests {
         let Some((dir, engine)) = open(|_| {}, |options| options.snapshotter(SnapshotterChoice::Copy)) else { return };
         assert_eq!(engine.snapshotter().0, "copy");
         assert!(all_files(&seen(&dir, &engine)));
+    }
+
+    /// Puts something in the way of the next record of each container.
+    #[derive(Debug)]
+    struct Blocking(Box<dyn snapshot::Snapshotter>);
+
+    impl snapshot::Snapshotter for Blocking {
+        fn name(&self) -> &'static str {
+            self.0.name()
+        }
+
+        fn prepare(&self, dir: &Path, base: &snapshot::Base) -> Result<snapshot::Snapshot> {
+            std::fs::create_dir(dir.join("state.json.new")).unwrap();
+            self.0.prepare(dir, base)
+        }
+
+        fn remove(&self, dir: &Path) -> Result<()> {
+            self.0.remove(dir)
+        }
+    }
+
+    #[test]
+    fn a_container_whose_record_cannot_be_written_is_gone_when_that_is_told() {
+        let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
+        let host = Host::probe();
+        let identity = identity(&host, false);
+        let (root, snapshotter) = (engine.root(), snapshot::choose(engine.root(), &host));
+        let snapshotter: (Box<dyn snapshot::Snapshotter>, _) = (Box::new(Blocking(snapshotter.0)), None);
+        let runtime = Runtime::open(root, host, identity, snapshotter, Box::new(Namespaces)).unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let builder = ContainerBuilder::over_directory(runtime, "/".into()).command(["sleep", "1000"]).name("never");
+        let error = builder.stdout(writer).spawn().unwrap_err();
+        assert!(error.to_string().contains("record"), "{error}");
+        // Nobody has the other end any more.
+        let mut end = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&reader), nix::poll::PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut end, nix::poll::PollTimeout::ZERO), Ok(1));
+        let mut written = vec![];
+        std::io::Read::read_to_end(&mut reader, &mut written).unwrap();
+        for place in ["containers", "names"] {
+            assert_eq!(std::fs::read_dir(root.join(place)).unwrap().count(), 0, "{place}");
+        }
+    }
+
+    #[test]
+    fn what_lives_in_the_group_of_a_dead_program_is_killed_before_its_files_go() {
+        let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
+        let id = crate::name::ContainerId::random().unwrap();
+        let Some(group) = engine.runtime.make_group(&id.to_string()).filter(|group| group.can_kill()) else {
+            eprintln!("SKIP: no control groups here");
+            return;
+        };
+        if engine.runtime.identity.is_rootless() {
+            group.remove().unwrap();
+            return;
+        }
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for path in group.paths() {
+            std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        let dir = engine.root().join("containers").join(id.to_string());
+        std::fs::create_dir_all(dir.join("upper")).unwrap();
+        let record = serde_json::json!({
+            "id": id, "base": "/", "command": ["sleep"], "created": "2020-01-02T03:04:05Z", "state": "running",
+            "keep": false, "stop_signal": 15, "owner": "0123456789abcdef",
+        });
+        std::fs::write(dir.join("state.json"), record.to_string()).unwrap();
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        let again = Engine::open(engine.root()).unwrap();
+        assert_eq!(again.leftovers(), &[] as &[String]);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&waiter.join().unwrap()), Some(libc::SIGKILL));
+        assert!(!dir.exists());
+        assert!(group.paths().iter().all(|path| !path.exists()));
     }
 }

@@ -416,7 +416,13 @@ impl ContainerBuilder {
         draft.info.start_time = super::start_time(process.pid());
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
-        record::write(self.runtime.root(), &draft.info)?;
+        if let Err(error) = record::write(self.runtime.root(), &draft.info) {
+            // Its files go with the draft, so it has to be gone before.
+            if process.signal(libc::SIGKILL).is_ok() {
+                let _ = process.wait(None);
+            }
+            return Err(error);
+        }
         let draft = draft.keep();
         let ends = (streams.stdin, streams.stdout, streams.stderr);
         Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))

@@ -103,9 +103,6 @@ impl ContainerBuilder {
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);
-        if let Some(name) = &info.name {
-            record::take_name(runtime.root(), name, &info.id)?;
-        }
         let mut draft = Draft {
             runtime: runtime.clone(),
             owner,
@@ -120,6 +117,10 @@ impl ContainerBuilder {
         };
         super::make_directory(&directory, "make the container's directory")?;
         record::write(runtime.root(), &draft.info)?;
+        // After the record: a name without one is free.
+        if let Some(name) = &draft.info.name {
+            record::take_name(runtime.root(), name, &draft.info.id)?;
+        }
         let base = match &self.base {
             From::Image(_) => Base::Layers(layers),
             From::Directory(path) => Base::Directory(path.clone()),

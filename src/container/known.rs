@@ -84,28 +84,52 @@ impl Foreign {
         }
     }
 
-    pub(super) fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+    /// Whether its process has ended, waiting for that at most for `limit`.
+    fn ended(&self, limit: Option<Duration>) -> Result<bool> {
         let begin = Instant::now();
-        let process = match self.started(limit) {
-            (process, true) => process,
-            (_, false) => return Ok(None),
-        };
-        if let Some(process) = process {
-            let rest = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
-            let ended =
-                pidfd::wait(process, rest).map_err(|error| Error::io("wait for the container", "poll", error))?;
-            if !ended {
-                return Ok(None);
+        match self.started(limit) {
+            (_, false) => Ok(false),
+            (None, true) => Ok(true),
+            (Some(process), true) => {
+                let rest = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
+                pidfd::wait(process, rest).map_err(|error| Error::io("wait for the container", "poll", error))
             }
         }
-        // Its process has ended; its owner says how.
-        let deadline = Instant::now() + PATIENCE;
+    }
+
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        let begin = Instant::now();
+        if !self.ended(limit)? {
+            return Ok(None);
+        }
+        let rest = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
+        self.told(rest)
+    }
+
+    /// Whether nobody needs it any more: its process has ended, and its owner has had the time to write down how. An
+    /// owner that lives and does not ask for the end keeps nothing from being removed.
+    pub(super) fn may_go(&self) -> Result<bool> {
+        let ended = self.ended(Some(Duration::ZERO))?;
+        if ended {
+            // Only the time counts here, not what is told.
+            let _ = self.told(None);
+        }
+        Ok(ended)
+    }
+
+    /// Its process has ended; its owner says how. `None` when it has not within `limit`, an error when not within our
+    /// patience.
+    fn told(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        let begin = Instant::now();
         loop {
             match self.look() {
                 (_, Some(Info { exit: Some(status), .. })) => return Ok(Some(status)),
                 (true, Some(Info { state: State::Running, .. })) => {
-                    if Instant::now() > deadline {
+                    if begin.elapsed() >= PATIENCE {
                         return Err(lost("the program that runs it has not told within five seconds"));
+                    }
+                    if limit.is_some_and(|limit| begin.elapsed() >= limit) {
+                        return Ok(None);
                     }
                     std::thread::sleep(PAUSE);
                 }

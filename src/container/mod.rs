@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ struct Own {
     group: Option<Group>,
     enforcement: Enforcement,
     relays: Mutex<Relays>,
+    /// Its end is known here, and could not be written down.
+    unsaved: AtomicBool,
     _owner: Arc<owner::Owner>,
 }
 
@@ -102,7 +105,14 @@ impl Container {
         (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
         relays: Relays,
     ) -> Container {
-        let own = Own { process, group: made.group, enforcement, relays: Mutex::new(relays), _owner: made.owner };
+        let own = Own {
+            process,
+            group: made.group,
+            enforcement,
+            relays: Mutex::new(relays),
+            unsaved: AtomicBool::new(false),
+            _owner: made.owner,
+        };
         let control = Control::Own(Box::new(own));
         let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
         Container { stdin, stdout, stderr, inner: Arc::new(inner) }
@@ -138,7 +148,8 @@ impl Container {
     ///
     /// # Errors
     /// [`Launch`](ErrorKind::Launch) when the exit status is lost, because the program or the guardian that ran it was
-    /// killed.
+    /// killed. That the status of a [kept](ContainerBuilder::keep) container could not be written to its record is for
+    /// [`close`](Container::close) to tell.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.inner.wait(None)? {
@@ -147,7 +158,8 @@ impl Container {
         }
     }
 
-    /// [`wait`](Container::wait), at most for `limit`; `None` when it still runs then.
+    /// [`wait`](Container::wait), at most for `limit`; `None` when it still runs then, or when the program that it
+    /// belongs to has not told its status by then.
     ///
     /// # Errors
     /// As [`wait`](Container::wait).
@@ -155,7 +167,7 @@ impl Container {
         self.inner.wait(Some(limit))
     }
 
-    /// Its exit status, if it has ended.
+    /// Its exit status, if it has ended and the program that it belongs to has told; never waits.
     ///
     /// # Errors
     /// As [`wait`](Container::wait).
@@ -192,7 +204,11 @@ impl Container {
         self.wait()
     }
 
-    /// Removes a container that has ended: its files, its name, its record.
+    /// Removes a container that has ended: its files, its name, its record. Needs no space on the disk.
+    ///
+    /// A container of another program that lives may have ended without that program having asked; it gets five
+    /// seconds to write the exit status down for those who wait for it. After that the container goes, and the status
+    /// is known to that program alone.
     ///
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
@@ -205,7 +221,8 @@ impl Container {
     /// and removes it unless it is kept.
     ///
     /// # Errors
-    /// What removing says.
+    /// What removing says; for a kept container, why its exit status could not be written down. It is listed without
+    /// one then.
     pub fn close(self) -> Result<()> {
         self.inner.close()
     }
@@ -251,12 +268,21 @@ impl Inner {
                     info.state = State::Exited;
                     info.finished = Some(record::now());
                     info.pid = None;
-                    if info.keep {
-                        record::write(self.runtime.root(), &info)?;
+                    // Whoever waits is told the status, written or not; `close` tries again, and complains.
+                    if info.keep && self.save(&info).is_err() {
+                        own.unsaved.store(true, Ordering::Relaxed);
                     }
                 }
                 Ok(Some(status))
             }
+        }
+    }
+
+    /// Writes the record of a container that is kept; when somebody else has removed it, there is none to write.
+    fn save(&self, info: &Info) -> Result<()> {
+        match record::write(self.runtime.root(), info) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
         }
     }
 
@@ -275,7 +301,11 @@ impl Inner {
     }
 
     fn remove(&self) -> Result<()> {
-        if self.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
+        let runs = match &self.control {
+            Control::Own(_) => self.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()),
+            Control::Foreign(foreign) => !foreign.may_go()?,
+        };
+        if runs {
             return Err(Error::new(ErrorKind::Conflict, "remove the container")
                 .because("it is running")
                 .remedy("stop or kill it first"));
@@ -298,10 +328,11 @@ impl Inner {
             let _ = self.wait(None);
         }
         if self.lock().keep {
+            let saved = if own.unsaved.swap(false, Ordering::Relaxed) { self.save(&self.lock()) } else { Ok(()) };
             if let Some(group) = self.group() {
-                group.remove()?;
+                clear(group)?;
             }
-            return Ok(());
+            return saved;
         }
         take_away(&self.runtime, &self.lock(), self.group())
     }
@@ -345,11 +376,33 @@ fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Removes everything of a container; goes on after a failure and tells the first.
+/// Kills what is still in a control group, and removes it.
+///
+/// # Errors
+/// [`Conflict`](ErrorKind::Conflict) when processes stay in it; others when it is empty and stays all the same.
+fn clear(group: &Group) -> Result<()> {
+    let killed = if group.is_empty().unwrap_or(false) { Ok(()) } else { group.kill() };
+    let Err(error) = group.remove() else { return Ok(()) };
+    if group.is_empty().unwrap_or(false) {
+        return Err(error);
+    }
+    Err(Error::new(ErrorKind::Conflict, "remove the container's control group")
+        .because(match &killed {
+            Ok(()) => "processes are still in it after they were killed".to_owned(),
+            Err(error) => format!("processes are still in it: {error}"),
+        })
+        .source_is(error))
+}
+
+/// Removes everything of a container; goes on after a failure and tells the first. Its files stay as long as its
+/// processes do: they would see them vanish, and could make new ones.
 fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
-    let mut result = Ok(());
-    if let Some(group) = group {
-        result = result.and(group.remove());
+    let result = match group {
+        Some(group) => clear(group),
+        None => runtime.clear_group(&group_name(&info.id)),
+    };
+    if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+        return result;
     }
     if let Some(name) = &info.name {
         record::give_name_back(runtime.root(), name, &info.id);

@@ -3,13 +3,16 @@
 //! ```text
 //! <root>/containers/<id>/state.json    this record
 //!                        upper/ …      the writable part, see crate::snapshot
-//! <root>/names/<name>                  a link whose target is the id: made exclusively, so names are unique
+//! <root>/names/<name>                  a link whose target is the id; it counts as long as that has a record
+//! <root>/names.lock                    locked by whoever changes names, so that they are unique
 //! <root>/owners/<name>                 locked by the program that the container belongs to
 //! ```
 //!
 //! A directory without a record is being made or being removed; when nobody does either any more, it is garbage.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -98,7 +101,11 @@ pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
     let dir = directory(root, &info.id);
     let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
     let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, step).source_is(error))?;
-    std::fs::write(&new, json).map_err(|error| Error::io(step, "write", error).path(&new))?;
+    std::fs::write(&new, json).map_err(|error| {
+        // Half of one, on a full disk, is of no use to anybody.
+        let _ = std::fs::remove_file(&new);
+        Error::io(step, "write", error).path(&new)
+    })?;
     std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))
 }
 
@@ -126,40 +133,52 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Info>> {
     Ok(all)
 }
 
-/// Takes a name for a container.
+/// Lets one program at a time change names, until the file is closed.
+fn lock_names(root: &Path) -> Result<File> {
+    let step = "lock the names of containers";
+    let path = root.join("names.lock");
+    let fail = |syscall| {
+        let path = path.clone();
+        move |error| Error::io(step, syscall, error).path(path)
+    };
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(fail("open"))?;
+    file.lock().map_err(fail("flock"))?;
+    Ok(file)
+}
+
+/// Takes a name for a container whose record is written: without one, the next that wants the name takes it for a
+/// leftover.
+///
+/// # Errors
+/// `AlreadyExists` when another container has it.
 pub(crate) fn take_name(root: &Path, name: &str, id: &ContainerId) -> Result<()> {
     let step = "name the container";
     let names = root.join("names");
     super::make_directory(&names, step)?;
     let path = names.join(name);
-    for _ in 0..2 {
-        match std::os::unix::fs::symlink(id.to_string(), &path) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io(step, "symlink", error).path(&path)),
+    let _lock = lock_names(root)?;
+    match std::fs::read_link(&path) {
+        Ok(holder) if root.join("containers").join(&holder).join("state.json").exists() => {
+            let holder = holder.to_string_lossy();
+            return Err(Error::new(ErrorKind::AlreadyExists, step)
+                .because(format!("the container {} is called {name:?} already", holder.get(..12).unwrap_or(&holder)))
+                .remedy("remove that one, or choose another name"));
         }
-        // Left over from a container that is gone?
-        let holder = std::fs::read_link(&path).ok().and_then(|id| id.into_os_string().into_string().ok());
-        match holder {
-            Some(holder) if root.join("containers").join(&holder).exists() => {
-                return Err(Error::new(ErrorKind::AlreadyExists, step)
-                    .because(format!(
-                        "the container {} is called {name:?} already",
-                        holder.get(..12).unwrap_or(&holder)
-                    ))
-                    .remedy("remove that one, or choose another name"));
-            }
-            _ => {
-                let _ = std::fs::remove_file(&path);
-            }
-        }
+        // Left over from a container that is gone.
+        Ok(_) => std::fs::remove_file(&path).map_err(|error| Error::io(step, "unlink", error).path(&path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(step, "readlink", error).path(&path)),
     }
-    Err(Error::new(ErrorKind::Conflict, step).because(format!("another program is taking the name {name:?} as well")))
+    std::os::unix::fs::symlink(id.to_string(), &path).map_err(|error| Error::io(step, "symlink", error).path(&path))
 }
 
 /// Gives a name back, if it is this container's.
 pub(crate) fn give_name_back(root: &Path, name: &str, id: &ContainerId) {
     let path = root.join("names").join(name);
+    // Where the lock cannot be had, on a full disk say, giving back matters more.
+    let _lock = lock_names(root);
     if std::fs::read_link(&path).is_ok_and(|target| target == Path::new(&id.to_string())) {
         let _ = std::fs::remove_file(path);
     }
@@ -168,4 +187,72 @@ pub(crate) fn give_name_back(root: &Path, name: &str, id: &ContainerId) {
 /// Now, as records say it.
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A record of a container that nobody runs.
+    fn make(root: &Path) -> ContainerId {
+        let id = ContainerId::random().unwrap();
+        let json = serde_json::json!({
+            "id": id, "base": "/", "command": [], "created": now(), "state": "created", "keep": true,
+            "stop_signal": 15, "owner": "0123456789abcdef",
+        });
+        let info: Info = serde_json::from_value(json).unwrap();
+        std::fs::create_dir_all(directory(root, &id)).unwrap();
+        write(root, &info).unwrap();
+        id
+    }
+
+    #[test]
+    fn of_many_that_want_a_name_one_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir(root.join("names")).unwrap();
+        for round in 0..50 {
+            let link = root.join("names/mine");
+            let _ = std::fs::remove_file(&link);
+            if round % 2 == 0 {
+                // Of a container that is gone.
+                std::os::unix::fs::symlink("0".repeat(64), &link).unwrap();
+            }
+            let start = std::sync::Barrier::new(8);
+            let results: Vec<(ContainerId, Result<()>)> = std::thread::scope(|scope| {
+                let rival = || {
+                    let id = make(root);
+                    start.wait();
+                    let result = take_name(root, "mine", &id);
+                    (id, result)
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(rival)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let winners: Vec<_> = results.iter().filter(|(_, result)| result.is_ok()).collect();
+            assert_eq!(winners.len(), 1);
+            assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(&winners[0].0.to_string()));
+            for (id, result) in &results {
+                if let Err(error) = result {
+                    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+                }
+                // Only the holder's counts.
+                if *id != winners[0].0 {
+                    give_name_back(root, "mine", id);
+                }
+            }
+            assert!(link.is_symlink());
+        }
+    }
+
+    #[test]
+    fn half_a_record_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = make(dir.path());
+        let info = read(dir.path(), &id.to_string()).unwrap();
+        std::fs::create_dir(directory(dir.path(), &id).join("state.json.new")).unwrap();
+        assert!(write(dir.path(), &info).is_err());
+        assert_eq!(read(dir.path(), &id.to_string()), Some(info));
+    }
 }

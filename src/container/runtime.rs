@@ -89,10 +89,15 @@ impl Runtime {
         self.cgroups()?.create(name, &request).ok()
     }
 
-    /// Removes the control group of a container that another program left behind.
-    fn remove_group(&self, name: &str) {
-        if let Some(Ok(Some(group))) = self.cgroups().map(|driver| driver.open(name)) {
-            let _ = group.remove();
+    /// Kills what another program left in a container's control group, and removes that; one that is not there, or
+    /// that cannot be looked for, is fine.
+    pub(crate) fn clear_group(&self, name: &str) -> Result<()> {
+        if self.identity.is_rootless() {
+            return Ok(());
+        }
+        match self.cgroups().map(|driver| driver.open(name)) {
+            Some(Ok(Some(group))) => super::clear(&group),
+            _ => Ok(()),
         }
     }
 
@@ -121,30 +126,42 @@ impl Runtime {
     /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.
     ///
     /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage.
-    pub(crate) fn sweep(&self, alone: bool) -> Result<()> {
+    ///
+    /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
+    /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
+    /// container is right all the same, see [`as_it_is`](super::as_it_is).
+    pub(crate) fn sweep(&self, alone: bool) -> Vec<String> {
         let mut named = vec![];
-        for id in record::ids(&self.root)? {
-            match record::read(&self.root, &id) {
-                Some(info) if owner::lives(&self.root, &info.owner) => named.push(info.owner),
-                Some(info) => self.settle(info)?,
-                None if alone => self.remove_directory(&id)?,
-                None => {}
+        let mut failures = vec![];
+        let ids = record::ids(&self.root).unwrap_or_else(|error| {
+            failures.push(error.to_string());
+            vec![]
+        });
+        for id in ids {
+            let done = match record::read(&self.root, &id) {
+                Some(info) if owner::lives(&self.root, &info.owner) => {
+                    named.push(info.owner);
+                    Ok(())
+                }
+                Some(info) => self.settle(info),
+                None if alone => self.remove_directory(&id),
+                None => Ok(()),
+            };
+            if let Err(error) = done {
+                failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id)));
             }
         }
         owner::sweep(&self.root, &named);
-        Ok(())
+        failures
     }
 
     /// A container whose program is gone.
     fn settle(&self, mut info: Info) -> Result<()> {
-        if matches!(info.state, State::Created | State::Running) {
-            self.remove_group(&super::group_name(&info.id));
-        }
         if !info.keep {
-            if let Some(name) = &info.name {
-                record::give_name_back(&self.root, name, &info.id);
-            }
-            return self.remove_directory(&info.id.to_string());
+            return super::take_away(self, &info, None);
+        }
+        if matches!(info.state, State::Created | State::Running) {
+            self.clear_group(&super::group_name(&info.id))?;
         }
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;

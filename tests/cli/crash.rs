@@ -105,6 +105,69 @@ fn a_full_disk_is_said_and_leaves_a_working_store() {
     assert!(text.trim_end().ends_with("\n1"), "the store works afterwards: {text}");
 }
 
+/// The record of a kept container whose program was killed.
+fn orphan(id: &str) -> String {
+    let info = serde_json::json!({
+        "id": id, "name": "big", "base": "/", "command": ["sleep"], "created": "2020-01-02T03:04:05Z",
+        "state": "running", "pid": 4_000_000, "start_time": 1, "keep": true, "stop_signal": 15,
+        "owner": "0123456789abcdef",
+    });
+    info.to_string()
+}
+
+/// Runs a script with a small disk mounted, in a mount namespace of its own; `None` where that is not allowed.
+fn with_disk(disk: &Path, script: &str) -> Option<String> {
+    std::fs::create_dir(disk).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=2m none {disk} && echo mounted && cd {disk} && {script}",
+        disk = disk.display()
+    );
+    let options = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
+    let output = Command::new("unshare").args([options, "sh", "-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    if !text.starts_with("mounted\n") {
+        missing(&format!("the right to mount a small disk: {}", String::from_utf8_lossy(&output.stderr)));
+        return None;
+    }
+    Some(text)
+}
+
+#[test]
+fn a_full_disk_can_be_freed_by_removing_the_container_that_fills_it() {
+    let root = Root::new();
+    let id = "7".repeat(64);
+    std::fs::write(root.file("record"), orphan(&id)).unwrap();
+    let script = format!(
+        "{{ {COMMAND} --root root ps -a; \
+            mkdir -p root/containers/{id}/upper root/names; cp {record} root/containers/{id}/state.json; \
+            ln -s {id} root/names/big; cat /dev/zero > root/containers/{id}/upper/ballast; \
+            {COMMAND} --root root ps -a; {COMMAND} --root root doctor; \
+            {COMMAND} --root root rm big; echo status $?; ls root/containers root/names; \
+            {COMMAND} --root root ps -aq; }} 2>&1",
+        record = root.file("record").display()
+    );
+    let Some(text) = with_disk(&root.file("disk"), &script) else { return };
+    assert!(text.contains("Dead") && text.contains("Left by killed programs"), "{text}");
+    assert!(text.contains("container 777777777777: ") && text.contains("ENOSPC"), "{text}");
+    assert!(text.ends_with("\nbig\nstatus 0\nroot/containers:\n\nroot/names:\n"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_removed_does_not_close_the_root() {
+    let root = Root::new();
+    let id = "8".repeat(64);
+    // A mount point resists removal by anybody.
+    let script = format!(
+        "{{ {COMMAND} --root root ps -a; \
+            mkdir -p root/containers/{id}/upper; mount -t tmpfs none root/containers/{id}/upper; \
+            {COMMAND} --root root doctor; {COMMAND} --root root ps -aq; echo status $?; \
+            umount root/containers/{id}/upper; {COMMAND} --root root ps -aq; ls root/containers; echo end; }} 2>&1"
+    );
+    let Some(text) = with_disk(&root.file("disk"), &script) else { return };
+    assert!(text.contains("container 888888888888: "), "{text}");
+    assert!(text.ends_with("\nstatus 0\nend\n"), "{text}");
+}
+
 #[test]
 fn a_root_without_rights_is_said() {
     if nix::unistd::geteuid().is_root() {

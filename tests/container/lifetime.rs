@@ -1,11 +1,12 @@
 //! What outlives what: handles, programs, records.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio as Process};
 use std::time::{Duration, Instant};
 
 use coracle::container::{Lifetime, Signal, State};
-use coracle::{Engine, ErrorKind};
+use coracle::{Container, Engine, ErrorKind};
 
 use super::support::{Lab, image, is_root, with_programs};
 
@@ -85,6 +86,80 @@ fn another_engine_sees_and_stops_a_container() {
     assert_eq!(waiter.join().unwrap().signal(), Some(9));
     assert_eq!(container.id(), other.containers().unwrap()[0].id);
     container.remove().unwrap();
+    lab.assert_clean();
+}
+
+/// Makes writing the record of a container fail, for any user.
+fn block_record(lab: &Lab, container: &Container) -> PathBuf {
+    let path = lab.root().join("containers").join(container.id().to_string()).join("state.json.new");
+    std::fs::create_dir(&path).unwrap();
+    path
+}
+
+#[test]
+fn a_status_that_cannot_be_written_down_is_told_all_the_same() {
+    let Some(lab) = Lab::new() else { return };
+    let builder = lab.engine.sandbox().command(["/bin/sh", "-c", "exit 3"]).keep(true);
+    let container = builder.spawn().unwrap();
+    let block = block_record(&lab, &container);
+    assert_eq!(container.wait().unwrap().code(), Some(3));
+    assert_eq!(container.wait().unwrap().code(), Some(3));
+    // In time for the end, it works again.
+    std::fs::remove_dir(&block).unwrap();
+    let id = container.id().to_string();
+    container.close().unwrap();
+    let found = lab.engine.find_container(&id).unwrap();
+    assert_eq!(found.wait().unwrap().code(), Some(3));
+    found.remove().unwrap();
+
+    let container = builder.spawn().unwrap();
+    block_record(&lab, &container);
+    assert_eq!(container.wait().unwrap().code(), Some(3));
+    let error = container.close().unwrap_err();
+    assert!(error.to_string().contains("state.json"), "{error}");
+    let left = lab.engine.containers().unwrap().pop().unwrap();
+    assert_eq!((left.state, left.exit), (State::Exited, None));
+    lab.engine.find_container(&left.id.to_string()).unwrap().remove().unwrap();
+    lab.assert_clean();
+}
+
+#[test]
+fn who_removes_a_container_waits_for_the_word_of_its_owner() {
+    let Some(lab) = Lab::new() else { return };
+    let other = Engine::open(lab.root()).unwrap();
+    let running = lab.engine.sandbox().command(["sleep", "1000"]).keep(true).spawn().unwrap();
+    let error = other.find_container(&running.id().to_string()).unwrap().remove().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    running.remove().unwrap();
+
+    for asks in [true, false] {
+        let container = lab.engine.sandbox().command(["/bin/sh", "-c", "exit 5"]).keep(true).spawn().unwrap();
+        let found = other.find_container(&container.id().to_string()).unwrap();
+        eventually("it has ended", || found.info().state == State::Exited);
+        // Nobody has asked for its status; looking does not take the time that waiting may.
+        let begin = Instant::now();
+        assert!(found.try_wait().unwrap().is_none());
+        assert!(found.wait_timeout(Duration::from_millis(20)).unwrap().is_none());
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        let late = Duration::from_millis(300);
+        std::thread::scope(|scope| {
+            if asks {
+                scope.spawn(|| {
+                    std::thread::sleep(late);
+                    container.wait().unwrap();
+                });
+            }
+            let begin = Instant::now();
+            found.remove().unwrap();
+            assert!(begin.elapsed() >= late, "{:?}", begin.elapsed());
+        });
+        assert!(other.containers().unwrap().is_empty());
+        // That it is gone is no reason not to tell its owner.
+        assert_eq!(container.wait().unwrap().code(), Some(5));
+        container.close().unwrap();
+    }
     lab.assert_clean();
 }
 

@@ -70,6 +70,7 @@ fn report(findings: &[Finding], opened: &Result<Opened, Failure>) -> Value {
             object.insert("root".to_owned(), engine.root().display().to_string().into());
             object.insert("identity".to_owned(), engine.identity().into());
             object.insert("snapshotter".to_owned(), json!({ "name": snapshotter, "note": note }));
+            object.insert("leftovers".to_owned(), json!(engine.leftovers()));
             object.insert("runs_containers".to_owned(), trial.is_ok().into());
             let (milliseconds, error) = match trial {
                 Ok(milliseconds) => (json!(milliseconds), Value::Null),
@@ -127,6 +128,12 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
             out.line(format_args!("Identity: {}", engine.identity()));
             let note = note.map(|note| format!(" ({})", one_line(note))).unwrap_or_default();
             out.line(format_args!("Snapshots: {snapshotter}{note}"));
+            if !engine.leftovers().is_empty() {
+                out.line("\nLeft by killed programs, and not to be removed or marked now:");
+                for leftover in engine.leftovers() {
+                    out.line(format_args!("  {}", one_line(leftover)));
+                }
+            }
             match enforcement {
                 Ok(enforcement) => {
                     out.line(format_args!("\nA container by default ({}):", enforcement.backend()));
