@@ -153,7 +153,12 @@ fn identity(host: &Host, single: bool) -> Identity {
             uid_tool: uid_tool.to_owned(),
             gid_tool: gid_tool.to_owned(),
         },
-        _ => Identity::Single { uid, gid },
+        _ => {
+            // A process whose groups cannot be asked for has none that matter: getgroups(2) fails for a short list only.
+            let groups = nix::unistd::getgroups().unwrap_or_default();
+            let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).filter(|group| *group != gid).collect();
+            Identity::Single { uid, gid, groups }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Describes a container, as `std::process::Command` describes a process.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,7 +97,9 @@ pub enum Lifetime {
 /// [`Engine::sandbox`](crate::Engine::sandbox); a terminal method starts it: [`spawn`](Self::spawn),
 /// [`status`](Self::status), [`output`](Self::output).
 ///
-/// Like `std::process::Command` it can be used again: each start makes a container of its own.
+/// Like `std::process::Command` it can be used again: each start makes a container of its own. Streams are the
+/// exception: they are for the next start only. A clone has streams of its own, set as they are here at that moment;
+/// it keeps a [`Stdio::Fd`] open until it is started or dropped.
 #[derive(Debug, Clone)]
 #[must_use = "a builder starts nothing by itself"]
 pub struct ContainerBuilder {
@@ -120,7 +123,61 @@ pub struct ContainerBuilder {
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
-    streams: Arc<std::sync::Mutex<[Option<Stdio>; 3]>>,
+    streams: Slots,
+}
+
+/// The streams of the next start.
+#[derive(Debug, Default)]
+struct Slots(std::sync::Mutex<[Option<Slot>; 3]>);
+
+/// A [`Stdio`] that can be cloned without an error to hide: the descriptor is duplicated by the start that needs it.
+#[derive(Debug, Clone)]
+enum Slot {
+    Null,
+    Piped,
+    Inherit,
+    Fd(Arc<OwnedFd>),
+}
+
+impl Slots {
+    fn lock(&self) -> std::sync::MutexGuard<'_, [Option<Slot>; 3]> {
+        // Nothing happens under the lock but moves of whole values.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set(&self, index: usize, stdio: Stdio) {
+        self.lock()[index] = Some(match stdio {
+            Stdio::Null => Slot::Null,
+            Stdio::Piped => Slot::Piped,
+            Stdio::Inherit => Slot::Inherit,
+            Stdio::Fd(fd) => Slot::Fd(Arc::new(fd)),
+        });
+    }
+
+    fn take(&self) -> Result<[Option<Stdio>; 3]> {
+        let [stdin, stdout, stderr] = std::mem::take(&mut *self.lock());
+        let stdio = |slot: Option<Slot>| -> Result<Option<Stdio>> {
+            Ok(match slot {
+                None => None,
+                Some(Slot::Null) => Some(Stdio::Null),
+                Some(Slot::Piped) => Some(Stdio::Piped),
+                Some(Slot::Inherit) => Some(Stdio::Inherit),
+                Some(Slot::Fd(fd)) => {
+                    let own = Arc::try_unwrap(fd).or_else(|shared| shared.try_clone());
+                    Some(Stdio::Fd(
+                        own.map_err(|error| Error::io("connect the container's input and output", "fcntl", error))?,
+                    ))
+                }
+            })
+        };
+        Ok([stdio(stdin)?, stdio(stdout)?, stdio(stderr)?])
+    }
+}
+
+impl Clone for Slots {
+    fn clone(&self) -> Self {
+        Slots(std::sync::Mutex::new(self.lock().clone()))
+    }
 }
 
 /// What the container's tree comes from.
@@ -180,7 +237,7 @@ impl ContainerBuilder {
             lifetime: Lifetime::default(),
             stop_signal: None,
             requirement: Requirement::default(),
-            streams: Arc::default(),
+            streams: Slots::default(),
         }
     }
 
@@ -320,12 +377,8 @@ impl ContainerBuilder {
     }
 
     fn stream(self, index: usize, stdio: Stdio) -> Self {
-        self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[index] = Some(stdio);
+        self.streams.set(index, stdio);
         self
-    }
-
-    fn take_streams(&self) -> [Option<Stdio>; 3] {
-        std::mem::take(&mut *self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Starts it, waits for its end, and returns what it wrote. Standard output and error are captured unless they were
@@ -334,7 +387,7 @@ impl ContainerBuilder {
     /// # Errors
     /// Those of [`spawn`](Self::spawn). A command that fails is no error: see [`Output::status`].
     pub fn output(&self) -> Result<Output> {
-        let [stdin, stdout, stderr] = self.take_streams();
+        let [stdin, stdout, stderr] = self.streams.take()?;
         let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
         let mut container = self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?;
         // A writer that stays open would keep the container waiting for the end of its input.
@@ -350,7 +403,7 @@ impl ContainerBuilder {
     /// # Errors
     /// Those of [`spawn`](Self::spawn).
     pub fn status(&self) -> Result<ExitStatus> {
-        let [stdin, stdout, stderr] = self.take_streams();
+        let [stdin, stdout, stderr] = self.streams.take()?;
         let own = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Inherit);
         let mut container = self.start(stdin.unwrap_or_default(), own(stdout), own(stderr))?;
         drop(container.stdin.take());
@@ -369,7 +422,7 @@ impl ContainerBuilder {
     /// [`Invalid`](ErrorKind::Invalid) for options that cannot mean anything; [`Launch`](ErrorKind::Launch) for what the
     /// kernel refused. Nothing is left behind after any of them.
     pub fn spawn(&self) -> Result<Container> {
-        let [stdin, stdout, stderr] = self.take_streams();
+        let [stdin, stdout, stderr] = self.streams.take()?;
         self.start(stdin.unwrap_or_default(), stdout.unwrap_or_default(), stderr.unwrap_or_default())
     }
 

@@ -1,10 +1,12 @@
 //! Standard input, output and error of a container.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::thread::JoinHandle;
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::stat::{FileStat, SFlag, fstat};
+
+use super::relay::Relays;
 use crate::{Error, Result};
 
 /// Where one of the three streams goes. The default is [`Null`](Stdio::Null), as docker has it.
@@ -16,10 +18,19 @@ pub enum Stdio {
     Null,
     /// A pipe whose other end is a field of [`Container`](super::Container).
     Piped,
-    /// This program's own stream. A terminal is never handed in, since a process that has it could type into it: what
-    /// goes through is copied by a thread of this program.
+    /// This program's own stream.
+    ///
+    /// Pipes, sockets and devices such as `/dev/null` are handed in as they are. A terminal never is, since a process
+    /// that has it could type into it; nor is a regular file, a directory or a block device, since whoever has a
+    /// descriptor has the file itself, with its owner and mode: root in a container could make it set-user-ID. What
+    /// goes to and from those is copied by threads of this program through pipes, up to the container's end. Standard
+    /// output and error that are one file share one pipe, so that their order stays.
+    ///
+    /// Standard input is read by descriptor, past the buffer of `std::io::stdin`, and only while the container runs;
+    /// of a regular file, up to a pipe's size (64 KiB) more than the container has taken may have been read.
     Inherit,
-    /// This descriptor, as it is.
+    /// This descriptor, as it is. The container gets the file behind it, and may change its mode and owner where its
+    /// user may: hand in a pipe where that matters.
     Fd(OwnedFd),
 }
 
@@ -58,21 +69,6 @@ pub(super) struct Streams {
     pub(super) relays: Relays,
 }
 
-/// Threads that copy between a terminal and the container.
-#[derive(Default, Debug)]
-pub(super) struct Relays {
-    outputs: Vec<JoinHandle<()>>,
-}
-
-impl Relays {
-    /// Waits until everything that the container wrote is on the terminal.
-    pub(super) fn finish(&mut self) {
-        for thread in self.outputs.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
 fn fail(syscall: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::io("connect the container's input and output", syscall, error)
 }
@@ -82,8 +78,18 @@ fn null() -> Result<OwnedFd> {
     file.map(OwnedFd::from).map_err(|error| fail("open")(error).path("/dev/null"))
 }
 
-fn is_terminal(stream: impl AsFd) -> bool {
-    std::io::IsTerminal::is_terminal(&stream.as_fd())
+/// Is this something that a container must not have itself, see [`Stdio::Inherit`]?
+fn needs_relay(stream: BorrowedFd<'_>, status: &FileStat) -> bool {
+    match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFIFO | SFlag::S_IFSOCK => false,
+        SFlag::S_IFCHR => io::IsTerminal::is_terminal(&stream),
+        // Files without a type are the kernel's own (eventfd(2) and the like).
+        kind => !kind.is_empty(),
+    }
+}
+
+fn status_of(stream: BorrowedFd<'_>) -> Result<FileStat> {
+    fstat(stream).map_err(|errno| Error::sys("connect the container's input and output", "fstat", errno as i32))
 }
 
 /// Makes the streams. Nothing is left behind after an error.
@@ -96,18 +102,19 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
             let (reader, writer) = io::pipe().map_err(fail("pipe2"))?;
             (reader.into(), Some(writer), true)
         }
-        Stdio::Inherit if is_terminal(io::stdin()) => {
-            let (reader, writer) = io::pipe().map_err(fail("pipe2"))?;
-            // Not joined: it may sit in a read that nobody will ever answer.
-            std::thread::Builder::new()
-                .name("coracle-stdin".into())
-                .spawn(move || copy(&mut io::stdin().lock(), &mut { writer }))
-                .map_err(fail("clone"))?;
-            (reader.into(), None, true)
+        Stdio::Inherit => {
+            let own = io::stdin();
+            let status = status_of(own.as_fd())?;
+            let copy = own.as_fd().try_clone_to_owned().map_err(fail("fcntl"))?;
+            match needs_relay(own.as_fd(), &status) {
+                true => (relays.input(copy).map_err(fail("clone"))?.into(), None, true),
+                false => (copy, None, false),
+            }
         }
-        Stdio::Inherit => (io::stdin().as_fd().try_clone_to_owned().map_err(fail("fcntl"))?, None, false),
     };
-    let mut output = |stdio: Stdio, standard: Standard| -> Result<(OwnedFd, Option<PipeReader>, bool)> {
+    // What standard output is relayed to, and the pipe that leads there.
+    let mut shared: Option<(FileStat, PipeWriter)> = None;
+    let mut output = |stdio: Stdio, own: BorrowedFd<'_>| -> Result<(OwnedFd, Option<PipeReader>, bool)> {
         Ok(match stdio {
             Stdio::Null => (null()?, None, false),
             Stdio::Fd(fd) => (fd, None, false),
@@ -115,23 +122,27 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
                 let (reader, writer) = io::pipe().map_err(fail("pipe2"))?;
                 (writer.into(), Some(reader), true)
             }
-            Stdio::Inherit if standard.is_terminal() => {
-                let (mut reader, writer) = io::pipe().map_err(fail("pipe2"))?;
-                let thread = std::thread::Builder::new()
-                    .name("coracle-output".into())
-                    .spawn(move || match standard {
-                        Standard::Output => copy(&mut reader, &mut io::stdout()),
-                        Standard::Error => copy(&mut reader, &mut io::stderr()),
-                    })
-                    .map_err(fail("clone"))?;
-                relays.outputs.push(thread);
-                (writer.into(), None, true)
+            Stdio::Inherit => {
+                let status = status_of(own)?;
+                let copy = own.try_clone_to_owned().map_err(fail("fcntl"))?;
+                if !needs_relay(own, &status) {
+                    return Ok((copy, None, false));
+                }
+                let same = |other: &FileStat| (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino);
+                let writer = match shared.take() {
+                    Some((other, writer)) if same(&other) => writer,
+                    _ => relays.output(copy).map_err(fail("clone"))?,
+                };
+                let inside = writer.try_clone().map_err(fail("fcntl"))?;
+                shared = Some((status, writer));
+                (inside.into(), None, true)
             }
-            Stdio::Inherit => (standard.copy().map_err(fail("fcntl"))?, None, false),
         })
     };
-    let (out, our_out, out_made) = output(stdout, Standard::Output)?;
-    let (err, our_err, err_made) = output(stderr, Standard::Error)?;
+    let (out, our_out, out_made) = output(stdout, io::stdout().as_fd())?;
+    let (err, our_err, err_made) = output(stderr, io::stderr().as_fd())?;
+    // The container has to be the last to write.
+    drop(shared);
     Ok(Streams {
         inside: [input, out, err],
         made: [input_made, out_made, err_made],
@@ -140,45 +151,6 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
         stderr: our_err,
         relays,
     })
-}
-
-#[derive(Clone, Copy)]
-enum Standard {
-    Output,
-    Error,
-}
-
-impl Standard {
-    fn is_terminal(self) -> bool {
-        match self {
-            Standard::Output => is_terminal(io::stdout()),
-            Standard::Error => is_terminal(io::stderr()),
-        }
-    }
-
-    fn copy(self) -> io::Result<OwnedFd> {
-        match self {
-            Standard::Output => io::stdout().as_fd().try_clone_to_owned(),
-            Standard::Error => io::stderr().as_fd().try_clone_to_owned(),
-        }
-    }
-}
-
-/// Copies until one side ends; every piece is flushed, since a person may be watching.
-fn copy(from: &mut dyn Read, to: &mut dyn Write) {
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => {
-                if to.write_all(&buffer[..count]).and_then(|()| to.flush()).is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
 }
 
 /// Reads both pipes to their ends at once, so that neither fills up while the other is waited for.
@@ -221,4 +193,21 @@ pub(super) fn read_both(stdout: Option<PipeReader>, stderr: Option<PipeReader>) 
     }
     let [(_, out), (_, err)] = pipes;
     Ok((out, err))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_of_the_host_are_not_handed_in() {
+        let relayed = |stream: &dyn AsFd| needs_relay(stream.as_fd(), &fstat(stream.as_fd()).unwrap());
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(!relayed(&reader) && !relayed(&writer));
+        assert!(!relayed(&null().unwrap()));
+        assert!(!relayed(&std::os::unix::net::UnixDatagram::unbound().unwrap()));
+        assert!(relayed(&tempfile::tempfile().unwrap()));
+        assert!(relayed(&File::open("/").unwrap()));
+    }
 }

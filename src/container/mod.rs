@@ -20,6 +20,7 @@ mod io;
 mod known;
 pub(crate) mod owner;
 pub(crate) mod record;
+mod relay;
 pub(crate) mod runtime;
 mod signal;
 mod spec;
@@ -47,8 +48,8 @@ use crate::launch::Process;
 use crate::name::ContainerId;
 use crate::{Error, ErrorKind, Result};
 use draft::Made;
-use io::Relays;
 use known::Foreign;
+use relay::Relays;
 use runtime::Runtime;
 
 /// A container: one that this program started, or one that it [found](crate::Engine::find_container).

@@ -5,6 +5,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// What is read of an image's passwd and group file at most; larger ones are refused, not read in part.
 const LIMIT: u64 = 4 << 20;
+/// Supplementary groups that one user may have.
+const GROUPS: usize = 256;
 
 /// The user of a workload, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +106,14 @@ fn resolve_in(text: &str, passwd: &[u8], group: &[u8]) -> Result<User> {
                 if let (true, Some(number)) = (member, field(&fields, 2))
                     && number != gid
                     && !groups.contains(&number)
-                    && groups.len() < 256
                 {
+                    // Fewer groups than the image says would be another user.
+                    if groups.len() == GROUPS {
+                        return Err(Error::new(ErrorKind::Limit, format!("use the user {text:?}"))
+                            .path("/etc/group")
+                            .because(format!("the user is in more than {GROUPS} groups"))
+                            .remedy("name one group: user:group, which takes no others"));
+                    }
                     groups.push(number);
                 }
             }
@@ -157,6 +165,17 @@ mod tests {
         assert_eq!(of("bob:wheel").unwrap().gid, 10);
         assert_eq!(of("7:8").unwrap(), User { uid: 7, gid: 8, groups: vec![], home: "/".into() });
         assert_eq!(of("4294967294").unwrap().uid, 4294967294);
+    }
+
+    #[test]
+    fn groups_are_never_left_out() {
+        let file = |count: u32| -> String { (1..=count).map(|n| format!("g{n}:x:{}:bob\n", 2000 + n)).collect() };
+        let of = |text: &str, count| resolve_in(text, PASSWD, file(count).as_bytes());
+        assert_eq!(of("bob", 256).unwrap().groups.len(), 256);
+        let error = of("bob", 257).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        assert!(error.to_string().contains("256"), "{error}");
+        assert!(of("bob:g1", 257).unwrap().groups.is_empty());
     }
 
     #[test]

@@ -215,8 +215,9 @@ pub(crate) enum Identity {
     Host,
     /// A user namespace with the caller as 0 and a subordinate range above, written by newuidmap and newgidmap.
     Range { uid: u32, gid: u32, uids: Vec<IdRange>, gids: Vec<IdRange>, uid_tool: PathBuf, gid_tool: PathBuf },
-    /// A user namespace with one user and one group, presented as whichever ids are asked for.
-    Single { uid: u32, gid: u32 },
+    /// A user namespace with one user and one group, presented as whichever ids are asked for. `groups` are those of
+    /// the caller that stay in force beside it: setgroups(2) is denied in such a namespace.
+    Single { uid: u32, gid: u32, groups: Vec<u32> },
 }
 
 impl Identity {

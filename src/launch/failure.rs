@@ -42,9 +42,7 @@ pub(super) fn sentence(report: Report, steps: &[(Op, Subject)]) -> Error {
         Subject::Nothing | Subject::Path(_) => op.name().to_owned(),
         Subject::Text(text) => format!("{} ({text})", op.name()),
         Subject::Many(names) => {
-            let last = names.len().saturating_sub(1);
-            let name = names.get((detail as usize).min(last)).map_or("", |name| name);
-            format!("{} ({name})", op.name())
+            format!("{} ({})", op.name(), named(names, *op, sys, detail))
         }
     };
     let mut error = if errno == 0 {
@@ -55,7 +53,44 @@ pub(super) fn sentence(report: Report, steps: &[(Op, Subject)]) -> Error {
     if let Subject::Path(path) = subject {
         error = error.path(path);
     }
+    if let (Op::FsMount, Sys::Fsconfig, Subject::Many(names)) = (*op, sys, subject)
+        && let libc::EINVAL | libc::EOPNOTSUPP | libc::ERANGE = errno
+    {
+        return options_refused(error, names, detail);
+    }
     explain(error, *op, sys, errno, detail)
+}
+
+/// Which of several names the report is about; the last stands for the whole.
+fn named(names: &[String], op: Op, sys: Sys, detail: u32) -> &str {
+    let last = names.len().saturating_sub(1);
+    let index = match (op, sys) {
+        (Op::FsMount, sys) if sys != Sys::Fsconfig => last,
+        _ => (detail as usize).min(last),
+    };
+    names.get(index).map_or("", |name| name)
+}
+
+/// The kernel did not take a file system's options: one of them, or all of them together.
+fn options_refused(error: Error, names: &[String], detail: u32) -> Error {
+    let kind = names.last().map_or("", |name| name);
+    let single = (detail as usize) < names.len().saturating_sub(1);
+    match (kind, single) {
+        ("overlay", _) => error
+            .because(
+                "the kernel refused the file system's options: the writable directory is on a file system that cannot \
+                 hold it (overlay itself, NFS), or the tree below has mounts of its own",
+            )
+            .remedy("put the root on ext4, xfs, btrfs or tmpfs, or open the engine with the copy snapshotter"),
+        (_, true) => error
+            .kind_is(ErrorKind::Invalid)
+            .because(format!("{kind} has no such option on this kernel, or the option does not take that value"))
+            .remedy(match kind {
+                "tmpfs" => "see tmpfs(5) for the options and their values, e.g. size=64m, mode=1777",
+                _ => "leave the option out",
+            }),
+        (_, false) => error.because(format!("the kernel refused the options of {kind} together")),
+    }
 }
 
 fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
@@ -79,11 +114,6 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
                 .because(format!("it ended with status {detail}: the ranges of this user may have changed"))
                 .remedy("check /etc/subuid and /etc/subgid"),
         },
-        (Op::FsMount, _, libc::EINVAL | libc::EOPNOTSUPP) if sys == Sys::Fsconfig => error.because(
-            "the kernel refused the file system's options; for overlay: the writable directory is on a file system that \
-             cannot hold it (overlay itself, NFS), or the tree below has mounts of its own",
-        )
-        .remedy("put the root on ext4, xfs, btrfs or tmpfs, or open the engine with the copy snapshotter"),
         (Op::FsMount, _, libc::EPERM) => error
             .because("this user namespace may not mount that file system; /proc or /sys may be partly covered here")
             .remedy("run outside of the surrounding container, or give it an uncovered /proc (docker: --security-opt systempaths=unconfined)"),
@@ -101,9 +131,18 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::Attach, _, libc::EROFS) => error
             .because("the mount point does not exist, and the tree below it is read-only")
             .remedy("mount over something that exists"),
-        (Op::Attach, Sys::MoveMount, libc::ENOTDIR) => {
-            error.because("a directory can only be mounted over a directory, and a file over a file")
-        }
+        (Op::Attach, Sys::Openat | Sys::Openat2, libc::ENOTDIR) => error
+            .kind_is(ErrorKind::Invalid)
+            .because(
+                "a directory can only be mounted over a directory, and a file over a file; nor can a file be on the way",
+            )
+            .remedy("choose a target that is of the source's kind, or that does not exist"),
+        // EINVAL is what the kernel says of a directory over a file and of a file over a directory (move_mount(2)); in
+        // a fresh mount namespace with everything private its other reasons do not arise.
+        (Op::Attach, Sys::MoveMount, libc::ENOTDIR | libc::EINVAL) => error
+            .kind_is(ErrorKind::Invalid)
+            .because("a directory can only be mounted over a directory, and a file over a file")
+            .remedy("choose a target that is of the source's kind, or that does not exist"),
         (Op::Rlimit, _, libc::EPERM) => error
             .because("the limit lies above the hard limit of this program, and CAP_SYS_RESOURCE is missing here")
             .remedy("ask for a lower limit"),

@@ -90,3 +90,29 @@ fn the_doctor_reports_to_people_and_programs() {
     // Trying out leaves nothing behind.
     assert_eq!(root.json(&["ps", "-a"]), serde_json::json!([]));
 }
+
+#[test]
+fn files_behind_the_streams_stay_outside() {
+    use std::os::unix::fs::PermissionsExt;
+    needs_containers!();
+    let root = Root::new();
+    let path = root.file("out");
+    std::fs::write(root.file("in"), "x".repeat(200_000)).unwrap();
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
+    // Both streams are the same file, and what was written last comes last.
+    let script = "chmod 4755 /proc/self/fd/1; chmod 4755 /proc/self/fd/0; wc -c; \
+                  for i in 1 2 3; do echo out; echo err >&2; done; seq 100000";
+    let mut command = root.command(&["run", "--rm", "-i", "--rootfs", "/", "sh", "-c", script]);
+    command.stdin(std::fs::File::open(root.file("in")).unwrap());
+    command.stderr(file.try_clone().unwrap()).stdout(file);
+    assert!(command.status().unwrap().success());
+    for name in ["out", "in"] {
+        let mode = std::fs::metadata(root.file(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7000, 0, "{name}");
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let start = text.find("200000\n").unwrap();
+    let numbers: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
+    assert!(text[start..] == format!("200000\n{}{numbers}", "out\nerr\n".repeat(3)), "{}", &text[..200]);
+}

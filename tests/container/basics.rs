@@ -244,3 +244,37 @@ fn ids_of_a_range_are_there() {
     shell(&image, "mkdir -p /tmp/a/b/c; touch /tmp/a/b/c/d; chown -R 1000:1000 /tmp/a; chmod 700 /tmp/a/b");
     lab.assert_clean();
 }
+
+#[test]
+fn groups_that_stay_in_force_are_reported() {
+    let dir = super::support::scratch();
+    let engine = coracle::EngineOptions::new(dir.path().join("root")).single_id(true).open().unwrap();
+    if engine.identity() != "rootless with one id" {
+        return other_user("anybody but root");
+    }
+    let gid = nix::unistd::getegid();
+    let groups: Vec<_> = nix::unistd::getgroups().unwrap().into_iter().filter(|group| *group != gid).collect();
+    let enforcement = engine.sandbox().command(["/bin/true"]).enforcement().unwrap();
+    let reason = enforcement.reason(Aspect::Privileges);
+    assert_eq!(reason.contains("supplementary groups"), !groups.is_empty(), "{reason}");
+}
+
+#[test]
+fn clones_have_streams_of_their_own() {
+    let Some(lab) = Lab::new() else { return };
+    let (mut one, to_one) = std::io::pipe().unwrap();
+    let (mut two, to_two) = std::io::pipe().unwrap();
+    let first = lab.engine.sandbox().command(["/bin/echo", "one"]).stdout(to_one);
+    let second = first.clone().command(["/bin/echo", "two"]).stdout(to_two);
+    let third = first.clone().command(["/bin/echo", "three"]);
+    for builder in [&second, &first, &third] {
+        assert!(builder.status().unwrap().success());
+    }
+    let mut text = String::new();
+    one.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one\nthree\n");
+    text.clear();
+    two.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "two\n");
+    lab.assert_clean();
+}

@@ -69,3 +69,31 @@ fn options_that_cannot_mean_anything() {
     }
     lab.assert_clean();
 }
+
+#[test]
+fn mounts_that_do_not_fit_say_why() {
+    use coracle::container::Mount;
+    let Some(lab) = Lab::new() else { return };
+    let dir = scratch();
+    let (file, missing) = (dir.path().join("file"), dir.path().join("missing"));
+    std::fs::write(&file, "x").unwrap();
+    let image = image(&lab.engine);
+    let refused = |mount| image.container().command(["/bin/true"]).mount(mount).output().unwrap_err();
+    // Kinds that do not match, both ways.
+    for mount in [Mount::bind(dir.path(), "/etc/passwd"), Mount::bind(&file, "/etc")] {
+        let error = refused(mount);
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("a directory can only be mounted over a directory"), "{error}");
+    }
+    // The option that is to blame, and not a word of other file systems.
+    for option in ["size=many", "no-such=1"] {
+        let error = refused(Mount::tmpfs("/x").option(option));
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(text.contains(option) && text.contains("tmpfs") && !text.contains("overlay"), "{error}");
+    }
+    let error = refused(Mount::bind(&missing, "/x"));
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("mkdir"), "{error}");
+    lab.assert_clean();
+}

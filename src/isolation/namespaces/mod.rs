@@ -69,6 +69,11 @@ impl Isolation for Namespaces {
                  and discarded",
             );
         }
+        if let Identity::Single { groups, .. } = request.identity
+            && let Some(note) = kept_groups(groups)
+        {
+            enforcement.note(Aspect::Privileges, note);
+        }
         for note in &request.snapshot.notes {
             enforcement.note(Aspect::FilesystemWrite, note.clone());
         }
@@ -124,13 +129,24 @@ impl Isolation for Namespaces {
     }
 }
 
+/// What is to be known of the caller's supplementary groups where setgroups(2) is denied.
+fn kept_groups(groups: &[u32]) -> Option<String> {
+    let list: Vec<String> = groups.iter().map(u32::to_string).collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "with one user id the caller's supplementary groups stay in force and open what they open outside: {}",
+            list.join(", ")
+        )
+    })
+}
+
 /// Who the process is while it sets up: root of its user namespace, or the host's root.
 ///
 /// `shown` is what a single id is presented as.
 pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
     match identity {
         Identity::Host => {}
-        Identity::Single { uid, gid } => {
+        Identity::Single { uid, gid, .. } => {
             // The one id we have, presented as whichever id the workload is to see.
             plan.map_self(&format!("{} {uid} 1\n", shown.0), &format!("{} {gid} 1\n", shown.1), true);
         }
@@ -286,6 +302,12 @@ mod tests {
         assert_eq!(candidates(b"/bin/ls", &[]), [b"/bin/ls".to_vec()]);
         let environment = [b"PATH=/a::/b/".to_vec()];
         assert_eq!(candidates(b"ls", &environment), [b"/a/ls".to_vec(), b"./ls".to_vec(), b"/b/ls".to_vec()]);
+    }
+
+    #[test]
+    fn groups_that_stay_are_told() {
+        assert_eq!(kept_groups(&[]), None);
+        assert!(kept_groups(&[4, 27]).is_some_and(|note| note.ends_with("outside: 4, 27")));
     }
 
     #[test]

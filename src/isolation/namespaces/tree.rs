@@ -308,8 +308,16 @@ fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> R
             .path(&at)
             .because("a bind mount has no options of a file system"));
     }
-    let real = std::fs::canonicalize(source)
-        .map_err(|error| Error::io("open the mount source", "realpath", error).path(source))?;
+    let real = std::fs::canonicalize(source).map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = Error::io("open the mount source", "realpath", error).path(source);
+        match missing {
+            true => error
+                .because("there is no such file or directory on the host, and none is made for a bind mount")
+                .remedy("make it first (mkdir -p), or correct the path"),
+            false => error,
+        }
+    })?;
     let file = open_source(&real)?;
     let status = file.metadata().map_err(|error| Error::io("open the mount source", "fstat", error).path(&real))?;
     let expect = plan.send(file.into());

@@ -1,0 +1,226 @@
+//! Threads that copy between this program's own streams and a container's pipes.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{read, write};
+
+/// What is copied at once: as much as a pipe holds.
+const PIECE: usize = 64 * 1024;
+
+/// The relays of one container. Dropping them tells them that the container has ended.
+#[derive(Default, Debug)]
+pub(super) struct Relays {
+    outputs: Vec<JoinHandle<()>>,
+    /// Its writer is never written to: what readers wait for is that it is closed.
+    bell: Option<(PipeReader, PipeWriter)>,
+}
+
+impl Relays {
+    /// A pipe into which what is read from `from` goes, as long as the container runs.
+    pub(super) fn input(&mut self, from: OwnedFd) -> io::Result<PipeReader> {
+        let ended = self.ended()?;
+        let (reader, writer) = io::pipe()?;
+        // Its own end only, so that the container cannot make the thread wait by filling the pipe itself.
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // Not joined: another reader of the stream may take what poll(2) has seen, and a read then waits for more.
+        spawn("coracle-stdin", move || feed(from.as_fd(), writer.as_fd(), ended.as_fd()))?;
+        Ok(reader)
+    }
+
+    /// A pipe out of which everything goes to `to`.
+    pub(super) fn output(&mut self, to: OwnedFd) -> io::Result<PipeWriter> {
+        let ended = self.ended()?;
+        let (reader, writer) = io::pipe()?;
+        let thread = spawn("coracle-output", move || drain(reader.as_fd(), to.as_fd(), ended.as_fd()))?;
+        self.outputs.push(thread);
+        Ok(writer)
+    }
+
+    /// The container has ended: waits until everything that it wrote has arrived, and reads no more input.
+    pub(super) fn finish(&mut self) {
+        self.bell = None;
+        for thread in self.outputs.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    fn ended(&mut self) -> io::Result<PipeReader> {
+        let bell = match self.bell.take() {
+            Some(bell) => bell,
+            None => io::pipe()?,
+        };
+        let copy = bell.0.try_clone();
+        self.bell = Some(bell);
+        copy
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        // A pipe that the container closed or a file that is full must not end the host program. Both signals go to
+        // the thread that wrote, so that the mask of this thread is enough.
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGPIPE);
+        signals.add(Signal::SIGXFSZ);
+        let _ = signals.thread_block();
+        work();
+    })
+}
+
+fn wait<const N: usize>(wanted: [(BorrowedFd<'_>, PollFlags); N], limit: PollTimeout) -> Option<[PollFlags; N]> {
+    let mut fds = wanted.map(|(fd, flags)| PollFd::new(fd, flags));
+    loop {
+        match poll(&mut fds, limit) {
+            Ok(_) => return Some(fds.map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR))),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Copies input, and takes none that could not be passed on: the pipe has to have room, its reader has to be there and
+/// the container has to run.
+fn feed(from: BorrowedFd<'_>, pipe: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
+    let mut buffer = vec![0; PIECE];
+    let (mut start, mut end) = (0, 0);
+    loop {
+        let room = [(pipe, PollFlags::POLLOUT), (ended, PollFlags::POLLIN)];
+        let Some([room, over]) = wait(room, PollTimeout::NONE) else { return };
+        if !over.is_empty() || room.contains(PollFlags::POLLERR) {
+            return;
+        }
+        if start == end {
+            // No flags: of the pipe, only that it has lost its reader.
+            let more = [(from, PollFlags::POLLIN), (pipe, PollFlags::empty()), (ended, PollFlags::POLLIN)];
+            let Some([more, lost, over]) = wait(more, PollTimeout::NONE) else { return };
+            if !over.is_empty() || !lost.is_empty() {
+                return;
+            }
+            if more.is_empty() {
+                continue;
+            }
+            match read(from, &mut buffer) {
+                Ok(0) => return,
+                Ok(count) => (start, end) = (0, count),
+                Err(Errno::EINTR | Errno::EAGAIN) => continue,
+                Err(_) => return,
+            }
+        }
+        match write(pipe, &buffer[start..end]) {
+            Ok(count) => start += count,
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Copies output to the end of the pipe, or to what is in it when the container has ended: a descriptor of it that
+/// somebody outside holds keeps nobody waiting.
+fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
+    let mut buffer = vec![0; PIECE];
+    let mut last = false;
+    loop {
+        let limit = if last { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let Some([more, over]) = wait([(pipe, PollFlags::POLLIN), (ended, PollFlags::POLLIN)], limit) else { return };
+        if more.is_empty() {
+            if last {
+                return;
+            }
+            last = !over.is_empty();
+            continue;
+        }
+        match read(pipe, &mut buffer) {
+            Ok(0) => return,
+            Ok(count) if write_all(to, &buffer[..count]) => {}
+            Err(Errno::EINTR) => {}
+            _ => return,
+        }
+    }
+}
+
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match write(to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            // Somebody made the stream non-blocking.
+            Err(Errno::EAGAIN) => {
+                if wait([(to, PollFlags::POLLOUT)], PollTimeout::NONE).is_none() {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn input_goes_in_to_its_end() {
+        let (from, mut typing) = io::pipe().unwrap();
+        let mut relays = Relays::default();
+        let mut inside = relays.input(from.into()).unwrap();
+        let sent = vec![7; 300_000];
+        let copy = sent.clone();
+        let typist = std::thread::spawn(move || typing.write_all(&copy).unwrap());
+        let mut got = vec![];
+        inside.read_to_end(&mut got).unwrap();
+        typist.join().unwrap();
+        assert!(got == sent);
+    }
+
+    #[test]
+    fn input_after_the_end_is_the_hosts() {
+        for finish in [true, false] {
+            let (mut from, mut typing) = io::pipe().unwrap();
+            let mut relays = Relays::default();
+            let mut inside = relays.input(from.try_clone().unwrap().into()).unwrap();
+            typing.write_all(b"1").unwrap();
+            let mut byte = [0];
+            inside.read_exact(&mut byte).unwrap();
+            // Either is an end: the container is gone, or it has closed its input.
+            match finish {
+                true => relays.finish(),
+                false => drop(inside),
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            typing.write_all(b"2").unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            drop(typing);
+            let mut rest = String::new();
+            from.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "2");
+        }
+    }
+
+    #[test]
+    fn output_is_complete_and_waits_for_nobody_else() {
+        let (mut reader, to) = io::pipe().unwrap();
+        let mut relays = Relays::default();
+        let mut inside = relays.output(to.into()).unwrap();
+        let collector = std::thread::spawn(move || {
+            let mut got = vec![];
+            reader.read_to_end(&mut got).unwrap();
+            got.len()
+        });
+        inside.write_all(&vec![b'x'; 500_000]).unwrap();
+        // Still open here.
+        relays.finish();
+        assert_eq!(collector.join().unwrap(), 500_000);
+        drop(inside);
+    }
+}
