@@ -89,6 +89,7 @@ as() {
 
 clean_up() {
     cd /
+    [[ -n "${keep_work-}" || -z "${work-}" ]] && return
     local user
     for user in "${made_users[@]}"; do
         pkill -KILL -u "$user" || true
@@ -98,7 +99,7 @@ clean_up() {
     done
     rm -rf /tmp/coracle-ci-*
     [[ -z "${default_root:-}" ]] || rm -rf "$default_root"
-    [[ -n "${keep_work:-yes}" ]] || rm -rf "$work"
+    rm -rf "$work"
 }
 
 stage_tools() {
