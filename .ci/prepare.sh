@@ -69,8 +69,8 @@ make_user() {
         echo "$name:700000:65536" >>/etc/subgid
     fi
     # On a disk and in one place, so that what is left can be found.
-    rm -rf "$work/tmp-$name"
-    install -d -m 700 -o "$name" -g "$(id -g "$name")" "$work/tmp-$name"
+    rm -rf "/tmp/coracle-ci-tmp-$name"
+    install -d -m 700 -o "$name" -g "$(id -g "$name")" "/tmp/coracle-ci-tmp-$name"
 }
 made_users=()
 
@@ -80,7 +80,7 @@ as() {
     shift
     setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups --inh-caps=-all \
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME="$(getent passwd "$user" | cut -d: -f6)" \
-        USER="$user" LOGNAME="$user" LC_ALL=C.UTF-8 TMPDIR="$work/tmp-$user" CORACLE_NO_SKIP="${CORACLE_NO_SKIP:-}" \
+        USER="$user" LOGNAME="$user" LC_ALL=C.UTF-8 TMPDIR="/tmp/coracle-ci-tmp-$user" CORACLE_NO_SKIP="${CORACLE_NO_SKIP:-}" \
         CARGO_MANIFEST_DIR="$source_dir" "$@"
 }
 

@@ -61,7 +61,7 @@ sandbox_as() {
 stage_sandbox() {
     build_binary
     sandbox_as root
-    install -d -m 700 -o nobody "$work/tmp-nobody"
+    install -d -m 700 -o nobody "/tmp/coracle-ci-tmp-nobody"
     sandbox_as nobody
     sandbox_as "$range_user"
 

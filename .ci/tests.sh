@@ -84,7 +84,7 @@ nothing_of() {
         sleep 1
     done
     [[ -z $left ]] || fail "processes of $user are left: $left"
-    left=$(find "$work/tmp-$user" -mindepth 1 -maxdepth 1)
+    left=$(find "/tmp/coracle-ci-tmp-$user" -mindepth 1 -maxdepth 1)
     [[ -z $left ]] || fail "files of $user are left: $left"
 }
 
