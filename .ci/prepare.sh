@@ -55,6 +55,10 @@ copy_source() {
     chmod -R u+w,a+rX "$source_dir"
 }
 
+# A user's own place for temporary files. Right below /tmp, which a rootless sandbox over the host can write to; below
+# directories of owners that it has no id for, it cannot.
+tmp_of() { echo "/tmp/coracle-ci-$1"; }
+
 # make_user NAME with|without: an ordinary user, with a range of subordinate ids or without any.
 make_user() {
     local name=$1 range=$2
@@ -68,9 +72,8 @@ make_user() {
         echo "$name:700000:65536" >>/etc/subuid
         echo "$name:700000:65536" >>/etc/subgid
     fi
-    # On a disk and in one place, so that what is left can be found.
-    rm -rf "/tmp/coracle-ci-tmp-$name"
-    install -d -m 700 -o "$name" -g "$(id -g "$name")" "/tmp/coracle-ci-tmp-$name"
+    rm -rf "$(tmp_of "$name")"
+    install -d -m 700 -o "$name" -g "$(id -g "$name")" "$(tmp_of "$name")"
 }
 made_users=()
 
@@ -80,7 +83,7 @@ as() {
     shift
     setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups --inh-caps=-all \
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME="$(getent passwd "$user" | cut -d: -f6)" \
-        USER="$user" LOGNAME="$user" LC_ALL=C.UTF-8 TMPDIR="/tmp/coracle-ci-tmp-$user" CORACLE_NO_SKIP="${CORACLE_NO_SKIP:-}" \
+        USER="$user" LOGNAME="$user" LC_ALL=C.UTF-8 TMPDIR="$(tmp_of "$user")" CORACLE_NO_SKIP="${CORACLE_NO_SKIP:-}" \
         CARGO_MANIFEST_DIR="$source_dir" "$@"
 }
 
@@ -93,6 +96,7 @@ clean_up() {
         for _ in 1 2 3 4 5; do userdel --remove "$user" >/dev/null 2>&1 && break || sleep 0.5; done
         sed -i "/^$user:/d" /etc/subuid /etc/subgid
     done
+    rm -rf /tmp/coracle-ci-*
     [[ -z "${default_root:-}" ]] || rm -rf "$default_root"
     [[ -n "${keep_work:-yes}" ]] || rm -rf "$work"
 }

@@ -3,7 +3,7 @@
 # Names of everything that a write could have made, outside of what changes by itself.
 places() {
     find /etc /usr/local /opt /srv /home /var/lib/dpkg /var/spool -xdev -printf '%p %s %T@\n' 2>/dev/null | sort || true
-    find /tmp /var/tmp /dev/shm /run -xdev -maxdepth 2 -name '*coracle*' ! -path "$work*" -printf '%p\n' 2>/dev/null | sort || true
+    find /tmp /var/tmp /dev/shm /run -xdev -maxdepth 2 -name '*coracle*' ! -path "$work*" ! -path '/tmp/coracle-ci-*' -printf '%p\n' 2>/dev/null | sort || true
 }
 
 sandbox_as() {
@@ -61,7 +61,7 @@ sandbox_as() {
 stage_sandbox() {
     build_binary
     sandbox_as root
-    install -d -m 700 -o nobody "/tmp/coracle-ci-tmp-nobody"
+    install -d -m 700 -o nobody "$(tmp_of nobody)"
     sandbox_as nobody
     sandbox_as "$range_user"
 

@@ -12,7 +12,7 @@ traces() {
     ps -eo pid=,user=,stat=,comm= | awk '$3 !~ /^Z/ && $4 ~ /^coracle/ { print "process", $1, $2, $4 }'
     awk '$5 ~ /coracle/ { print "mount", $5 }' /proc/self/mountinfo
     find /sys/fs/cgroup -type d -path '*coracle*' -printf 'cgroup %p\n' 2>/dev/null || true
-    find /dev/shm /tmp /run -maxdepth 2 -name '*coracle*' ! -path '/tmp/coracle-ci*' -printf 'file %p\n' 2>/dev/null || true
+    find /dev/shm /tmp /run -maxdepth 2 -name '*coracle*' ! -path '/tmp/coracle-ci-*' -printf 'file %p\n' 2>/dev/null || true
 }
 
 # watch_traces before; ...; watch_traces after
@@ -67,7 +67,7 @@ tests_as() {
         # That one reads sources and asks cargo, which is the same for everybody.
         [[ $(basename "$executable") != architecture-* ]] || continue
         say "$(basename "$executable") as $(as "$user" id -un), ids: $(grep -c "^$user:" /etc/subuid || true) range(s)"
-        CORACLE_NO_SKIP=1 limit 900 setsid --wait bash -c "$(declare -f as); source_dir=$source_dir work=$work; as \"\$@\"" _ "$user" "$executable"
+        CORACLE_NO_SKIP=1 limit 900 setsid --wait bash -c "$(declare -f as tmp_of); source_dir=$source_dir work=$work; as \"\$@\"" _ "$user" "$executable"
         count=$((count + 1))
     done
     [[ $count -ge 2 ]] || fail "only $count test programs were built by: $command"
@@ -84,7 +84,7 @@ nothing_of() {
         sleep 1
     done
     [[ -z $left ]] || fail "processes of $user are left: $left"
-    left=$(find "/tmp/coracle-ci-tmp-$user" -mindepth 1 -maxdepth 1)
+    left=$(find "$(tmp_of "$user")" -mindepth 1 -maxdepth 1)
     [[ -z $left ]] || fail "files of $user are left: $left"
 }
 
