@@ -108,7 +108,12 @@ impl ContainerBuilder {
             owner,
             info,
             group: None,
-            snapshot: Snapshot { root: crate::snapshot::Mount::Tmpfs { mode: 0o755 }, inner: vec![], notes: vec![] },
+            snapshot: Snapshot {
+                root: crate::snapshot::Mount::Tmpfs { mode: 0o755 },
+                inner: vec![],
+                masked: vec![],
+                notes: vec![],
+            },
             spec: decided.spec,
             seccomp: decided.seccomp,
             files: decided.files,

@@ -37,7 +37,7 @@ impl Snapshotter for Copy {
                 .map_err(|error| crate::Error::io("prepare the snapshot", "write", error).path(&complete))?;
         }
         let root = Mount::Bind { source: rootfs, read_only: false, recursive: false };
-        Ok(Snapshot { root, inner: vec![], notes: vec![] })
+        Ok(Snapshot { root, inner: vec![], masked: vec![], notes: vec![] })
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {

@@ -4,16 +4,23 @@
 //! overlay (or a read-only bind) of its own. In a user namespace the kernel also refuses an overlay over a tree that
 //! *has* mounts inside; there the root is a recursive read-only bind, and the directories without mounts inside get the
 //! overlays.
+//!
+//! A socket below an overlay is dead, but one below a bind is not: being read-only keeps nobody from connecting. Sockets
+//! that lie in the directories on the way down are covered; where nothing looks for them, a note says so.
 
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::overlay::mode_of;
+use super::overlay::{directory_like, mode_of};
 use super::{Mount, Snapshot, directory_at};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, sys};
 
 /// Directories that a container has of its own: what the host mounts there is not carried over.
 const OWN: [&str; 4] = ["proc", "sys", "dev", "run"];
+
+/// Directories that everybody may write to: where they cannot be overlaid, they are empty ones in memory.
+const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
 
 /// File systems that work as an overlay's lower layer. Others are shown read-only.
 const LOWER: [&str; 14] = [
@@ -27,18 +34,31 @@ struct Mounted {
     at: PathBuf,
     kind: String,
     directory: bool,
+    socket: bool,
+}
+
+impl Mounted {
+    fn is_lower(&self) -> bool {
+        self.directory && LOWER.contains(&self.kind.as_str())
+    }
 }
 
 pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapshot> {
     let base = canonical(base)?;
-    let below = mounts_below(&base)?;
-    let mut maker = Maker { dir, base: &base, count: 0, inner: vec![], notes: vec![] };
-    let root = if rootless {
-        maker.descend(&base, &below)?;
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Error::io("list the mounts of the host", "read", error).path("/proc/self/mountinfo"))?;
+    let mounts = parse(&table);
+    // Also those that a container does not see: the kernel counts them.
+    let whole = !mounts.iter().any(|mount| mount.at.starts_with(&base) && mount.at != base);
+    let below = visible(mounts, &base);
+    let mut maker = Maker { dir, base: &base, rootless, count: 0, inner: vec![], masked: vec![], notes: vec![] };
+    let root = if rootless && !whole {
+        require_mount_points(&base)?;
+        maker.descend(&base, &below, false)?;
         Mount::Bind { source: base.clone(), read_only: true, recursive: true }
     } else {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
-        directory_at(&upper, mode_of(&base)?)?;
+        directory_like(&upper, &base, mode_of(&base)?, !rootless)?;
         directory_at(&work, 0o700)?;
         for mount in &below {
             maker.cover(mount)?;
@@ -49,15 +69,36 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
         // Sockets of the host's services live there.
         maker.inner.push(("run".into(), Mount::Tmpfs { mode: 0o755 }));
     }
-    Ok(Snapshot { root, inner: maker.inner, notes: maker.notes })
+    Ok(Snapshot { root, inner: maker.inner, masked: maker.masked, notes: maker.notes })
 }
 
 /// The tree with nothing writable, for hosts without overlay.
 pub(super) fn read_only(base: &Path) -> Result<Snapshot> {
     let base = canonical(base)?;
+    require_mount_points(&base)?;
     let inner = if base.join("run").is_dir() { vec![("run".into(), Mount::Tmpfs { mode: 0o755 })] } else { vec![] };
-    let notes = vec![format!("overlay cannot be used here, so nothing below {} can be written", base.display())];
-    Ok(Snapshot { root: Mount::Bind { source: base, read_only: true, recursive: true }, inner, notes })
+    let notes = vec![format!(
+        "overlay cannot be used here, so nothing below {} can be written, and the host's sockets there can be connected to",
+        base.display()
+    )];
+    let root = Mount::Bind { source: base, read_only: true, recursive: true };
+    Ok(Snapshot { root, inner, masked: vec![], notes })
+}
+
+/// In a tree that is bound read-only, the directories that every container mounts on have to be there.
+fn require_mount_points(base: &Path) -> Result<()> {
+    let missing: Vec<&str> = ["dev", "proc", "sys"].into_iter().filter(|name| !base.join(name).is_dir()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, "use the directory as a root")
+        .path(base)
+        .because(format!(
+            "it has no directory {}, and none can be made: without an overlay over the whole of it (which a user \
+             namespace has only where nothing is mounted inside) it is read-only",
+            missing.join(", ")
+        ))
+        .remedy("make the missing directories, or unmount what is mounted inside"))
 }
 
 fn canonical(base: &Path) -> Result<PathBuf> {
@@ -74,8 +115,10 @@ fn canonical(base: &Path) -> Result<PathBuf> {
 struct Maker<'a> {
     dir: &'a Path,
     base: &'a Path,
+    rootless: bool,
     count: usize,
     inner: Vec<(PathBuf, Mount)>,
+    masked: Vec<PathBuf>,
     notes: Vec<String>,
 }
 
@@ -86,8 +129,9 @@ impl Maker<'_> {
 
     /// An overlay over one directory that has no mounts inside.
     fn overlay(&mut self, path: &Path) -> Result<()> {
-        // Without the right to enter, there is nothing to overlay and nothing to hide.
-        if std::fs::read_dir(path).is_err() {
+        // Without the right to list or to enter, there is nothing to overlay and nothing to hide.
+        let may_enter = || nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok();
+        if std::fs::read_dir(path).is_err() && !may_enter() {
             return Ok(());
         }
         let home = self.dir.join("inner");
@@ -96,77 +140,119 @@ impl Maker<'_> {
         self.count += 1;
         let (upper, work) = (place.join("upper"), place.join("work"));
         directory_at(&place, 0o700)?;
-        directory_at(&upper, mode_of(path)?)?;
+        directory_like(&upper, path, mode_of(path)?, !self.rootless)?;
         directory_at(&work, 0o700)?;
         let mount = Mount::Overlay { lower: vec![path.to_owned()], upper, work };
         self.inner.push((self.relative(path), mount));
         Ok(())
     }
 
-    /// A mount of the host inside the base, rootful.
+    /// A mount of the host inside the base, where the base itself is an overlay.
     fn cover(&mut self, mount: &Mounted) -> Result<()> {
-        if self.is_own(&mount.at) {
-            return Ok(());
-        }
-        if mount.directory && LOWER.contains(&mount.kind.as_str()) {
+        if mount.is_lower() {
             return self.overlay(&mount.at);
         }
-        self.notes.push(format!("{} ({}) cannot be overlaid and is read-only", mount.at.display(), mount.kind));
+        if self.temporary(&mount.at, mount.directory) {
+            return Ok(());
+        }
+        // Not carried over: what lies below it is part of the overlay, where a socket is dead.
+        if mount.socket {
+            return Ok(());
+        }
+        self.foreign(mount);
         let bind = Mount::Bind { source: mount.at.clone(), read_only: true, recursive: false };
         self.inner.push((self.relative(&mount.at), bind));
         Ok(())
     }
 
-    fn is_own(&self, path: &Path) -> bool {
-        OWN.iter().any(|own| self.relative(path).starts_with(own))
+    /// Says that a mount is bound as it is.
+    fn foreign(&mut self, mount: &Mounted) {
+        let sockets = if mount.directory { ", and its sockets can be connected to" } else { "" };
+        let (at, kind) = (mount.at.display(), &mount.kind);
+        self.notes.push(format!("{at} ({kind}) cannot be overlaid and is read-only{sockets}"));
+    }
+
+    /// A directory for temporary files that cannot be overlaid: an empty one, thrown away as the rest is.
+    fn temporary(&mut self, path: &Path, directory: bool) -> bool {
+        let relative = self.relative(path);
+        let is = directory && TEMPORARY.iter().any(|name| relative == Path::new(name));
+        if is {
+            self.notes.push(format!("{} has mounts that cannot be overlaid and is shown empty", path.display()));
+            self.inner.push((relative, Mount::Tmpfs { mode: 0o1777 }));
+        }
+        is
     }
 
     /// Overlays over the directories below `at` that have no mounts inside; into the others it goes down.
-    fn descend(&mut self, at: &Path, mounts: &[Mounted]) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(at) else { return Ok(()) };
-        let mut names: Vec<PathBuf> = entries
+    ///
+    /// `foreign`: `at` lies on a file system that is no lower layer.
+    fn descend(&mut self, at: &Path, mounts: &[Mounted], foreign: bool) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(at) else {
+            self.notes.push(format!("{} cannot be listed, and its sockets can be connected to", at.display()));
+            return Ok(());
+        };
+        let mut names: Vec<(PathBuf, std::fs::FileType)> = entries
             .filter_map(|entry| entry.ok())
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path())
+            .filter_map(|entry| Some((entry.path(), entry.file_type().ok()?)))
             .collect();
-        names.sort();
-        for path in names {
-            if self.is_own(&path) {
+        names.sort_by(|a, b| a.0.cmp(&b.0));
+        for (path, kind) in names {
+            if is_own(self.base, &path) {
+                continue;
+            }
+            let itself = mounts.iter().find(|mount| mount.at == path);
+            // The directory's entry tells of what the mount lies on.
+            if itself.map_or(kind.is_socket(), |mount| mount.socket) {
+                self.masked.push(self.relative(&path));
+            }
+            if !kind.is_dir() {
                 continue;
             }
             let inside = mounts.iter().any(|mount| mount.at.starts_with(&path) && mount.at != path);
-            let itself = mounts.iter().find(|mount| mount.at == path);
-            match (inside, itself) {
-                (true, _) => self.descend(&path, mounts)?,
-                (false, Some(mount)) if !LOWER.contains(&mount.kind.as_str()) => {}
-                (false, _) => self.overlay(&path)?,
+            let foreign = itself.map_or(foreign, |mount| !mount.is_lower());
+            if (inside || foreign) && self.temporary(&path, true) {
+                continue;
+            }
+            match (inside, foreign, itself) {
+                (true, ..) => {
+                    self.notes.push(format!("{} has mounts inside and is itself read-only", path.display()));
+                    self.descend(&path, mounts, foreign)?;
+                }
+                (false, true, Some(mount)) => self.foreign(mount),
+                (false, true, None) => self.notes.push(format!(
+                    "{} cannot be overlaid and is read-only, and its sockets can be connected to",
+                    path.display()
+                )),
+                (false, false, _) => self.overlay(&path)?,
             }
         }
         Ok(())
     }
 }
 
-/// The mounts below `base` (not `base` itself) that are visible, parents first.
-fn mounts_below(base: &Path) -> Result<Vec<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| Error::io("list the mounts of the host", "read", error).path("/proc/self/mountinfo"))?;
-    let mut mounts = parse(&table);
-    mounts.retain(|mount| mount.at.starts_with(base) && mount.at != base);
+fn is_own(base: &Path, path: &Path) -> bool {
+    let relative = path.strip_prefix(base).unwrap_or(path);
+    OWN.iter().any(|own| relative.starts_with(own))
+}
+
+/// Those of `mounts` below `base` (not `base` itself) that are visible and that a container sees, parents first.
+fn visible(mut mounts: Vec<Mounted>, base: &Path) -> Vec<Mounted> {
+    // Before any of them is asked: one whose server is gone does not answer.
+    mounts.retain(|mount| mount.at.starts_with(base) && mount.at != base && !is_own(base, &mount.at));
     // A later mount at the same place covers the earlier one; the sort keeps their order.
     mounts.sort_by(|a, b| a.at.cmp(&b.at));
     let mut visible: Vec<Mounted> = vec![];
     for mut mount in mounts {
-        match std::fs::symlink_metadata(&mount.at) {
-            Ok(status) => mount.directory = status.is_dir(),
-            // Out of this user's reach, or below something that covers it.
-            Err(_) => continue,
-        }
+        let kind = sys::fs::c_string(mount.at.as_os_str().as_bytes()).and_then(|path| sys::fs::type_unasked(&path));
+        // Out of this user's reach, or below something that covers it.
+        let Ok(kind) = kind else { continue };
+        (mount.directory, mount.socket) = (kind == libc::S_IFDIR, kind == libc::S_IFSOCK);
         match visible.last_mut() {
             Some(last) if last.at == mount.at => *last = mount,
             _ => visible.push(mount),
         }
     }
-    Ok(visible)
+    visible
 }
 
 /// Mount points and types of a mountinfo table, see proc_pid_mountinfo(5).
@@ -180,6 +266,7 @@ fn parse(table: &[u8]) -> Vec<Mounted> {
             at: PathBuf::from(std::ffi::OsString::from_vec(unescape(at))),
             kind: String::from_utf8_lossy(kind).into_owned(),
             directory: true,
+            socket: false,
         });
     }
     mounts
@@ -205,13 +292,71 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn mounted(at: &Path, kind: &str) -> Mounted {
+        Mounted { at: at.to_owned(), kind: kind.into(), directory: true, socket: false }
+    }
 
     #[test]
     fn mountinfo_is_read_as_the_manual_says() {
         let table = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n\n1 2 3 4";
-        let expected = Mounted { at: "/mnt 2".into(), kind: "ext3".into(), directory: true };
-        assert_eq!(parse(table), [expected]);
+        assert_eq!(parse(table), [mounted(Path::new("/mnt 2"), "ext3")]);
+    }
+
+    #[test]
+    fn what_a_container_has_of_its_own_is_not_even_asked_for() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        std::fs::create_dir_all(at("sys/fs")).unwrap();
+        std::fs::create_dir_all(at("srv/gone")).unwrap();
+        let all = [at("sys/fs"), at("srv/gone"), at("srv"), at("srv/absent"), base.path().into()];
+        let seen = visible(all.iter().map(|path| mounted(path, "ext4")).collect(), base.path());
+        assert_eq!(seen, [mounted(&at("srv"), "ext4"), mounted(&at("srv/gone"), "ext4")]);
+    }
+
+    #[test]
+    fn on_the_way_down_sockets_are_covered_and_the_rest_is_told() {
+        let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |name: &str| base.path().join(name);
+        for name in ["etc", "srv/data", "srv/disk", "srv/fuse", "tmp/disk", "var/tmp", "dev"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        let listen = |name: &str| std::os::unix::net::UnixListener::bind(at(name)).unwrap();
+        let _sockets = ["top.sock", "srv/in.sock", "etc/below.sock", "tmp/x.sock", "dev/x"].map(listen);
+        std::fs::write(at("srv/file"), b"").unwrap();
+        let mounts = [
+            mounted(&at("srv/disk"), "ext4"),
+            Mounted { socket: true, directory: false, ..mounted(&at("srv/file"), "ext4") },
+            mounted(&at("srv/fuse"), "fuse"),
+            mounted(&at("tmp/disk"), "ext4"),
+        ];
+        let mut maker = Maker {
+            dir: home.path(),
+            base: base.path(),
+            rootless: true,
+            count: 0,
+            inner: vec![],
+            masked: vec![],
+            notes: vec![],
+        };
+        maker.descend(base.path(), &mounts, false).unwrap();
+        assert_eq!(maker.masked, ["srv/file", "srv/in.sock", "top.sock"].map(PathBuf::from));
+        let overlays: Vec<_> =
+            maker.inner.iter().filter(|(_, mount)| matches!(mount, Mount::Overlay { .. })).map(|(at, _)| at).collect();
+        assert_eq!(overlays, ["etc", "srv/data", "srv/disk", "var"].map(Path::new).iter().collect::<Vec<_>>());
+        assert!(maker.inner.contains(&("tmp".into(), Mount::Tmpfs { mode: 0o1777 })));
+        let told = |name: &str| maker.notes.iter().any(|note| note.starts_with(&format!("{} ", at(name).display())));
+        assert_eq!(["srv", "srv/fuse", "tmp", "var"].map(told), [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_bound_tree_without_mount_points_is_refused_by_their_names() {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir(base.path().join("proc")).unwrap();
+        let error = read_only(base.path()).unwrap_err().to_string();
+        assert!(error.contains("dev, sys"), "{error}");
     }
 }

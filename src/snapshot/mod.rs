@@ -77,6 +77,9 @@ pub struct Snapshot {
     pub root: Mount,
     /// `(path inside the root, mount)`.
     pub inner: Vec<(PathBuf, Mount)>,
+    /// Paths inside the root, relative to it, that the host's null device covers where they exist: sockets, which a
+    /// read-only mount does not keep anybody from connecting to.
+    pub masked: Vec<PathBuf>,
     /// What could not be given fully, in words; empty where nothing was lost.
     pub notes: Vec<String>,
 }

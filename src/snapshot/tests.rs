@@ -3,17 +3,36 @@
 use super::*;
 
 #[test]
-fn a_host_tree_rootless_is_a_read_only_bind_with_overlays() {
-    let base = tempfile::tempdir().unwrap();
+fn the_host_rootless_is_a_read_only_bind_with_overlays() {
     let home = tempfile::tempdir().unwrap();
-    std::fs::create_dir(base.path().join("etc")).unwrap();
-    std::fs::create_dir(base.path().join("proc")).unwrap();
-    let snapshot = Overlay { rootless: true }.prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    let snapshot = Overlay { rootless: true }.prepare(home.path(), &Base::Directory("/".into())).unwrap();
     assert!(matches!(snapshot.root, Mount::Bind { read_only: true, recursive: true, .. }));
     let paths: Vec<_> = snapshot.inner.iter().map(|(path, _)| path.to_str().unwrap().to_owned()).collect();
-    assert_eq!(paths, ["etc"]);
+    assert!(paths.contains(&"etc".to_owned()) && !paths.contains(&"proc".to_owned()), "{paths:?}");
     Overlay { rootless: true }.remove(home.path()).unwrap();
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_tree_without_mounts_is_one_overlay_rootless_too() {
+    let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let snapshot = Overlay { rootless: true }.prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    assert!(matches!(&snapshot.root, Mount::Overlay { lower, .. } if lower.len() == 1));
+    assert!(snapshot.inner.is_empty() && snapshot.masked.is_empty() && snapshot.notes.is_empty());
+}
+
+#[test]
+fn the_upper_directory_has_the_owner_and_mode_of_what_it_stands_for() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = nix::unistd::geteuid().is_root();
+    if root {
+        chown(base.path(), Some(1234), Some(1235)).unwrap();
+    }
+    std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o2751)).unwrap();
+    Overlay { rootless: !root }.prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    let (is, should) = (home.path().join("upper").metadata().unwrap(), base.path().metadata().unwrap());
+    assert_eq!((is.mode(), is.uid(), is.gid()), (should.mode(), should.uid(), should.gid()));
 }
 
 #[test]

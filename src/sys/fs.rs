@@ -130,6 +130,18 @@ pub(crate) fn lstatat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// The type bits (`S_IFMT`) of what is at `path`, by statx(2): a link is not followed, nothing is mounted on demand, and
+/// what the kernel knows already is enough. A file system whose server is gone is not asked where that can be avoided.
+pub(crate) fn type_unasked(path: &CStr) -> io::Result<libc::mode_t> {
+    let mut status = MaybeUninit::<libc::statx>::uninit();
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: `path` is NUL-terminated and outlives the call; the buffer is one whole statx.
+    check(unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, status.as_mut_ptr()) })?;
+    // SAFETY: statx succeeded, so every field is written.
+    let status = unsafe { status.assume_init() };
+    Ok(libc::mode_t::from(status.stx_mode) & libc::S_IFMT)
+}
+
 /// fchown(2).
 pub(crate) fn fchown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: takes no pointer; the descriptor is open for as long as it is borrowed.

@@ -1,6 +1,6 @@
 //! What a container finds in its tree.
 
-use super::support::{Lab, image, shell};
+use super::support::{Lab, image, run, scratch, shell, tree, with_programs};
 
 #[test]
 fn dev_is_complete_and_nothing_more() {
@@ -48,4 +48,45 @@ fn limits_are_those_of_the_host_program() {
     let Some(lab) = Lab::new() else { return };
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     assert_eq!(shell(&image(&lab.engine), "ulimit -n").trim(), soft.to_string());
+}
+
+#[test]
+fn a_directory_needs_no_mount_points_of_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    let base = tree();
+    let sandbox = with_programs(lab.engine.sandbox_over(base.path()));
+    assert_eq!(
+        run(&sandbox, "echo x > /new; cat /new; test -c /dev/null; test -d /proc/self; ls -d /sys"),
+        "x\n/sys\n"
+    );
+    assert!(!base.path().join("new").exists() && !base.path().join("dev").exists());
+}
+
+#[test]
+fn paths_of_any_length_and_with_separators_are_roots() {
+    let Some(lab) = Lab::new() else { return };
+    let place = scratch();
+    let long = "l".repeat(200);
+    for name in ["a:b,c\\d".to_owned(), format!("{long}/{long}"), format!("x:y,{long}/z\\:{long}")] {
+        let base = place.path().join(name);
+        std::fs::create_dir_all(&base).unwrap();
+        std::fs::write(base.join("here"), "here\n").unwrap();
+        for name in ["usr", "bin", "sbin", "lib", "lib64"] {
+            match std::fs::read_link(tree().path().join(name)) {
+                Ok(link) => std::os::unix::fs::symlink(link, base.join(name)).unwrap(),
+                Err(_) => std::fs::create_dir(base.join(name)).unwrap(),
+            }
+        }
+        let sandbox = with_programs(lab.engine.sandbox_over(&base));
+        assert_eq!(run(&sandbox, "cat /here; echo x > /here"), "here\n");
+        assert_eq!(std::fs::read_to_string(base.join("here")).unwrap(), "here\n");
+    }
+}
+
+#[test]
+fn temporary_files_are_written_and_thrown_away() {
+    let Some(lab) = Lab::new() else { return };
+    let sandbox = lab.engine.sandbox();
+    assert_eq!(run(&sandbox, "echo x > /tmp/coracle-test-new; cat /tmp/coracle-test-new"), "x\n");
+    assert!(!std::path::Path::new("/tmp/coracle-test-new").exists());
 }

@@ -60,13 +60,11 @@ impl Isolation for Namespaces {
             }
         }
         // Not less isolation, but something a caller has to know: part of the tree will refuse writes.
-        if let (Mount::Bind { read_only: true, .. }, Identity::Single { .. }) =
-            (&request.snapshot.root, request.identity)
-        {
+        if let (Mount::Bind { read_only: true, .. }, true) = (&request.snapshot.root, request.identity.is_rootless()) {
             enforcement.note(
                 Aspect::FilesystemWrite,
-                "with one user id, writes to files of other owners fail; the caller's own files and /tmp are writable \
-                 and discarded",
+                "in a user namespace, writes to files of other owners fail, and so does creating in their directories; \
+                 the caller's own files and /tmp are writable and discarded",
             );
         }
         if let Identity::Single { groups, .. } = request.identity

@@ -118,6 +118,9 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
             plan.path(Op::ReadOnly, Path::new(path));
         }
     }
+    for path in &request.snapshot.masked {
+        plan.cover(parts, &Path::new("/").join(path));
+    }
     for path in &request.hidden {
         plan.cover(parts, path);
     }
@@ -140,9 +143,14 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             };
             let lower: Vec<Vec<u8>> = lower.iter().map(|path| bytes(path)).collect();
             let (upper, work) = (bytes(upper), bytes(work));
-            let joined = lower.join(&b':');
+            let joined = lower.iter().map(|path| escaped(path)).collect::<Vec<_>>().join(&b':');
             let mut options: Vec<(&str, Option<&[u8]>)> = vec![];
-            if !request.overlay_append && joined.len() >= FSCONFIG_LIMIT {
+            let by_string = match request.overlay_append {
+                true => lower.iter().all(|path| path.len() < FSCONFIG_LIMIT),
+                // Kernels that old refuse a comma there, escaped or not.
+                false => joined.len() < FSCONFIG_LIMIT && !joined.contains(&b','),
+            };
+            if !by_string {
                 return legacy_overlay(plan, request, &joined, &upper, &work);
             }
             if request.overlay_append {
@@ -181,8 +189,14 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
     })
 }
 
-/// An overlay of more layers than one string of fsconfig(2) can name, on a kernel that does not take them one by one:
-/// mounted by mount(2) over its own upper directory, which only this mount namespace sees, and picked up from there.
+/// A lower directory as the joined form of the option takes it, where `:` and `,` separate.
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let special = |byte: &u8| matches!(byte, b':' | b',' | b'\\');
+    path.iter().flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte])).collect()
+}
+
+/// An overlay whose lower directories are longer than one string of fsconfig(2) can be: one path that is, or many layers
+/// on a kernel that does not take them one by one. `lower` is escaped and joined. Mounted by mount(2) over its own upper directory, which only this mount namespace sees, and picked up from there.
 fn legacy_overlay(plan: &mut Plan, request: &Request<'_>, lower: &[u8], upper: &[u8], work: &[u8]) -> Result<Reg> {
     const MS_NODEV: u64 = 4;
     let mut data = [b"lowerdir=", lower, b",upperdir=", upper, b",workdir=", work].concat();
@@ -194,6 +208,14 @@ fn legacy_overlay(plan: &mut Plan, request: &Request<'_>, lower: &[u8], upper: &
         data.extend_from_slice(b",volatile");
     }
     if data.len() >= PAGE {
+        if let Mount::Overlay { lower, .. } = &request.snapshot.root
+            && let [base] = lower.as_slice()
+        {
+            return Err(Error::new(ErrorKind::Limit, "overlay the directory")
+                .path(base)
+                .because("its path, or that of a mount inside it, is longer than the options of a mount may be")
+                .remedy("use a directory with a shorter path"));
+        }
         return Err(Error::new(ErrorKind::Unsupported, "mount the image's layers")
             .because("this kernel names all layers of an overlay in one page, and these are too many")
             .remedy("use Linux 6.5 or later, or open the engine with the copy snapshotter"));
