@@ -10,11 +10,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::testing::{Archive, Block};
+use crate::layer::testing::{Archive, Block, Scratch};
 use crate::layer::{Owner, Reown};
 
 struct Fixture {
-    _place: tempfile::TempDir,
+    _place: Scratch,
     content: content::Store,
     layers: LayerStore,
 }
@@ -29,7 +29,7 @@ fn options() -> LayerOptions {
 }
 
 fn fixture_with(options: LayerOptions) -> Fixture {
-    let place = tempfile::tempdir().unwrap();
+    let place = Scratch::new();
     let content = content::Store::open_with(&place.path().join("root"), Durability::Relaxed).unwrap();
     let layers = LayerStore::open(&content, options).unwrap();
     Fixture { _place: place, content, layers }

@@ -1,6 +1,9 @@
 //! Archives made byte by byte, also such as no tool would write.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 /// A header block with a correct checksum; the fields can be bent before.
 #[derive(Clone)]
 pub(crate) struct Block(pub(crate) [u8; 512]);
@@ -60,6 +63,34 @@ impl Block {
         let sum: u32 = self.0.iter().map(|byte| u32::from(*byte)).sum();
         self.put(148, format!("{sum:06o}\0 ").as_bytes());
         self.0
+    }
+}
+
+/// A directory that goes at the end of the test, whatever modes its directories have been given: without root,
+/// nothing can be removed from a read-only one.
+pub(crate) struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fn open_up(directory: &Path) {
+            let _ = std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    open_up(&entry.path());
+                }
+            }
+        }
+        open_up(self.path());
     }
 }
 

@@ -27,6 +27,18 @@ pub fn scratch() -> tempfile::TempDir {
         .unwrap()
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // With a range of ids, files belong to ids that only the engine itself can remove.
+        for info in self.engine.containers().unwrap_or_default() {
+            let _ = self.engine.find_container(&info.id.to_string()).map(|container| container.remove());
+        }
+        for listed in self.engine.list_images().unwrap_or_default() {
+            let _ = self.engine.remove_image(&listed.image.id().to_string(), true);
+        }
+    }
+}
+
 impl Lab {
     /// `None`, after a loud word, where this host cannot run containers at all.
     pub fn new() -> Option<Lab> {

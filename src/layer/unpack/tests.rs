@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::*;
 use crate::layer::Limits;
-use crate::layer::testing::{Archive, Block, snapshot};
+use crate::layer::testing::{Archive, Block, Scratch, snapshot};
 
 /// The layers below, given.
 struct Given(Option<View>);
@@ -45,8 +45,8 @@ fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path
 }
 
 /// A place with an empty `tree`, and something outside that must not change.
-fn place() -> tempfile::TempDir {
-    let place = tempfile::tempdir().unwrap();
+fn place() -> Scratch {
+    let place = Scratch::new();
     fs::create_dir(place.path().join("tree")).unwrap();
     fs::set_permissions(place.path().join("tree"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(place.path().join("outside")).unwrap();
@@ -146,7 +146,7 @@ fn set_xattr(path: &Path, name: &str, value: &[u8]) {
 
 #[test]
 fn a_tree_survives_the_way_through_gnu_tar() {
-    let source = tempfile::tempdir().unwrap();
+    let source = Scratch::new();
     rich_tree(source.path());
     let expected = snapshot(source.path());
     for extra in [&["--sparse"][..], &[], &["--sparse", "--sparse-version=0.0"], &["--sparse", "--sparse-version=0.1"]]
