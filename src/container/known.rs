@@ -38,7 +38,7 @@ impl Foreign {
         let Some(pid) = info.pid.filter(|_| info.state == State::Running) else { return };
         let Ok(fd) = pidfd::open(pid) else { return };
         // Opened first and compared then: after this the pid cannot be another process any more.
-        if start_time(pid) == info.start_time {
+        if is_it(pid, info) {
             // Whoever was faster took the same one.
             let _ = self.process.set(fd);
         }
@@ -152,11 +152,16 @@ pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
             info.state = State::Dead;
             info.pid = None;
         }
-    } else if info.state == State::Running && info.pid.is_some_and(|pid| start_time(pid) != info.start_time) {
+    } else if info.state == State::Running && info.pid.is_some_and(|pid| !is_it(pid, &info)) {
         info.state = State::Exited;
         info.pid = None;
     }
     info
+}
+
+/// Whether the process that has this pid now is the container's. One that ended before its start was read is none.
+fn is_it(pid: u32, info: &Info) -> bool {
+    start_time(pid).is_some_and(|start| Some(start) == info.start_time)
 }
 
 fn lost(why: &'static str) -> Error {
