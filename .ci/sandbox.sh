@@ -50,8 +50,10 @@ sandbox_as() {
     [[ -n $(coracle ps -q) ]] || fail "it does not run"
     kill -KILL "$(cat "$root/pid")"
     { wait "$shell" || true; } 2>/dev/null
-    watch_traces after
+    # The guardian ends processes; control groups and files go with the next open.
+    sleep 1
     [[ -z $(coracle ps -q -a) ]] || fail "the container is listed still"
+    watch_traces after
     output=$(find "$root/store/containers" "$root/store/tmp" "$root/store/names" -mindepth 1 2>/dev/null || true)
     [[ -z $output ]] || fail "in the store is left: $output"
     run rm -rf "$root/store"
