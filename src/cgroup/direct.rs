@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
@@ -19,6 +19,9 @@ use super::limits::{Controllers, Limit, Unenforced, Version, Why};
 use super::{Devices, Driver, Request, check_name};
 use crate::sys::trial;
 use crate::{Error, Result};
+
+/// How often a parent directory is made anew that others remove as its last users.
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// The name of the group that all of ours are in.
 const DIRECTORY: &str = "coracle";
@@ -53,7 +56,21 @@ pub struct Direct {
 pub(crate) struct Member {
     hierarchy: Hierarchy,
     parent: Parent,
-    opened: OnceLock<Result<Opened, Why>>,
+    /// Opened at the first use, and again when another program has removed it as its last user.
+    opened: Mutex<Option<Result<Arc<Opened>, Why>>>,
+}
+
+/// The last user of a parent directory takes it along. It goes only when nothing is in it, and who makes a group at
+/// that moment makes the parent anew.
+impl Drop for Member {
+    fn drop(&mut self) {
+        if matches!(self.parent, Parent::At(_)) {
+            return;
+        }
+        if let Some(Ok(opened)) = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            let _ = std::fs::remove_dir(&opened.path);
+        }
+    }
 }
 
 /// A parent directory that can take groups.
@@ -70,14 +87,13 @@ pub(crate) struct Opened {
 impl Direct {
     /// A driver for these hierarchies; nothing is opened or created before the first use.
     pub fn new(hierarchies: Hierarchies, parent: Parent) -> Direct {
-        let member = |hierarchy| Arc::new(Member { hierarchy, parent: parent.clone(), opened: OnceLock::new() });
+        let member = |hierarchy| Arc::new(Member { hierarchy, parent: parent.clone(), opened: Mutex::default() });
         Direct { members: hierarchies.all.into_iter().map(member).collect() }
     }
 
     /// The version 2 hierarchy, when groups can be made in it.
-    fn v2(&self) -> Option<(&Arc<Member>, &Opened)> {
-        let member = self.members.iter().find(|member| member.hierarchy.version == Version::V2)?;
-        Some((member, member.opened().as_ref().ok()?))
+    fn v2(&self) -> Option<Place> {
+        place(self.members.iter().find(|member| member.hierarchy.version == Version::V2)?)
     }
 
     /// Version 1 hierarchies that have one of these controllers.
@@ -90,7 +106,7 @@ impl Direct {
 
     /// The places in which a group for these controllers lives. Version 2 is always one of them: there a group can be
     /// killed at once, and it is cheaper than the version 1 freezer that stands in for it.
-    fn places(&self, mut needed: Controllers) -> Vec<(&Arc<Member>, &Opened)> {
+    fn places(&self, mut needed: Controllers) -> Vec<Place> {
         let v2 = self.v2();
         if v2.is_none() {
             needed = needed.union(Controllers::FREEZER);
@@ -98,9 +114,8 @@ impl Direct {
                 needed = needed.union(Controllers::CPUACCT);
             }
         }
-        let covered = v2.map_or(Controllers::NONE, |(_, opened)| opened.controllers);
-        let v1 = self.v1(needed.without(covered)).filter_map(|member| Some((member, member.opened().as_ref().ok()?)));
-        v2.into_iter().chain(v1).collect()
+        let covered = v2.as_ref().map_or(Controllers::NONE, |place| place.controllers);
+        v2.into_iter().chain(self.v1(needed.without(covered)).filter_map(place)).collect()
     }
 
     /// Why a limit cannot be enforced here.
@@ -108,12 +123,12 @@ impl Direct {
         let wanted = if limit == Limit::Kill { Controllers::FREEZER } else { limit.controller() };
         for member in self.v1(wanted) {
             if let Err(why) = member.opened() {
-                return why.clone();
+                return why;
             }
         }
         for member in self.members.iter().filter(|member| member.hierarchy.version == Version::V2) {
             match member.opened() {
-                Err(why) => return why.clone(),
+                Err(why) => return why,
                 Ok(opened) => {
                     if let Some((_, why)) = opened.missing.iter().find(|(missing, _)| missing.contains(wanted)) {
                         return why.clone();
@@ -145,8 +160,7 @@ impl Driver for Direct {
         if request.devices != Devices::Any {
             needed = needed.union(Controllers::DEVICES);
         }
-        let places = self.places(needed);
-        let mut group = Group::new(name, places.into_iter().map(|(member, opened)| place(member, opened)));
+        let mut group = Group::new(name, self.places(needed).into_iter());
         // From here on an error must take back what was made.
         match group.make_directories().and_then(|()| group.apply(request, |limit| self.why_not(limit))) {
             Ok(()) => Ok(group),
@@ -159,8 +173,7 @@ impl Driver for Direct {
 
     fn open(&self, name: &str) -> Result<Option<Group>> {
         check_name(name)?;
-        let places = self.members.iter().filter_map(|member| Some(place(member, member.opened().as_ref().ok()?)));
-        let mut group = Group::new(name, places);
+        let mut group = Group::new(name, self.members.iter().filter_map(place));
         Ok(group.find_directories()?.then_some(group))
     }
 
@@ -169,7 +182,12 @@ impl Driver for Direct {
         for member in &self.members {
             let Ok(opened) = member.opened() else { continue };
             let failed = |error| Error::io("list the cgroups", "getdents64", error).path(&opened.path);
-            for entry in std::fs::read_dir(&opened.path).map_err(failed)? {
+            let entries = match std::fs::read_dir(&opened.path) {
+                // Another program was its last user.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(failed)?,
+            };
+            for entry in entries {
                 let entry = entry.map_err(failed)?;
                 if entry.file_type().map_err(failed)?.is_dir() {
                     names.extend(entry.file_name().into_string().ok().filter(|name| check_name(name).is_ok()));
@@ -180,7 +198,7 @@ impl Driver for Direct {
     }
 
     fn available(&self) -> Controllers {
-        let opened = self.members.iter().filter_map(|member| member.opened().as_ref().ok());
+        let opened = self.members.iter().filter_map(|member| member.opened().ok());
         let all = opened.fold(Controllers::NONE, |all, opened| all.union(opened.controllers));
         all.without(Controllers::FREEZER).without(Controllers::CPUACCT).without(Controllers::DEVICES)
     }
@@ -199,17 +217,43 @@ impl Driver for Direct {
     }
 }
 
-fn place(member: &Arc<Member>, opened: &Opened) -> Place {
-    Place { member: Arc::clone(member), version: member.hierarchy.version, controllers: opened.controllers }
+/// `None` where no group can be made.
+fn place(member: &Arc<Member>) -> Option<Place> {
+    let opened = member.opened().ok()?;
+    let (version, controllers) = (member.hierarchy.version, opened.controllers);
+    Some(Place { member: Arc::clone(member), opened, version, controllers })
 }
 
 impl Member {
     /// The parent directory, created and opened at the first call.
-    pub(crate) fn opened(&self) -> &Result<Opened, Why> {
-        self.opened.get_or_init(|| match self.hierarchy.version {
-            Version::V1 => self.open_v1(),
-            Version::V2 => self.open_v2(),
-        })
+    pub(crate) fn opened(&self) -> Result<Arc<Opened>, Why> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.get_or_insert_with(|| self.open()).clone()
+    }
+
+    /// The parent directory after the one that was known has been removed; by another thread's call too.
+    pub(crate) fn opened_again(&self, gone: &Arc<Opened>) -> Result<Arc<Opened>, Why> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*opened {
+            Some(Ok(known)) if Arc::ptr_eq(known, gone) => opened.insert(self.open()).clone(),
+            _ => opened.get_or_insert_with(|| self.open()).clone(),
+        }
+    }
+
+    fn open(&self) -> Result<Arc<Opened>, Why> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let opened = match self.hierarchy.version {
+                Version::V1 => self.open_v1(),
+                Version::V2 => self.open_v2(),
+            };
+            // What goes while it is set up is set up wrongly, which must not be taken for a finding about this host.
+            match opened {
+                Ok(opened) if attempt < ATTEMPTS && !opened.path.exists() => {}
+                opened => return opened.map(Arc::new),
+            }
+        }
     }
 
     fn open_v1(&self) -> Result<Opened, Why> {
@@ -218,8 +262,11 @@ impl Member {
             Parent::Own | Parent::OwnNamed(_) => self.hierarchy.own.clone()?.join(self.directory()?),
         };
         let fd = make_parent(&path)?;
-        if self.hierarchy.controllers.contains(Controllers::CPUSET) {
-            inherit_cpuset(&path)?;
+        if self.hierarchy.controllers.contains(Controllers::CPUSET)
+            && let Err(error) = inherit_cpuset(&path)
+            && path.exists()
+        {
+            return Err(Why { cause: format!("{} cannot be set up: {error}", path.display()).into(), remedy: None });
         }
         Ok(Opened { fd, path, controllers: self.hierarchy.controllers, missing: Vec::new() })
     }
@@ -303,29 +350,29 @@ fn make_parent(path: &Path) -> Result<OwnedFd, Why> {
         errno => Why { cause: format!("{} cannot be made: {}", path.display(), errno.desc()).into(), remedy: None },
     };
     let mode = Mode::from_bits_truncate(0o755);
-    match mkdirat(AT_FDCWD, path, mode) {
-        Err(Errno::ENOENT) => {
-            if let Some(above) = path.parent() {
-                make_parent(above)?;
-            }
-            match mkdirat(AT_FDCWD, path, mode) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(why(errno)),
-            }
+    let mut attempt = 0;
+    let fd = loop {
+        attempt += 1;
+        // What is there already may be somebody else's, or on a read-only mount: ask now, so that it is reported as a
+        // value and does not fail each launch.
+        let made = match mkdirat(AT_FDCWD, path, mode) {
+            Ok(()) | Err(Errno::EEXIST) => open_directory(path),
+            Err(errno) => Err(errno),
+        };
+        match (made, path.parent()) {
+            (Ok(fd), _) => break fd,
+            // Missing above, or removed by its last user just now.
+            (Err(Errno::ENOENT | Errno::ENODEV), Some(above)) if attempt < ATTEMPTS => drop(make_parent(above)?),
+            (Err(errno), _) => return Err(why(errno)),
         }
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(why(errno)),
-    }
-    // What is there already may be somebody else's, or on a read-only mount: ask now, so that it is reported as a
-    // value and does not fail each launch.
-    let fd = open_directory(path).map_err(why)?;
+    };
     faccessat(&fd, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(why)?;
     Ok(fd)
 }
 
 /// A fresh version 1 cpuset group allows no CPU at all, and nothing can join it: start from what is allowed above, and
 /// have the groups below copy that.
-fn inherit_cpuset(path: &Path) -> Result<(), Why> {
+fn inherit_cpuset(path: &Path) -> std::io::Result<()> {
     let copy = |file: &str| -> std::io::Result<()> {
         let target = path.join(file);
         if std::fs::read_to_string(&target)?.trim().is_empty() {
@@ -337,7 +384,6 @@ fn inherit_cpuset(path: &Path) -> Result<(), Why> {
     copy("cpuset.cpus")
         .and_then(|()| copy("cpuset.mems"))
         .and_then(|()| std::fs::write(path.join("cgroup.clone_children"), "1"))
-        .map_err(|error| Why { cause: format!("{} cannot be set up: {error}", path.display()).into(), remedy: None })
 }
 
 /// Passes controllers of a version 2 group on to the groups below it: those that are on afterwards, and why the

@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use serde::Serialize;
 
-use super::direct::{Member, Opened};
+use super::direct::{ATTEMPTS, Member, Opened};
 use super::limits::{Controllers, Limit, Limits, Setting, Unenforced, Version, Why};
 use super::{DeviceRule, Devices, Request};
 use crate::{Error, ErrorKind, Result};
@@ -42,6 +42,8 @@ pub struct Stats {
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) member: Arc<Member>,
+    /// The parent directory.
+    pub(crate) opened: Arc<Opened>,
     pub(crate) version: Version,
     pub(crate) controllers: Controllers,
 }
@@ -76,10 +78,8 @@ impl Group {
     pub(crate) fn make_directories(&mut self) -> Result<()> {
         // Only what this call made is taken back after an error: a directory that was there is somebody's.
         let places = std::mem::take(&mut self.places);
-        for place in places {
-            let opened = place.opened()?;
-            let mode = Mode::from_bits_truncate(0o755);
-            mkdirat(&opened.fd, self.name.as_c_str(), mode).map_err(|errno| {
+        for mut place in places {
+            place.make_directory(&self.name).map_err(|errno| {
                 let error = Error::sys("create a cgroup", "mkdirat", errno as i32).path(self.path_in(&place));
                 match errno {
                     Errno::EAGAIN => error.kind_is(ErrorKind::Limit).because("cgroup.max.descendants is reached"),
@@ -97,7 +97,7 @@ impl Group {
         let name = &self.name;
         self.places.retain(|place| {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            place.opened().is_ok_and(|opened| openat(&opened.fd, name.as_c_str(), flags, Mode::empty()).is_ok())
+            openat(&place.opened.fd, name.as_c_str(), flags, Mode::empty()).is_ok()
         });
         self.open_doors()?;
         Ok(!self.places.is_empty())
@@ -110,7 +110,7 @@ impl Group {
                 Version::V2 => ("", OFlag::O_RDONLY | OFlag::O_DIRECTORY),
             };
             let path = self.file(file);
-            let fd = openat(&place.opened()?.fd, path.as_c_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+            let fd = openat(&place.opened.fd, path.as_c_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|errno| Error::sys("open a cgroup", "openat", errno as i32).path(self.path_in(place)))?;
             match place.version {
                 Version::V1 => self.join.push(fd),
@@ -131,7 +131,7 @@ impl Group {
                     self.write(place, "devices.deny", "a").map_err(|errno| refused("devices.deny", "a", errno))?;
                     let file = "devices.allow";
                     let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-                    let allow = openat(&place.opened()?.fd, self.file(file).as_c_str(), flags, Mode::empty())
+                    let allow = openat(&place.opened.fd, self.file(file).as_c_str(), flags, Mode::empty())
                         .map_err(|errno| refused(file, "", errno))?;
                     for line in rules.iter().map(DeviceRule::v1_line) {
                         nix::unistd::write(&allow, line.as_bytes()).map_err(|errno| refused(file, &line, errno))?;
@@ -150,9 +150,7 @@ impl Group {
     /// Takes back the directories that were made, after a failure.
     pub(crate) fn unmake(&self) {
         for place in &self.places {
-            if let Ok(opened) = place.opened() {
-                let _ = unlinkat(&opened.fd, self.name.as_c_str(), UnlinkatFlags::RemoveDir);
-            }
+            let _ = unlinkat(&place.opened.fd, self.name.as_c_str(), UnlinkatFlags::RemoveDir);
         }
     }
 
@@ -185,7 +183,7 @@ impl Group {
     fn open_v2(&self, file: &str) -> Result<Option<OwnedFd>> {
         let Some(place) = self.v2() else { return Ok(None) };
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        match openat(&place.opened()?.fd, self.file(file).as_c_str(), flags, Mode::empty()) {
+        match openat(&place.opened.fd, self.file(file).as_c_str(), flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(Error::sys("open a cgroup", "openat", errno as i32).path(self.path_in(place).join(file))),
@@ -436,10 +434,9 @@ impl Group {
     }
 
     fn remove_in(&self, place: &Place, deadline: Instant) -> Result<()> {
-        let opened = place.opened()?;
         let mut pause = Duration::from_micros(20);
         loop {
-            let errno = match unlinkat(&opened.fd, self.name.as_c_str(), UnlinkatFlags::RemoveDir) {
+            let errno = match unlinkat(&place.opened.fd, self.name.as_c_str(), UnlinkatFlags::RemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => return Ok(()),
                 Err(errno) => errno,
             };
@@ -497,7 +494,7 @@ impl Group {
     fn path_in(&self, place: &Place) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
         let name = std::ffi::OsStr::from_bytes(self.name.as_bytes());
-        place.member.opened().as_ref().map_or_else(|_| PathBuf::from(name), |opened| opened.path.join(name))
+        place.opened.path.join(name)
     }
 
     /// `name/file`, to be opened from the parent's descriptor.
@@ -510,23 +507,29 @@ impl Group {
     }
 
     fn write(&self, place: &Place, file: &str, value: &str) -> nix::Result<()> {
-        let opened = place.member.opened().as_ref().map_err(|_| Errno::ENOENT)?;
-        write_at(opened.fd.as_fd(), &self.file(file), value)
+        write_at(place.opened.fd.as_fd(), &self.file(file), value)
     }
 
     fn read(&self, place: &Place, file: &str) -> nix::Result<String> {
-        let opened = place.member.opened().as_ref().map_err(|_| Errno::ENOENT)?;
-        read_at(&opened.fd, &self.file(file))
+        read_at(&place.opened.fd, &self.file(file))
     }
 }
 
 impl Place {
-    /// A place is only made of a parent that could be opened, and that is cached for good.
-    fn opened(&self) -> Result<&Opened> {
-        self.member
-            .opened()
-            .as_ref()
-            .map_err(|why| Error::new(ErrorKind::Unsupported, "use a cgroup hierarchy").because(why.cause.clone()))
+    /// Makes a group's directory, and first the parent again when its last user in another program has removed it.
+    fn make_directory(&mut self, name: &CStr) -> nix::Result<()> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let gone = match mkdirat(&self.opened.fd, name, Mode::from_bits_truncate(0o755)) {
+                Err(errno @ (Errno::ENOENT | Errno::ENODEV)) => errno,
+                result => return result,
+            };
+            match self.member.opened_again(&self.opened) {
+                Ok(opened) if attempt < ATTEMPTS => self.opened = opened,
+                _ => return Err(gone),
+            }
+        }
     }
 }
 

@@ -278,7 +278,8 @@ fn no_hierarchy_at_all_is_a_value_too() {
 /// Groups in a directory of this test's own, which is taken away at the end.
 struct Native {
     driver: Direct,
-    parents: Vec<PathBuf>,
+    #[cfg_attr(not(feature = "cgroups-rs"), allow(dead_code))]
+    name: String,
 }
 
 impl Native {
@@ -296,9 +297,7 @@ impl Native {
     fn on(hierarchies: Hierarchies) -> Native {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("coracle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let own = hierarchies.all.iter().filter_map(|one| one.own.clone().ok());
-        let parents = own.map(|path| path.join(&name)).collect();
-        Native { driver: Direct::new(hierarchies, Parent::OwnNamed(name)), parents }
+        Native { driver: Direct::new(hierarchies, Parent::OwnNamed(name.clone())), name }
     }
 
     /// Where this user may make groups; elsewhere every limit must be reported, which is checked instead.
@@ -317,14 +316,6 @@ impl Native {
         }
         group.remove().unwrap();
         false
-    }
-}
-
-impl Drop for Native {
-    fn drop(&mut self) {
-        for parent in &self.parents {
-            let _ = std::fs::remove_dir(parent);
-        }
     }
 }
 
@@ -395,6 +386,45 @@ fn lives_and_dies(native: &Native) {
     for path in group.paths() {
         assert!(!path.exists(), "{path:?}");
     }
+}
+
+#[test]
+fn the_last_driver_takes_the_parent_along_and_the_next_makes_it_again() {
+    let name = format!("coracle-shared-{}", std::process::id());
+    let driver = || Direct::new(Hierarchies::detect().unwrap(), Parent::OwnNamed(name.clone()));
+    let request = Request { track: Controllers::PIDS, ..Request::default() };
+    let first = driver();
+    let parent_of = |group: &Group| group.paths().first().and_then(|path| path.parent()).map(Path::to_path_buf);
+    let group = first.create("one", &request).unwrap();
+    let Some(parent) = parent_of(&group) else { return };
+    drop(driver());
+    assert!(parent.exists(), "a group is in it");
+    group.remove().unwrap();
+    drop(group);
+    // Another program has it open and goes.
+    drop(std::fs::remove_dir(&parent));
+    assert!(!parent.exists());
+    assert_eq!(first.list().unwrap(), Vec::<String>::new());
+    let group = first.create("two", &request).unwrap();
+    assert!(group.paths().iter().all(|path| path.exists()));
+    group.remove().unwrap();
+    drop((group, first));
+    assert!(!parent.exists());
+
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (driver, request) = (&driver, &request);
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let driver = driver();
+                    let group = driver.create(&format!("g{thread}-{round}"), request).unwrap();
+                    assert!(group.can_kill() && !group.paths().is_empty());
+                    group.remove().unwrap();
+                }
+            });
+        }
+    });
+    assert!(!parent.exists());
 }
 
 #[test]
@@ -549,9 +579,7 @@ fn the_crates_driver_sets_the_same_limits() {
     if !native.usable() {
         return;
     }
-    let Native { parents, .. } = &native;
-    let name = parents[0].file_name().unwrap().to_str().unwrap().to_owned();
-    let other = CgroupsRs::new(Hierarchies::detect().unwrap(), Parent::OwnNamed(name));
+    let other = CgroupsRs::new(Hierarchies::detect().unwrap(), Parent::OwnNamed(native.name.clone()));
     let limits = Limits {
         memory: Some(64 << 20),
         swap: Some(Swap::Bytes(0)),
