@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Base, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
+use super::{Base, Changes, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
 use crate::Result;
 use crate::layer;
 
@@ -38,6 +38,10 @@ impl Snapshotter for Copy {
         }
         let root = Mount::Bind { source: rootfs, read_only: false, recursive: false };
         Ok(Snapshot { root, inner: vec![], masked: vec![], notes: vec![] })
+    }
+
+    fn changes(&self, dir: &Path) -> Changes {
+        Changes::Tree(dir.join("rootfs"))
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {

@@ -84,6 +84,16 @@ pub struct Snapshot {
     pub notes: Vec<String>,
 }
 
+/// Where that which a container has changed is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Changes {
+    /// An overlay's upper directory: what is in it has changed, with whiteouts and opaque marks for what is gone.
+    Upper(PathBuf),
+    /// A whole tree of the container's own: what differs from the base has changed.
+    Tree(PathBuf),
+}
+
 /// A snapshot backend.
 ///
 /// Backends are values without state of their own: everything is in the container's directory, so that a crash leaves
@@ -100,6 +110,9 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// # Errors
     /// What mkdir(2) says; for [`Copy`](struct@Copy) also what reading the base says.
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot>;
+
+    /// Where the changes are that a container over layers has made in `dir`. Nothing is read yet.
+    fn changes(&self, dir: &Path) -> Changes;
 
     /// Takes the writable part in `dir` away. Idempotent; nothing of the base is touched.
     ///

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Base, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
+use super::{Base, Changes, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
 use crate::probe::Host;
 use crate::{Error, Result, sys};
 
@@ -41,6 +41,10 @@ impl Snapshotter for Overlay {
             }
             Base::Directory(path) => directory::snapshot(dir, path, self.rootless),
         }
+    }
+
+    fn changes(&self, dir: &Path) -> Changes {
+        Changes::Upper(dir.join("upper"))
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {
