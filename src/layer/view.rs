@@ -146,21 +146,10 @@ impl View {
 
     /// The names in the directory that `path` leads to; `None` where there is no directory.
     pub(crate) fn names(&self, path: &[u8]) -> Result<Option<Vec<CString>>> {
-        let Some(found) = self.resolve(path, true)? else { return Ok(None) };
-        if !found.is_dir() {
-            return Ok(None);
+        match self.resolve(path, true)? {
+            Some(found) if found.is_dir() => names_in(&found, path).map(Some),
+            _ => Ok(None),
         }
-        // The uppermost layer that has a name decides whether it shows.
-        let mut seen = BTreeMap::new();
-        for dir in &found.dirs {
-            for name in names(dir.as_fd()).map_err(failed(path))? {
-                if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
-                    let stat = lstatat(dir.as_fd(), vacant.key()).map_err(failed(path))?;
-                    vacant.insert(!is_whiteout(&stat));
-                }
-            }
-        }
-        Ok(Some(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect()))
     }
 
     /// Resolves `path`; `follow` says whether a symlink at its end is followed too.
@@ -246,8 +235,23 @@ impl View {
     }
 }
 
+/// The names that the merged directory `found` shows; `path` is for messages.
+pub(super) fn names_in(found: &Found, path: &[u8]) -> Result<Vec<CString>> {
+    // The uppermost layer that has a name decides whether it shows.
+    let mut seen = BTreeMap::new();
+    for dir in &found.dirs {
+        for name in names(dir.as_fd()).map_err(failed(path))? {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
+                let stat = lstatat(dir.as_fd(), vacant.key()).map_err(failed(path))?;
+                vacant.insert(!is_whiteout(&stat));
+            }
+        }
+    }
+    Ok(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect())
+}
+
 /// Looks `name` up in a merged directory.
-fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
+pub(super) fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
     for share in &dir.dirs {
         let stat = match lstatat(share.as_fd(), name) {

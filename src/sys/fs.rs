@@ -373,12 +373,12 @@ impl Removal<'_> {
 /// The names in `dir`, without `.` and `..`.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     // A descriptor of its own: the offset of a directory belongs to the open file.
-    let mut stream = nix::dir::Dir::openat(
-        dir,
-        c".",
-        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )?;
+    names_of(openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?)
+}
+
+/// [`names`] of a directory that was opened for this.
+pub(crate) fn names_of(dir: OwnedFd) -> io::Result<Vec<CString>> {
+    let mut stream = nix::dir::Dir::from_fd(dir)?;
     let mut names = Vec::new();
     for entry in stream.iter() {
         let entry = entry?;
@@ -388,6 +388,30 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
         }
     }
     Ok(names)
+}
+
+/// Offset and length of each piece of `fd` that is not a hole, by `SEEK_DATA` and `SEEK_HOLE` of lseek(2); `None` where
+/// there are more than `limit`. The offset of the open file is moved. A file system that knows no holes has one piece.
+pub(crate) fn pieces(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Vec<(u64, u64)>>> {
+    let seek = |from: u64, whence| {
+        // SAFETY: takes no pointer.
+        let at = unsafe { libc::lseek(fd.as_raw_fd(), from as libc::off_t, whence) };
+        u64::try_from(at).map_err(|_| io::Error::last_os_error())
+    };
+    let mut pieces = Vec::new();
+    let mut end = 0;
+    loop {
+        let start = match seek(end, libc::SEEK_DATA) {
+            // Nothing but a hole follows.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(Some(pieces)),
+            other => other?,
+        };
+        end = seek(start, libc::SEEK_HOLE)?;
+        if pieces.len() == limit {
+            return Ok(None);
+        }
+        pieces.push((start, end - start));
+    }
 }
 
 #[cfg(test)]

@@ -11,12 +11,14 @@
 mod header;
 mod pax;
 mod sparse;
+mod writer;
 
 use std::io::{self, BufRead, Read};
 
 use self::header::{Format, Header, Why};
 use self::pax::Pax;
 pub(crate) use self::sparse::Sparse;
+pub(crate) use self::writer::{Writer, can_be_recorded, sparse_map_length};
 use super::Limits;
 use super::limits::exceeded;
 use crate::sys::fs::Time;
