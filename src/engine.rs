@@ -286,7 +286,7 @@ impl Engine {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn find_container(&self, name: &str) -> Result<Container> {
-        container::find(&self.runtime, name)
+        container::find(&self.runtime, &self.images, name)
     }
 
     /// What killed programs left in the root and opening this engine could not bring in order, a sentence for each
@@ -443,6 +443,10 @@ mod tests {
         fn prepare(&self, dir: &Path, base: &snapshot::Base) -> Result<snapshot::Snapshot> {
             std::fs::create_dir(dir.join("state.json.new")).unwrap();
             self.0.prepare(dir, base)
+        }
+
+        fn changes(&self, dir: &Path) -> snapshot::Changes {
+            self.0.changes(dir)
         }
 
         fn remove(&self, dir: &Path) -> Result<()> {

@@ -187,6 +187,16 @@ pub(super) enum From {
     Directory(PathBuf),
 }
 
+impl From {
+    /// The image whose configuration counts.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            From::Image(image) => Some(image),
+            From::Directory(_) => None,
+        }
+    }
+}
+
 /// docker's, for images that set none.
 pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -476,7 +486,7 @@ impl ContainerBuilder {
             }
             return Err(error);
         }
-        let draft = draft.keep();
+        let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
         let ends = (streams.stdin, streams.stdout, streams.stderr);
         Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))
     }

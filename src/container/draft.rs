@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
+use crate::image::Images;
 use crate::isolation::{Aspect, MadeFile, Request};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
@@ -36,12 +37,13 @@ pub(super) struct Made {
     pub(super) owner: Arc<Owner>,
     pub(super) info: Info,
     pub(super) group: Option<Group>,
+    pub(super) images: Option<Images>,
 }
 
 impl Draft {
-    pub(super) fn keep(mut self) -> Made {
+    pub(super) fn keep(mut self, images: Option<Images>) -> Made {
         self.kept = true;
-        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take() }
+        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take(), images }
     }
 }
 
@@ -100,6 +102,7 @@ impl ContainerBuilder {
             start_time: None,
             keep: self.keep,
             stop_signal: decided.stop_signal.number(),
+            mount_points: mount_points(&decided.spec, &decided.files),
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);
@@ -173,4 +176,10 @@ impl ContainerBuilder {
         };
         Ok((request, waived))
     }
+}
+
+/// Where mounts will be: what is made there for them is not the workload's.
+fn mount_points(spec: &Spec, files: &[MadeFile]) -> Vec<String> {
+    let mounts = spec.mounts().iter().flatten().map(|mount| mount.destination().to_string_lossy().into_owned());
+    mounts.chain(files.iter().map(|file| file.target.to_owned())).collect()
 }

@@ -14,6 +14,7 @@
 //! listed until [`Container::remove`]. After an error on the way nothing is left behind.
 
 mod builder;
+mod commit;
 mod decide;
 mod draft;
 mod io;
@@ -43,6 +44,7 @@ pub use signal::Signal;
 pub use status::{ExitStatus, Output};
 
 use crate::cgroup::Group;
+use crate::image::Images;
 use crate::isolation::Enforcement;
 use crate::launch::Process;
 use crate::name::ContainerId;
@@ -73,6 +75,8 @@ struct Inner {
     control: Control,
     info: Mutex<Info>,
     lifetime: Lifetime,
+    /// Where its image is; `None` over a directory of the host.
+    images: Option<Images>,
 }
 
 /// Who can tell us about its process.
@@ -115,7 +119,7 @@ impl Container {
             _owner: made.owner,
         };
         let control = Control::Own(Box::new(own));
-        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
+        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime, images: made.images };
         Container { stdin, stdout, stderr, inner: Arc::new(inner) }
     }
 

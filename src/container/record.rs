@@ -86,6 +86,9 @@ pub struct Info {
     pub keep: bool,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
+    /// Paths inside that mounts needed, and that were made for them where they were missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mount_points: Vec<String>,
     /// The mark of the program that it belongs to.
     pub(crate) owner: String,
 }

@@ -89,6 +89,11 @@ impl Runtime {
         self.cgroups()?.create(name, &request).ok()
     }
 
+    /// The control group of a container of any program; `None` where there is none, or none that can be looked for.
+    pub(crate) fn open_group(&self, name: &str) -> Option<Group> {
+        self.cgroups()?.open(name).ok().flatten()
+    }
+
     /// Kills what another program left in a container's control group, and removes that; one that is not there, or
     /// that cannot be looked for, is fine.
     pub(crate) fn clear_group(&self, name: &str) -> Result<()> {

@@ -6,13 +6,12 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 
 use super::config::{Config, ContainerConfig, History, RootFs};
-use super::load::{Session, layer_type};
+use super::load::{Session, layer_type, layer_type_of};
 use super::manifest::{Descriptor, Manifest};
-use super::pack::{self, FileOwner};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{Compression, Decoder};
+use crate::layer::{self, Compression, Decoder, EncoderOptions, Owners, PackOptions, PackSource};
 use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
 
 /// Where a root file system comes from.
@@ -28,6 +27,17 @@ impl<P: Into<PathBuf>> From<P> for ImportSource {
     fn from(path: P) -> Self {
         ImportSource::Path(path.into())
     }
+}
+
+/// Whose the files of an imported directory are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FileOwner {
+    /// Whoever owns them in the directory, by number.
+    #[default]
+    AsFound,
+    /// One uid and gid for everything, such as 0 and 0 for a tree that an ordinary user put together.
+    Fixed(u32, u32),
 }
 
 /// What an imported image is like. The default is a nameless image for the engine's platform that was made now and
@@ -46,6 +56,10 @@ pub struct ImportOptions {
     pub created: Option<String>,
     /// Whose the files of a directory are. A tar's owners are taken as they are.
     pub owner: FileOwner,
+    /// Later times of a directory's files become this one, in seconds since 1970; see [`PackOptions::clamp_mtime`].
+    pub clamp_mtime: Option<i64>,
+    /// How the layer of a directory is compressed; not at all without this.
+    pub encoding: Option<EncoderOptions>,
     /// Receives what happens on the way.
     pub progress: Option<Observer>,
 }
@@ -72,17 +86,8 @@ impl Images {
     }
 
     fn import_in(&self, session: &mut Session, source: ImportSource, options: &ImportOptions) -> Result<Image> {
-        let created = match &options.created {
-            None => jiff::Timestamp::now().to_string(),
-            Some(text) => match text.parse::<jiff::Timestamp>() {
-                Ok(_) => text.clone(),
-                Err(error) => {
-                    return Err(Error::new(ErrorKind::Invalid, STEP)
-                        .because(format!("the time {text:?} is not an RFC 3339 time: {error}")));
-                }
-            },
-        };
-        let (layer, diff_id) = take_layer(session, source, options.owner)?;
+        let created = created_or_now(STEP, options.created.as_deref())?;
+        let (layer, diff_id) = take_layer(session, source, options)?;
         let platform = options.platform.as_ref().unwrap_or(self.platform()).normalized();
         let config = Config {
             created: Some(created.clone()),
@@ -100,18 +105,30 @@ impl Images {
             }],
             ..Config::default()
         };
+        self.put_image(session, config, vec![layer], options.reference.as_ref(), options.progress.as_ref())
+    }
+
+    /// Makes an image of a config and layers that the store has, unpacks them, and makes it visible.
+    pub(super) fn put_image(
+        &self,
+        session: &mut Session,
+        config: Config,
+        layers: Vec<Descriptor>,
+        name: Option<&Reference>,
+        progress: Option<&Observer>,
+    ) -> Result<Image> {
         let bytes = config.to_bytes()?;
         // The same checks as for the configs of others.
         let config = Config::parse(&bytes)?;
         let config_descriptor = Descriptor::new(MediaType::OciConfig, session.put(&bytes)?, bytes.len() as u64);
-        let manifest = Manifest::new(config_descriptor, vec![layer]);
+        let manifest = Manifest::new(config_descriptor, layers);
         let bytes = manifest.to_bytes()?;
         let descriptor = Descriptor::new(MediaType::OciManifest, session.put(&bytes)?, bytes.len() as u64);
         let image = Image::new(self.clone(), Resolved { descriptor, manifest, config });
         let _hold = self.hold()?;
-        image.ensure_layers(options.progress.as_ref())?;
+        image.ensure_layers(progress)?;
         self.content().update_index(|entries| {
-            if let Some(name) = &options.reference {
+            if let Some(name) = name {
                 index::set(entries, &image.entry(), name);
             }
             index::keep(entries, image.entry());
@@ -121,8 +138,20 @@ impl Images {
     }
 }
 
+/// A time as configs have it: the one that the caller names, or now.
+pub(super) fn created_or_now(step: &'static str, created: Option<&str>) -> Result<String> {
+    let Some(text) = created else { return Ok(jiff::Timestamp::now().to_string()) };
+    match text.parse::<jiff::Timestamp>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Invalid, step)
+                .because(format!("the time {text:?} is not an RFC 3339 time: {error}")))
+        }
+    }
+}
+
 /// Takes in the one layer; gives its blob and its DiffID.
-fn take_layer(session: &mut Session, source: ImportSource, owner: FileOwner) -> Result<(Descriptor, DiffId)> {
+fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptions) -> Result<(Descriptor, DiffId)> {
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {
@@ -131,8 +160,26 @@ fn take_layer(session: &mut Session, source: ImportSource, owner: FileOwner) -> 
             if !file.metadata().map_err(open)?.is_dir() {
                 return take_tar(session, &path.to_string_lossy(), file);
             }
-            let (digest, size) = session.write(&path.to_string_lossy(), |out| pack::pack(&path, owner, out))?;
-            Ok((Descriptor::new(MediaType::OciLayer, digest.clone(), size), DiffId(digest)))
+            let encoding = options
+                .encoding
+                .clone()
+                .unwrap_or(EncoderOptions { compression: Compression::None, ..EncoderOptions::default() });
+            let packing = PackOptions {
+                owners: match options.owner {
+                    FileOwner::AsFound => Owners::AsFound,
+                    FileOwner::Fixed(uid, gid) => Owners::Fixed(uid, gid),
+                },
+                clamp_mtime: options.clamp_mtime,
+                ..PackOptions::default()
+            };
+            let mut diff_id = None;
+            let (digest, size) = session.write(&path.to_string_lossy(), |ingest| {
+                let (_, encoded, _) = layer::encode(PackSource::Directory(&path), &packing, &encoding, ingest)?;
+                diff_id = encoded.digest;
+                Ok(())
+            })?;
+            let diff_id = DiffId(diff_id.unwrap_or_else(|| digest.clone()));
+            Ok((Descriptor::new(layer_type_of(encoding.compression), digest, size), diff_id))
         }
     }
 }

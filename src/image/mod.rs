@@ -28,13 +28,13 @@
 //! manifest that was chosen for a platform. Entries that other programs wrote, such as ones that point at an index,
 //! are read as well.
 
+mod commit;
 mod config;
 mod history;
 mod import;
 pub(crate) mod index;
 mod load;
 mod manifest;
-mod pack;
 mod resolve;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -47,12 +47,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use commit::{CommitOptions, Running};
 pub use config::{Config, ContainerConfig, Healthcheck, History, OtherFields, RootFs};
 pub use history::Step;
-pub use import::{ImportOptions, ImportSource};
+use import::created_or_now;
+pub use import::{FileOwner, ImportOptions, ImportSource};
 pub use load::{LoadOptions, LoadSource};
 pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
-pub use pack::FileOwner;
 use resolve::{Resolved, Wanted};
 
 use crate::content::{self, IndexEntry};

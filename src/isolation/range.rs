@@ -1,39 +1,58 @@
-//! Work on files with a range of subordinate ids: what this process may not do itself, a stub in a user namespace does.
+//! Work on files of rootless containers: what this process may not do itself, a stub in a user namespace does.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::Identity;
 use super::namespaces::enter;
-use crate::launch::{self, Op, Payload, Plan};
-use crate::layer::{Owner, Reown};
+use crate::launch::{self, Op, Opener, Payload, Plan};
+use crate::layer::{Access, Owner, Reown};
 use crate::probe::IdRange;
 use crate::{Error, ErrorKind, Result};
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 
-/// Acts on files as the root of a user namespace with the caller's range.
+/// Acts on files as the root of a user namespace with the caller's range or, to open files, with the caller's one id.
 #[derive(Debug)]
 pub(crate) struct Range {
     identity: Identity,
     root: PathBuf,
     /// Only held open by the guardian while it works.
     lease: File,
+    /// Started with the first file that it is needed for.
+    opener: OnceLock<Opener>,
 }
 
 impl Range {
     /// `root` is the engine's root.
     pub(crate) fn new(identity: &Identity, root: &Path) -> Result<Range> {
         let lease = File::open(root).map_err(|error| Error::io("open the engine's root", "open", error).path(root))?;
-        Ok(Range { identity: identity.clone(), root: root.to_owned(), lease })
+        Ok(Range { identity: identity.clone(), root: root.to_owned(), lease, opener: OnceLock::new() })
     }
 
-    fn run(&self, build: impl FnOnce(&mut Plan) -> Result<()>) -> Result<()> {
+    /// The way into the user namespace.
+    fn plan(&self) -> Plan {
         let mut plan = Plan::new(CLONE_NEWUSER);
         plan.plain(Op::DieWithParent);
         enter(&mut plan, &self.identity, (0, 0));
+        plan
+    }
+
+    fn opener(&self) -> io::Result<&Opener> {
+        if let Some(opener) = self.opener.get() {
+            return Ok(opener);
+        }
+        let opener = Opener::start(self.plan(), self.lease.as_fd(), &self.root.join("tmp"))?;
+        // Of two that were started at once, one is as good as the other.
+        Ok(self.opener.get_or_init(|| opener))
+    }
+
+    fn run(&self, build: impl FnOnce(&mut Plan) -> Result<()>) -> Result<()> {
+        let mut plan = self.plan();
         build(&mut plan)?;
         plan.plain(Op::Done);
         let process = launch::launch(plan, self.lease.as_fd(), &self.root.join("tmp"))?;
@@ -79,6 +98,16 @@ impl Reown for Range {
             plan.remove_tree(parent, name);
             Ok(())
         })
+    }
+}
+
+impl Access for Range {
+    fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
+        self.opener()?.open(dir, name, flags)
+    }
+
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
+        self.opener()?.attribute(file, name)
     }
 }
 

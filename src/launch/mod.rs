@@ -5,11 +5,13 @@
 //! protocol.rs  what travels between host, guardian and first process (compiled into both programs)
 //! spawn.rs     starts the guardian
 //! parent.rs    sends plans, hears how processes start and end
+//! opener.rs    files that only another user namespace lets us open
 //! failure.rs   step + errno -> a sentence
 //! stub/        the program that walks plans: no_std, no allocator; built by build.rs
 //! ```
 
 mod failure;
+mod opener;
 mod parent;
 mod plan;
 mod protocol;
@@ -17,6 +19,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use opener::Opener;
 pub(crate) use parent::{Ended, Process, in_memory, launch};
 pub(crate) use plan::{Create, Payload, Plan, Reg};
 pub(crate) use protocol::Op;

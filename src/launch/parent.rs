@@ -89,7 +89,7 @@ fn forget(guardian: &Arc<Guardian>) {
     guardians().retain(|known| !Arc::ptr_eq(known, guardian));
 }
 
-fn pair() -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| Error::sys(STEP, "socketpair", errno as i32))
 }

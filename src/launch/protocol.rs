@@ -180,6 +180,8 @@ codes! {
         StillAlive = 43, "check that the guardian lives";
         /// `soft: u64, hard: u64`: open files, as the host program has them now; never more than there may be.
         Files = 46, "set the limit of open files";
+        /// `socket: reg`: open files for whoever asks over it; the process ends with the other end.
+        Serve = 47, "open files for the host program";
         /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
         VerifyReadOnly = 44, "verify that a mount is read-only";
     }

@@ -16,7 +16,7 @@ mod compression;
 mod copy;
 mod encoder;
 mod limits;
-pub(crate) mod pack;
+mod pack;
 mod pipeline;
 mod store;
 pub(crate) mod tar;
@@ -29,9 +29,8 @@ pub use compression::{Compression, Decoder};
 pub(crate) use copy::copy;
 pub use encoder::EncoderOptions;
 pub use limits::Limits;
-pub use pack::{
-    Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, changes, pack,
-};
+pub(crate) use pack::encode;
+pub use pack::{Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, changes, pack};
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub use view::View;

@@ -45,6 +45,10 @@ pub enum Command {
     Inspect(Inspect),
     /// Run a command in a new container
     Run(Box<Run>),
+    /// Make an image of what a container has changed
+    Commit(Commit),
+    /// List what a container has changed: A added, C changed, D deleted
+    Diff(Diff),
     /// List containers
     Ps(Ps),
     /// Wait until containers end, and print their exit statuses
@@ -93,6 +97,49 @@ pub struct Import {
     /// Give all files of a directory to this owner, such as 0:0
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<String>,
+    /// Compress the layer of a directory
+    #[arg(long, value_name = "FORMAT")]
+    pub compression: Option<LayerCompression>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayerCompression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+#[derive(Args)]
+#[command(after_help = "SOURCE_DATE_EPOCH (seconds since 1970) is the time of the image, and of files that are newer.")]
+pub struct Commit {
+    /// A name, an ID, or the beginning of an ID
+    pub container: String,
+    /// The image's name, such as mine:latest
+    pub reference: Option<String>,
+    /// Who made it
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub author: String,
+    /// A Dockerfile instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// A remark for the history
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub message: String,
+    /// Refuse a container that runs, in place of freezing it
+    #[arg(long)]
+    pub no_pause: bool,
+    /// How the layer is compressed [default: gzip]
+    #[arg(long, value_name = "FORMAT")]
+    pub compression: Option<LayerCompression>,
+    /// How hard: 0 to 9 for gzip, 1 to 22 for zstd
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct Diff {
+    /// A name, an ID, or the beginning of an ID
+    pub container: String,
 }
 
 #[derive(Args)]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::progress::Bars;
 use crate::table::Table;
-use crate::{Context, change, cli, human};
+use crate::{Context, change, cli, commit, human};
 
 /// What every list says about an image.
 pub fn summary(image: &Image, names: &[Reference]) -> Value {
@@ -68,11 +68,15 @@ pub fn load(context: &mut Context, arguments: cli::Load) -> Result<u8, Failure> 
 }
 
 pub fn import(context: &mut Context, arguments: cli::Import) -> Result<u8, Failure> {
+    let clamp_mtime = commit::source_date_epoch("import an image")?;
     let mut options = ImportOptions {
         reference: arguments.reference.as_deref().map(str::parse).transpose()?,
         platform: arguments.platform,
         comment: arguments.message,
         owner: arguments.owner.as_deref().map(owner).transpose()?.unwrap_or_default(),
+        created: clamp_mtime.map(commit::rfc3339).transpose()?,
+        clamp_mtime,
+        encoding: arguments.compression.map(|compression| compression.encoding(None)),
         ..ImportOptions::default()
     };
     for instruction in &arguments.change {

@@ -7,6 +7,7 @@
 //! run.rs       run      options.rs: mounts, variables, security options      signals.rs: forwarding
 //! container.rs ps, wait, kill, stop, rm
 //! inspect.rs   inspect
+//! commit.rs    commit, diff
 //! doctor.rs    doctor, version
 //! failure.rs   errors and exit statuses      output.rs, table.rs, human.rs, progress.rs: what people and programs read
 //! ```
@@ -15,6 +16,7 @@
 
 mod change;
 mod cli;
+mod commit;
 mod container;
 mod doctor;
 mod failure;
@@ -93,6 +95,8 @@ fn dispatch(command: Command, context: &mut Context) -> Result<u8, Failure> {
         Command::History(arguments) => image::history(context, &arguments),
         Command::Inspect(arguments) => inspect::inspect(context, &arguments),
         Command::Run(arguments) => run::run(context, *arguments),
+        Command::Commit(arguments) => commit::commit(context, arguments),
+        Command::Diff(arguments) => commit::diff(context, &arguments),
         Command::Ps(arguments) => container::list(context, &arguments),
         Command::Wait(arguments) => container::wait(context, &arguments),
         Command::Kill(arguments) => container::kill(context, &arguments),

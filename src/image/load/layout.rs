@@ -82,7 +82,12 @@ pub(super) fn check_version(marker: &[u8]) -> Result<()> {
 
 /// The media type of a layer blob, by how it begins.
 pub(crate) fn layer_type(beginning: &[u8]) -> MediaType {
-    match Compression::detect(beginning) {
+    layer_type_of(Compression::detect(beginning))
+}
+
+/// The type of a layer that is compressed like that.
+pub(crate) fn layer_type_of(compression: Compression) -> MediaType {
+    match compression {
         Compression::Gzip => MediaType::OciLayerGzip,
         Compression::Zstd => MediaType::OciLayerZstd,
         // Unpacking refuses what is not a tar, by name.

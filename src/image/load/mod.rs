@@ -25,7 +25,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-pub(super) use self::layout::layer_type;
+pub(super) use self::layout::{layer_type, layer_type_of};
 pub(super) use self::session::Session;
 use super::config::Config;
 use super::manifest::{Descriptor, MAX_DOCUMENT, Manifest};

@@ -4,7 +4,7 @@
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{MAX_FDS, MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
-use crate::{init, mount, tree};
+use crate::{init, mount, serve, tree};
 
 /// What the guardian hands over.
 #[derive(Clone, Copy)]
@@ -47,6 +47,7 @@ pub struct Child {
     registers: [i32; MAX_REGISTERS],
     life: i32,
     go: i32,
+    report: i32,
     pub procfs: i32,
 }
 
@@ -76,7 +77,7 @@ pub fn run(launch: Launch<'_>) -> ! {
     // Modes are given as they are meant; the workload's mask is a step of the plan.
     kernel::umask(0);
     let mut child =
-        Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, procfs: launch.procfs };
+        Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, report: launch.report, procfs: launch.procfs };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
         *place = *descriptor;
     }
@@ -209,6 +210,12 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::RemoveTree => {
             let dir = child.register(p.u32()?)?;
             Ok(tree::remove(dir, p.cstr()?)?)
+        }
+        Op::Serve => {
+            let socket = child.register(p.u32()?)?;
+            // Its end is what the host program waits for: all that could fail is done.
+            kernel::close(child.report);
+            serve::serve(socket)
         }
         Op::Done => kernel::exit(0),
     }

@@ -284,7 +284,7 @@ impl Guardian {
         let process = kernel::pidfd_open(pid);
         match process {
             Ok(process) => {
-                let _ = kernel::send_with(channel, &note.encode(), report.0, process);
+                let _ = kernel::send_with(channel, &note.encode(), report.0, Some(process));
                 kernel::close(process);
             }
             Err(_) => {

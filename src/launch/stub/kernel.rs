@@ -136,12 +136,13 @@ pub fn pidfd_open(pid: i32) -> Outcome<i32> {
     call(common::PIDFD_OPEN, pid as usize, 0, 0, 0, 0, 0).map(|new| new as i32)
 }
 
-/// [`send`] with two descriptors.
-pub fn send_with(socket: i32, bytes: &[u8], first: i32, second: i32) -> Outcome<usize> {
+/// [`send`] with one descriptor or two.
+pub fn send_with(socket: i32, bytes: &[u8], first: i32, second: Option<i32>) -> Outcome<usize> {
     const MSG_NOSIGNAL_DONTWAIT: usize = 0x4040;
     let iov = IoVec { base: bytes.as_ptr() as usize, length: bytes.len() };
-    // Length 24: SOL_SOCKET, SCM_RIGHTS, two descriptors.
-    let control = [24u64, 1 | 1 << 32, first as u32 as u64 | (second as u32 as u64) << 32];
+    // Length with 4 bytes for each descriptor, SOL_SOCKET, SCM_RIGHTS, the descriptors.
+    let length = if second.is_some() { 24u64 } else { 20 };
+    let control = [length, 1 | 1 << 32, first as u32 as u64 | (second.unwrap_or(0) as u32 as u64) << 32];
     let header = MessageHeader {
         name: 0,
         name_length: 0,
@@ -445,6 +446,10 @@ pub fn fchown(descriptor: i32, uid: u32, gid: u32) -> Outcome<()> {
 
 pub fn fsetxattr(descriptor: i32, name: &[u8], value: &[u8]) -> Outcome<()> {
     call(nr::FSETXATTR, fd(descriptor), path(name)?, value.as_ptr() as usize, value.len(), 0, 0).map(drop)
+}
+
+pub fn fgetxattr(descriptor: i32, name: &[u8], value: &mut [u8]) -> Outcome<usize> {
+    call(nr::FGETXATTR, fd(descriptor), path(name)?, value.as_mut_ptr() as usize, value.len(), 0, 0)
 }
 
 /// What statx(2) says of an open file.

@@ -20,6 +20,7 @@ mod mem;
 mod mount;
 #[path = "../protocol.rs"]
 mod protocol;
+mod serve;
 mod tree;
 
 /// Called by the entry point in `arch` with the initial stack pointer (unused: arguments and environment are empty).

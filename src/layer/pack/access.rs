@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -160,7 +159,12 @@ impl Tree {
     }
 
     /// The value of an attribute; `None` where it went meanwhile.
-    pub(super) fn attribute(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, handle: bool) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn attribute(
+        &self,
+        fd: BorrowedFd<'_>,
+        name: &std::ffi::CStr,
+        handle: bool,
+    ) -> io::Result<Option<Vec<u8>>> {
         use crate::sys::xattr;
         let value = if handle { xattr::get_handle(fd, name) } else { xattr::get(fd, name) };
         match (value, &self.access) {

@@ -177,7 +177,13 @@ impl<'a, W: Write> Packer<'a, W> {
     }
 
     /// Reads the attributes that go into the entry; returns the record of the owner, where there is one.
-    fn attributes(&mut self, path: &[u8], fd: BorrowedFd<'_>, kind: Kind, entry: &mut Entry) -> Result<Option<Vec<u8>>> {
+    fn attributes(
+        &mut self,
+        path: &[u8],
+        fd: BorrowedFd<'_>,
+        kind: Kind,
+        entry: &mut Entry,
+    ) -> Result<Option<Vec<u8>>> {
         let handle = !matches!(kind, Kind::File | Kind::Directory);
         let names = if handle { xattr::list_handle(fd) } else { xattr::list(fd) };
         let mut names = names.map_err(self.tree.failed("listxattr", path))?;

@@ -35,7 +35,9 @@ use self::emit::Packer;
 pub use self::plan::{Change, ChangeKind};
 use super::encoder::{Encoded, Encoder, EncoderOptions};
 use super::{Reown, View};
-use crate::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::ErrorKind;
+use crate::{Error, Result};
 
 const STEP: &str = "pack the directory";
 
@@ -64,9 +66,9 @@ pub enum PackSource<'a> {
 impl PackSource<'_> {
     fn path(&self) -> &Path {
         match self {
-            PackSource::Directory(path) | PackSource::Upper { upper: path, .. } | PackSource::Tree { tree: path, .. } => {
-                path
-            }
+            PackSource::Directory(path)
+            | PackSource::Upper { upper: path, .. }
+            | PackSource::Tree { tree: path, .. } => path,
         }
     }
 }

@@ -239,11 +239,17 @@ fn lookup(dir: &Found, name: &CStr, path: &[u8]) -> Result<Option<Found>> {
 
 type Inode = (libc::dev_t, libc::ino_t);
 
+/// A name of a file that has several, and which file has that name below.
+type Name = (Vec<u8>, Option<Inode>);
+
+/// Attributes, by name.
+type Attributes = Vec<(CString, Vec<u8>)>;
+
 /// What in a whole tree differs from the layers below.
 fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
     let mut plan = Plan::default();
     // Files with several names, by name: which file they are here and below.
-    let mut links: HashMap<Inode, Vec<(Vec<u8>, Option<Inode>)>> = HashMap::new();
+    let mut links: HashMap<Inode, Vec<Name>> = HashMap::new();
     let mut links_below: HashMap<Inode, usize> = HashMap::new();
     let mut open = vec![Vec::new()];
     while let Some(dir) = open.pop() {
@@ -355,7 +361,7 @@ fn same_metadata(tree: &mut Tree, path: &[u8], stat: &Stat, known: &Found) -> Re
 }
 
 /// The attributes that belong to a file, sorted; `None` where some may not be read.
-fn attributes(handle: &OwnedFd) -> io::Result<Option<Vec<(CString, Vec<u8>)>>> {
+fn attributes(handle: &OwnedFd) -> io::Result<Option<Attributes>> {
     let mut found = Vec::new();
     for name in xattr::list_handle(handle.as_fd())? {
         if fate(name.to_bytes(), true) == Fate::Drop && name.to_bytes() != RECORD {

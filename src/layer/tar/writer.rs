@@ -105,7 +105,10 @@ impl<W: Write> Writer<W> {
 
     fn pad(&mut self) -> io::Result<()> {
         if self.data > 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an entry got less data than its header announced"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an entry got less data than its header announced",
+            ));
         }
         let padding = std::mem::take(&mut self.padding);
         self.out.write_all(&[0; BLOCK][..padding])
@@ -144,9 +147,9 @@ pub(crate) fn can_be_recorded(name: &[u8]) -> bool {
 /// How many bytes the map of a sparse file takes in front of its pieces.
 pub(crate) fn sparse_map_length(pieces: &[(u64, u64)]) -> u64 {
     let digits = |number: u64| u64::from(number.checked_ilog10().unwrap_or(0)) + 2;
-    let sum = pieces.iter().fold(digits(pieces.len() as u64), |sum, (offset, length)| {
-        sum + digits(*offset) + digits(*length)
-    });
+    let sum = pieces
+        .iter()
+        .fold(digits(pieces.len() as u64), |sum, (offset, length)| sum + digits(*offset) + digits(*length));
     sum.next_multiple_of(BLOCK as u64)
 }
 

@@ -1,0 +1,161 @@
+//! What a container has changed, and an image of it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use super::record::{self, Info, State};
+use super::{Container, Inner, group_name};
+use crate::cgroup::Group;
+use crate::image::{CommitOptions, Image, Images, Running};
+use crate::isolation::{Identity, Range};
+use crate::layer::{self, Change, Owners, PackOptions, PackSource, View};
+use crate::snapshot::Changes;
+use crate::{Error, ErrorKind, Result};
+
+const STEP: &str = "commit the container";
+
+impl Container {
+    /// Makes an image of what the container has changed, on top of the image that it was made from. What was made for
+    /// mounts (`/etc/hosts`, say) is not part of it, nor is what mounts hold.
+    ///
+    /// A container that runs is frozen for as long as its files are read, see [`CommitOptions::running`]; it goes on
+    /// afterwards, also after an error. A container that has changed nothing gives an image of the same layers.
+    ///
+    /// ```no_run
+    /// use coracle::image::CommitOptions;
+    ///
+    /// # fn main() -> coracle::Result<()> {
+    /// let engine = coracle::Engine::open_default()?;
+    /// let options = CommitOptions { reference: Some("mine:latest".parse()?), ..CommitOptions::default() };
+    /// let image = engine.find_container("build")?.commit(&options)?;
+    /// assert!(image.container().command(["true"]).status()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) over a directory of the host, and for a container that runs without a
+    /// control group (rootless, as a rule) or whose files cannot be in a layer; [`Conflict`](ErrorKind::Conflict) for
+    /// one that runs when the options refuse that, and for files that change meanwhile;
+    /// [`Invalid`](ErrorKind::Invalid) for a time or a level of compression that there is not. Nothing is left behind.
+    pub fn commit(&self, options: &CommitOptions) -> Result<Image> {
+        let inner = &self.inner;
+        let info = inner.info();
+        let (images, parent) = inner.image(STEP, &info)?;
+        // Until the image is visible, nothing of its parent goes.
+        let _hold = super::hold(&inner.runtime)?;
+        let _frozen = inner.hold_still(&info, options.running)?;
+        let changed = Changed::of(inner, &info, &parent)?;
+        images.commit(&parent, changed.source(), &changed.packing(options.clamp_mtime), info.command.join(" "), options)
+    }
+
+    /// What the container has changed so far, sorted, as `docker diff` tells it. What was made for mounts is not told.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) over a directory of the host; [`Conflict`](ErrorKind::Conflict) for
+    /// files that go while they are looked at, as those of a container that runs may.
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        let info = self.inner.info();
+        let (_, parent) = self.inner.image("list the container's changes", &info)?;
+        let _hold = super::hold(&self.inner.runtime)?;
+        let changed = Changed::of(&self.inner, &info, &parent)?;
+        layer::changes(changed.source(), &changed.packing(None))
+    }
+}
+
+impl Inner {
+    /// The image that the container was made from, and where it is.
+    fn image(&self, step: &'static str, info: &Info) -> Result<(&Images, Image)> {
+        match (&self.images, &info.image) {
+            (Some(images), Some(id)) => Ok((images, images.resolve(id)?)),
+            _ => Err(Error::new(ErrorKind::Unsupported, step)
+                .because("it was not made from an image, but over a directory of the host")),
+        }
+    }
+
+    /// Makes sure that nobody writes as long as the value lives.
+    fn hold_still(&self, info: &Info, running: Running) -> Result<Option<Frozen>> {
+        // One that is said to be created is about to run.
+        if !matches!(info.state, State::Created | State::Running) {
+            return Ok(None);
+        }
+        let refuse = |kind, why: &'static str| Err(Error::new(kind, STEP).because(why).remedy("stop it first"));
+        if running == Running::Refuse {
+            return refuse(ErrorKind::Conflict, "it is running");
+        }
+        match self.runtime.open_group(&group_name(&info.id)) {
+            Some(group) => Frozen::new(group).map(Some),
+            None => refuse(ErrorKind::Unsupported, "it is running, and has no control group that could be frozen"),
+        }
+    }
+}
+
+/// A control group whose processes stand still.
+struct Frozen(Group);
+
+impl Frozen {
+    fn new(group: Group) -> Result<Frozen> {
+        // Made first, so that a group that does not freeze in time thaws again.
+        let frozen = Frozen(group);
+        frozen.0.freeze()?;
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that is gone needs no thawing.
+        let _ = self.0.thaw();
+    }
+}
+
+/// Where a container's changes are, and how they are read.
+struct Changed {
+    changes: Changes,
+    below: View,
+    packing: PackOptions,
+}
+
+impl Changed {
+    fn of(inner: &Inner, info: &Info, parent: &Image) -> Result<Changed> {
+        let runtime = &inner.runtime;
+        let below = View::of_layers(&parent.ensure_layers(None)?)?;
+        let range = match &runtime.identity {
+            Identity::Host => None,
+            rootless => Some(Arc::new(Range::new(rootless, runtime.root())?)),
+        };
+        let packing = PackOptions {
+            owners: match (&runtime.identity, &range) {
+                (Identity::Range { .. }, Some(range)) => Owners::Mapped(range.clone()),
+                (Identity::Single { .. }, _) => Owners::Recorded,
+                _ => Owners::AsFound,
+            },
+            access: range.map(|range| range as _),
+            mount_points: info.mount_points.iter().map(|path| relative(Path::new(path))).collect(),
+            ..PackOptions::default()
+        };
+        let changes = runtime.snapshotter.changes(&record::directory(runtime.root(), &info.id));
+        Ok(Changed { changes, below, packing })
+    }
+
+    fn source(&self) -> PackSource<'_> {
+        match &self.changes {
+            Changes::Upper(upper) => PackSource::Upper { upper, below: &self.below },
+            Changes::Tree(tree) => PackSource::Tree { tree, below: &self.below },
+        }
+    }
+
+    fn packing(&self, clamp_mtime: Option<i64>) -> PackOptions {
+        PackOptions { clamp_mtime, ..self.packing.clone() }
+    }
+}
+
+/// `a/b` of `/a/./b/`. A link on the way leads elsewhere; then the path names nothing that was made.
+fn relative(path: &Path) -> Vec<u8> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.as_bytes()),
+        _ => None,
+    });
+    names.collect::<Vec<_>>().join(&b'/')
+}

@@ -1,0 +1,258 @@
+//! Images of what containers have changed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use coracle::image::{CommitOptions, ContainerConfig, Running};
+use coracle::layer::{ChangeKind, Compression, EncoderOptions};
+use coracle::{Container, ErrorKind, Image, Stdio};
+
+use super::support::{Lab, image, is_root, run, shell, with_programs};
+
+/// A container of the image that has run this and is kept.
+fn kept(image: &Image, script: &str) -> Container {
+    let builder = with_programs(image.container()).keep(true).stdout(Stdio::Null);
+    let container = builder.command(["/bin/sh", "-ec", script]).spawn().unwrap();
+    assert!(container.wait().unwrap().success(), "{script}");
+    container
+}
+
+fn changed(container: &Container) -> Vec<String> {
+    let letter = |kind| match kind {
+        ChangeKind::Added => 'A',
+        ChangeKind::Modified => 'C',
+        ChangeKind::Removed => 'D',
+    };
+    let changes = container.changes().unwrap();
+    changes.iter().map(|change| format!("{} {}", letter(change.kind), change.path.display())).collect()
+}
+
+#[test]
+fn what_a_container_changed_is_the_image() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let container = kept(
+        &parent,
+        "echo new > /etc/new; echo more >> /etc/passwd; rm /etc/group; rm -r /home/bob; mkdir -p /work/a/b;
+         chmod 1777 /work; ln /etc/new /work/a/twin; ln -s /etc/new /work/link; mkfifo -m 600 /work/pipe;
+         rm -r /tmp; mkdir -m 1777 /tmp; touch -d @1.5 /work/a/b",
+    );
+    assert_eq!(
+        changed(&container),
+        [
+            "C /etc",
+            "D /etc/group",
+            "A /etc/new",
+            "C /etc/passwd",
+            "C /home",
+            "D /home/bob",
+            "C /tmp",
+            "C /work",
+            "A /work/a",
+            "A /work/a/b",
+            "A /work/a/twin",
+            "A /work/link",
+            "A /work/pipe",
+        ]
+    );
+    let options = CommitOptions {
+        reference: Some("changed:1".parse().unwrap()),
+        author: "me".into(),
+        comment: "a remark".into(),
+        config: Some(ContainerConfig { cmd: vec!["cat".into(), "/etc/new".into()], ..ContainerConfig::default() }),
+        ..CommitOptions::default()
+    };
+    let committed = container.commit(&options).unwrap();
+    assert_eq!(committed.layers().len(), 2);
+    assert_eq!(committed.layers().next().unwrap().1, parent.layers().next().unwrap().1);
+    let step = committed.config().history.last().unwrap();
+    assert_eq!((step.author.as_str(), step.comment.as_str(), step.empty_layer), ("me", "a remark", false));
+    assert!(step.created_by.starts_with("/bin/sh -ec echo new"));
+    assert_eq!(lab.engine.image("changed:1").unwrap(), committed);
+    let out = with_programs(committed.container()).output().unwrap();
+    assert_eq!((out.status.success(), out.stdout.as_slice()), (true, &b"new\n"[..]));
+    let script =
+        "cat /etc/passwd | tail -1; ls -d /etc/group /home/bob 2>/dev/null || true; stat -c '%a %n' /work /tmp;
+                  stat -c '%h %n' /etc/new; readlink /work/link; stat -c '%F' /work/pipe; stat -c %.Y /work/a/b";
+    assert_eq!(shell(&committed, script), "more\n1777 /work\n1777 /tmp\n2 /etc/new\n/etc/new\nfifo\n1.500000000\n");
+    // The next one stands on this one.
+    let next = kept(&committed, "rm /etc/new");
+    assert_eq!(changed(&next), ["C /etc", "D /etc/new"]);
+    let next = next.commit(&CommitOptions::default()).unwrap();
+    assert_eq!(next.layers().len(), 3);
+    assert_eq!(shell(&next, "ls /etc/new 2>/dev/null || cat /work/a/twin"), "new\n");
+    assert!(next.tags().unwrap().is_empty());
+}
+
+#[test]
+fn a_container_that_changed_nothing_gives_no_layer() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let container = kept(&parent, "cat /etc/hosts /etc/resolv.conf /etc/hostname > /dev/null");
+    assert_eq!(changed(&container), [] as [&str; 0]);
+    let committed = container.commit(&CommitOptions::default()).unwrap();
+    assert_eq!(committed.layers().len(), 1);
+    assert!(committed.config().history.last().unwrap().empty_layer);
+    assert_ne!(committed, parent);
+    assert_eq!(shell(&committed, "cat /etc/os-release"), "NAME=lab\n");
+}
+
+#[test]
+fn what_mounts_need_and_hold_is_not_committed() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let volume = tempfile::tempdir().unwrap();
+    let builder = with_programs(parent.container())
+        .mount(coracle::container::Mount::bind(volume.path(), "/data/deep"))
+        .mount(coracle::container::Mount::tmpfs("/run/mem"))
+        .keep(true)
+        .command([
+            "/bin/sh",
+            "-ec",
+            "echo x > /data/deep/file; echo y > /run/mem/file; mkdir /var /var/x; touch /run/own",
+        ]);
+    let container = builder.spawn().unwrap();
+    assert!(container.wait().unwrap().success());
+    assert_eq!(changed(&container), ["A /run", "A /run/own", "A /var", "A /var/x"]);
+    let committed = container.commit(&CommitOptions::default()).unwrap();
+    assert_eq!(shell(&committed, "ls / | tr '\\n' ' '; ls /run").matches("data").count(), 0);
+}
+
+#[test]
+fn the_same_changes_make_the_same_image() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let ids: Vec<_> = (0..2)
+        .map(|_| {
+            let container = kept(&parent, "mkdir /work/d; echo body > /work/d/file; ln -s x /work/link");
+            let options = CommitOptions {
+                created: Some("2001-09-09T01:46:40Z".into()),
+                clamp_mtime: Some(1_000_000_000),
+                ..CommitOptions::default()
+            };
+            let image = container.commit(&options).unwrap();
+            (image.id().clone(), image.digest().clone())
+        })
+        .collect();
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn every_compression_makes_the_same_tree() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let container = kept(&parent, "seq 1 200000 > /work/numbers; rm /etc/group");
+    let formats = [Compression::None, Compression::Gzip, Compression::Zstd];
+    let mut diff_ids = Vec::new();
+    for compression in formats.into_iter().filter(|it| cfg!(feature = "zstd") || *it != Compression::Zstd) {
+        let encoding = EncoderOptions { compression, ..EncoderOptions::default() };
+        let committed = container.commit(&CommitOptions { encoding, ..CommitOptions::default() }).unwrap();
+        assert_eq!(shell(&committed, "tail -1 /work/numbers; ls /etc/group 2>/dev/null || true"), "200000\n");
+        diff_ids.push(committed.config().rootfs.diff_ids[1].clone());
+    }
+    assert!(diff_ids.iter().all(|diff_id| *diff_id == diff_ids[0]));
+}
+
+/// Counts up in a file of the container until it is killed.
+fn counting(image: &Image) -> Container {
+    let script = "n=0; while true; do n=$((n+1)); echo $n > /work/n; echo $n > /work/m; done";
+    let container = with_programs(image.container()).keep(true).command(["/bin/sh", "-ec", script]).spawn().unwrap();
+    let begin = Instant::now();
+    while !changed_or_busy(&container).iter().any(|path| path.ends_with("work/m")) {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    container
+}
+
+/// Files of a container that runs may go while they are listed.
+fn changed_or_busy(container: &Container) -> Vec<PathBuf> {
+    container.changes().unwrap_or_default().into_iter().map(|change| change.path).collect()
+}
+
+#[test]
+fn a_container_that_runs_is_frozen_meanwhile_or_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let container = counting(&parent);
+    let refuse = CommitOptions { running: Running::Refuse, ..CommitOptions::default() };
+    let error = container.commit(&refuse).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("running"), "{error}");
+    match container.commit(&CommitOptions::default()) {
+        // Another handle, as another program has one.
+        Ok(committed) => {
+            let again = lab.engine.find_container(&container.id().to_string()).unwrap();
+            again.commit(&CommitOptions::default()).unwrap();
+            assert!(container.try_wait().unwrap().is_none());
+            let numbers = shell(&committed, "cat /work/n /work/m");
+            let numbers: Vec<i64> = numbers.lines().map(|line| line.parse().unwrap()).collect();
+            assert!((0..=1).contains(&(numbers[0] - numbers[1])), "{numbers:?}");
+            // It goes on.
+            let first = changed_or_busy(&container);
+            assert!(!first.is_empty());
+        }
+        Err(error) => {
+            assert!(!is_root(), "{error}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("stop it first"), "{error}");
+        }
+    }
+    container.kill().unwrap();
+    container.wait().unwrap();
+    container.commit(&CommitOptions::default()).unwrap();
+}
+
+#[test]
+fn containers_over_directories_have_no_image() {
+    let Some(lab) = Lab::new() else { return };
+    let container = lab.engine.sandbox().keep(true).command(["true"]).spawn().unwrap();
+    container.wait().unwrap();
+    assert_eq!(container.commit(&CommitOptions::default()).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(container.changes().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn bad_options_leave_nothing_behind() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let container = kept(&parent, "touch /work/file");
+    let blobs = || std::fs::read_dir(lab.root().join("blobs/sha256")).unwrap().count();
+    let before = blobs();
+    let encoding = EncoderOptions { level: Some(99), ..EncoderOptions::default() };
+    for options in [
+        CommitOptions { created: Some("yesterday".into()), ..CommitOptions::default() },
+        CommitOptions { encoding, ..CommitOptions::default() },
+    ] {
+        assert_eq!(container.commit(&options).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    assert_eq!((blobs(), lab.engine.list_images().unwrap().len()), (before, 1));
+}
+
+/// Owners, and files that only their owners may read: as root of the host, with a range of ids, or with one id.
+#[test]
+fn owners_and_private_files_survive() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let own = "mkdir -m 700 /work/private; echo secret > /work/private/file; chmod 000 /work/private/file;
+               mkdir /work/closed; echo in > /work/closed/in; ln -s in /work/closed/link; chmod 000 /work/closed";
+    let owned =
+        "; chown -R 1000:10 /work/private; chown 1000:1000 /work/closed; touch /work/both; chown 10:20 /work/both;
+                 ln -s x /work/link; chown -h 5:6 /work/link";
+    let many = lab.engine.identity() != "rootless with one id";
+    let container = kept(&parent, &if many { [own, owned].concat() } else { own.to_owned() });
+    let committed = container.commit(&CommitOptions::default()).unwrap();
+    let script = "cd /work; stat -c '%a %u:%g %n' $(find . ! -type l | sort); stat -c '%u:%g' $(find . -type l | sort);
+                  cat private/file closed/in";
+    let found = run(&with_programs(committed.container()), script);
+    let expected = if many {
+        "755 0:0 .\n644 10:20 ./both\n0 1000:1000 ./closed\n644 0:0 ./closed/in\n700 1000:10 ./private\n\
+         0 1000:10 ./private/file\n0:0\n5:6\nsecret\nin\n"
+    } else {
+        "755 0:0 .\n0 0:0 ./closed\n644 0:0 ./closed/in\n700 0:0 ./private\n0 0:0 ./private/file\n0:0\nsecret\nin\n"
+    };
+    assert_eq!(found, expected);
+    // The blob itself says so.
+    let changes = changed(&container);
+    assert!(changes.contains(&"A /work/private/file".to_owned()), "{changes:?}");
+}

@@ -1,0 +1,9 @@
+//! Layers on their way out and in again: what containers change, what is packed of it, and what every reader makes of
+//! that.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod commit;
+#[path = "../support/mod.rs"]
+mod shared;
+#[path = "../container/support.rs"]
+mod support;
