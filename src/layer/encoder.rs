@@ -32,7 +32,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct EncoderOptions {
     /// [`Compression::Gzip`], which every registry and engine reads, by default.
     pub compression: Compression,
-    /// How hard to try: 0 to 9 for gzip (default 6), 1 to 22 for zstd (default 3). Means nothing without compression.
+    /// How hard to try: 0 to 9 for gzip (default 4, which takes a quarter less time than 6 for 2 % more bytes), 1 to 22
+    /// for zstd (default 3). Means nothing without compression.
     pub level: Option<u32>,
     /// Threads that compress; as many as the machine gives this process by default, and at most 16. The result is the
     /// same whatever the number. Each has up to 1 MiB (gzip) or 8 MiB (zstd) under way.
@@ -167,7 +168,7 @@ fn method(options: &EncoderOptions) -> Result<Option<Method>> {
     };
     match options.compression {
         Compression::None => Ok(None),
-        Compression::Gzip => level(6, 0..=9).map(|level| Some(Method::Gzip(level))),
+        Compression::Gzip => level(4, 0..=9).map(|level| Some(Method::Gzip(level))),
         #[cfg(feature = "zstd")]
         Compression::Zstd => level(3, 1..=22).map(|level| Some(Method::Zstd(level as i32))),
         #[cfg(not(feature = "zstd"))]
@@ -464,7 +465,7 @@ mod tests {
         let mut out = Vec::new();
         flate2::read::GzDecoder::new(gzip.as_slice()).read_to_end(&mut out).unwrap();
         assert_eq!(out, bytes);
-        let mut whole = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        let mut whole = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(4));
         whole.write_all(&bytes).unwrap();
         let whole = whole.finish().unwrap().len();
         assert!(gzip.len() < whole + whole / 100 + 100, "{} against {whole}", gzip.len());

@@ -30,7 +30,9 @@ pub(crate) use copy::copy;
 pub use encoder::EncoderOptions;
 pub use limits::Limits;
 pub(crate) use pack::encode;
-pub use pack::{Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, changes, pack};
+pub use pack::{
+    Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, PackedBlob, changes, pack, pack_blob,
+};
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub use view::View;

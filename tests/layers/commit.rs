@@ -242,14 +242,14 @@ fn owners_and_private_files_survive() {
     let many = lab.engine.identity() != "rootless with one id";
     let container = kept(&parent, &if many { [own, owned].concat() } else { own.to_owned() });
     let committed = container.commit(&CommitOptions::default()).unwrap();
-    let script = "cd /work; stat -c '%a %u:%g %n' $(find . ! -type l | sort); stat -c '%u:%g' $(find . -type l | sort);
+    let script = "cd /work; stat -c '%a %u:%g %n' $(find . -mindepth 1 ! -type l | sort); stat -c '%u:%g' $(find . -type l | sort);
                   cat private/file closed/in";
     let found = run(&with_programs(committed.container()), script);
     let expected = if many {
-        "755 0:0 .\n644 10:20 ./both\n0 1000:1000 ./closed\n644 0:0 ./closed/in\n700 1000:10 ./private\n\
+        "644 10:20 ./both\n0 1000:1000 ./closed\n644 0:0 ./closed/in\n700 1000:10 ./private\n\
          0 1000:10 ./private/file\n0:0\n5:6\nsecret\nin\n"
     } else {
-        "755 0:0 .\n0 0:0 ./closed\n644 0:0 ./closed/in\n700 0:0 ./private\n0 0:0 ./private/file\n0:0\nsecret\nin\n"
+        "0 0:0 ./closed\n644 0:0 ./closed/in\n700 0:0 ./private\n0 0:0 ./private/file\n0:0\nsecret\nin\n"
     };
     assert_eq!(found, expected);
     // The blob itself says so.

@@ -37,6 +37,7 @@ use super::encoder::{Encoded, Encoder, EncoderOptions};
 use super::{Reown, View};
 #[cfg(doc)]
 use crate::ErrorKind;
+use crate::name::{Algorithm, DiffId, Digest, Hasher};
 use crate::{Error, Result};
 
 const STEP: &str = "pack the directory";
@@ -206,7 +207,73 @@ pub fn changes(source: PackSource<'_>, options: &PackOptions) -> Result<Vec<Chan
     Ok(plan::of(source, options, &mut tree)?.map(|plan| plan.changes()).unwrap_or_default())
 }
 
-/// [`pack`], hashed and compressed on the way to `out`.
+/// A layer's blob, as [`pack_blob`] wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedBlob {
+    /// What went into it.
+    pub packed: Packed,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// The digest of the tar in it.
+    pub diff_id: DiffId,
+    /// Bytes of the tar in it.
+    pub tar_size: u64,
+}
+
+/// [`pack`], compressed on all cores on the way to `out`; both digests are computed in the same pass. Memory is bounded
+/// by the number of threads, see [`EncoderOptions::threads`]. The same source makes the same blob.
+///
+/// # Errors
+/// Those of [`pack`]; [`Invalid`](ErrorKind::Invalid) for a level that there is not and
+/// [`Unsupported`](ErrorKind::Unsupported) for formats that are not written.
+///
+/// ```
+/// use coracle::layer::{EncoderOptions, PackOptions, PackSource, pack_blob};
+///
+/// let dir = tempfile::tempdir().unwrap();
+/// let mut gzip = Vec::new();
+/// let source = PackSource::Directory(dir.path());
+/// let blob = pack_blob(source, &PackOptions::default(), &EncoderOptions::default(), &mut gzip)?;
+/// assert_eq!(blob.digest, coracle::Digest::of(&gzip));
+/// assert_eq!((blob.packed.entries, blob.tar_size), (0, 1024));
+/// # Ok::<(), coracle::Error>(())
+/// ```
+pub fn pack_blob(
+    source: PackSource<'_>,
+    options: &PackOptions,
+    encoding: &EncoderOptions,
+    out: impl Write,
+) -> Result<PackedBlob> {
+    let out = Hashing { out, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
+    let (packed, Encoded { digest: tar_digest, size: tar_size }, out) = encode(source, options, encoding, out)?;
+    let digest = out.hasher.finish();
+    let diff_id = DiffId(tar_digest.unwrap_or_else(|| digest.clone()));
+    Ok(PackedBlob { packed, digest, size: out.size, diff_id, tar_size })
+}
+
+/// Hashes what passes through.
+struct Hashing<W> {
+    out: W,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// [`pack`], hashed and compressed on the way to `out`, which computes the digest of the blob itself.
 pub(crate) fn encode<W: Write>(
     source: PackSource<'_>,
     options: &PackOptions,
@@ -229,5 +296,7 @@ impl Counts {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
