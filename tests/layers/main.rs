@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod commit;
+mod interop;
+mod memory;
+mod overlay;
 #[path = "../support/mod.rs"]
 mod shared;
 #[path = "../container/support.rs"]
+#[allow(dead_code)] // It serves more than is tested here.
 mod support;
