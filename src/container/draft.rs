@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
+use crate::image;
 use crate::isolation::{Aspect, MadeFile, Request};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
@@ -61,7 +62,7 @@ impl ContainerBuilder {
         let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let owner = runtime.owner()?;
         // Until the record is written, nobody removes the image or takes the directory for garbage.
-        let _hold = super::hold(runtime)?;
+        let hold = image::lock(runtime.root()).share()?;
         let layers = match &self.base {
             From::Image(image) => image.ensure_layers(None)?,
             From::Directory(_) => vec![],
@@ -122,6 +123,7 @@ impl ContainerBuilder {
         };
         super::make_directory(&directory, "make the container's directory")?;
         record::write(runtime.root(), &draft.info)?;
+        drop(hold);
         // After the record: a name without one is free.
         if let Some(name) = &draft.info.name {
             record::take_name(runtime.root(), name, &draft.info.id)?;

@@ -26,6 +26,7 @@ mod view;
 pub use compression::{Compression, Decoder};
 pub(crate) use copy::copy;
 pub use limits::Limits;
+pub(crate) use store::Grave;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub use view::View;

@@ -1,7 +1,7 @@
 //! What a tree takes on its file system, as du(1) counts it.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -123,6 +123,28 @@ pub(crate) fn measure(dir: BorrowedFd<'_>) -> io::Result<Measured> {
             return Ok(measured);
         }
     }
+}
+
+/// Measures `name` in `dir`, whatever it is, and everything below it; nothing where it is not there.
+pub(crate) fn measure_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Measured> {
+    match (fs::lstatat(dir, name), fs::open_dir(dir, name)) {
+        (Ok(stat), Ok(open)) if is_directory(&stat) => measure(open.as_fd()),
+        (Ok(stat), Err(error)) if is_directory(&stat) => Err(error),
+        (Ok(stat), _) => {
+            let mut measured = Measured::default();
+            measured.add(&stat);
+            Ok(measured)
+        }
+        (Err(error), _) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Measured::default()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// What `dir` takes without anything that is in it.
+pub(crate) fn measure_itself(dir: BorrowedFd<'_>) -> io::Result<Measured> {
+    let mut measured = Measured::default();
+    measured.add(&fs::fstat(dir)?);
+    Ok(measured)
 }
 
 /// A directory on the way down.
