@@ -38,6 +38,7 @@ pub(crate) use gc::Collection;
 pub use index::{IndexEntry, REF_NAME};
 pub use ingest::Ingest;
 pub use lease::Lease;
+pub(crate) use lease::Leases;
 
 use crate::name::{Algorithm, Digest};
 pub use crate::sys::usage::{Measured, Usage};

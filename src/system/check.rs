@@ -156,22 +156,20 @@ impl Root<'_> {
 
     /// What nothing needs. With damage about, the blobs and layers that are needed are not known for certain.
     fn garbage(&self, whole: bool) -> Result<Vec<Garbage>> {
+        let content = self.images.content();
         let alone = self.images.lock().try_alone()?;
-        let used = self.used_images(&self.containers()?)?;
-        let collection = self.images.content().collection()?;
-        let mut garbage = self.garbage_of(&self.leftovers(alone.as_ref())?, &collection);
-        if whole {
-            let entries = collection.entries();
-            let blobs = collection.unreached(entries, &[])?.into_iter();
-            garbage.extend(
-                blobs.map(|blob| Garbage {
-                    kind: GarbageKind::Blob,
-                    path: self.images.content().blob_path(&blob.digest),
-                }),
-            );
-            let layers = self.images.needless_layers(&collection, entries, &used)?.into_iter();
-            garbage.extend(layers.map(|layer| Garbage { kind: GarbageKind::Layer, path: layer.dir().to_owned() }));
+        let leftovers = self.leftovers(alone.as_ref())?;
+        if !whole {
+            return Ok(self.garbage_of(&leftovers, &content.leases().unwrap_or_default()));
         }
+        let used = self.used_images(&self.containers()?)?;
+        let collection = content.collection()?;
+        let mut garbage = self.garbage_of(&leftovers, collection.leases());
+        let blobs = collection.unreached(collection.entries(), &[])?.into_iter();
+        let blobs = blobs.map(|blob| (GarbageKind::Blob, content.blob_path(&blob.digest)));
+        let layers = self.images.needless_layers(&collection, collection.entries(), &used)?.into_iter();
+        let layers = layers.map(|layer| (GarbageKind::Layer, layer.dir().to_owned()));
+        garbage.extend(blobs.chain(layers).map(|(kind, path)| Garbage { kind, path }));
         Ok(garbage)
     }
 }

@@ -34,7 +34,7 @@ use crate::container::record::{self, Info};
 use crate::container::runtime::Runtime;
 use crate::container::{self, owner};
 use crate::content::lock::Held;
-use crate::content::{Collection, Measured, tmp};
+use crate::content::{Leases, Measured, tmp};
 use crate::image::{ImageId, Images};
 use crate::{Error, Result, sys};
 
@@ -140,17 +140,18 @@ impl Root<'_> {
     }
 
     /// Where the things of `leftovers` and the dead leases are, with their kinds.
-    fn garbage_of(&self, leftovers: &Leftovers, collection: &Collection<'_>) -> Vec<Garbage> {
+    fn garbage_of(&self, leftovers: &Leftovers, leases: &Leases) -> Vec<Garbage> {
         let at = |kind| move |path| Garbage { kind, path };
         let containers = leftovers.containers.iter().map(|info| info.id.to_string());
         let containers = containers.chain(leftovers.nameless.iter().cloned());
-        let leases = collection.leases().dead.iter();
         let mut garbage: Vec<Garbage> =
             containers.map(|id| self.path().join("containers").join(id)).map(at(GarbageKind::Container)).collect();
         garbage.extend(leftovers.names.iter().cloned().map(at(GarbageKind::Name)));
         let temporary = leftovers.temporary.iter().map(|stale| self.path().join("tmp").join(&stale.name));
         garbage.extend(temporary.map(at(GarbageKind::Temporary)));
-        garbage.extend(leftovers.marks.iter().chain(leases).map(|(path, _)| path.clone()).map(at(GarbageKind::Mark)));
+        garbage.extend(
+            leftovers.marks.iter().chain(&leases.dead).map(|(path, _)| path.clone()).map(at(GarbageKind::Mark)),
+        );
         garbage
     }
 

@@ -88,7 +88,7 @@ impl Root<'_> {
         let (entries, removed) = self.images.without_needless(collection.entries(), &used, options.all_images);
         let blobs = collection.unreached(&entries, &[])?.into_iter().map(|blob| blob.digest).collect();
         let layers = self.images.needless_layers(&collection, &entries, &used)?;
-        let garbage = self.garbage_of(&leftovers, &collection);
+        let garbage = self.garbage_of(&leftovers, collection.leases());
         Ok(Plan {
             alone,
             collection,

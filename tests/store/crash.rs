@@ -1,0 +1,110 @@
+//! A program that is killed at any instant of its work leaves garbage and no damage.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use coracle::Engine;
+use coracle::system::PruneOptions;
+
+use super::lab::{Lab, with_programs};
+use super::support::{archive, assert_whole, role};
+
+/// How often a program is killed. Each time, everything is looked at.
+const KILLS: u64 = 200;
+
+/// The work: loading, running, keeping and removing, over and over. Ends by a kill.
+pub fn worker(root: &Path, seed: u64) {
+    let engine = Engine::open(root).unwrap();
+    let archives = root.parent().unwrap();
+    for turn in seed.. {
+        let file = archives.join(format!("{}.tar", turn % 3));
+        let image = engine.load(file.as_path()).unwrap();
+        let name = format!("kept{turn}");
+        let kept = with_programs(image.container()).command(["sh", "-c", "echo x > /x"]).name(&name).keep(true);
+        let kept = kept.spawn().unwrap();
+        assert!(kept.wait().unwrap().success());
+        engine.images().repository("other").unwrap().tag(&image, "1").unwrap();
+        kept.remove().unwrap();
+        for listed in engine.list_images().unwrap() {
+            engine.remove_image(&listed.image.id().to_string(), true).unwrap();
+        }
+        if turn % 4 == 3 {
+            engine.prune(&PruneOptions { all_images: true, containers: true, dry_run: false }).unwrap();
+        }
+    }
+}
+
+/// xorshift: instants that differ, and are the same in every run.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn two_hundred_kills_damage_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let root = lab.root();
+    for number in 0..3 {
+        let bytes = archive(&format!("crash:{number}"), number + 1, 3, 20, 4000);
+        std::fs::write(root.parent().unwrap().join(format!("{number}.tar")), bytes).unwrap();
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let (mut images, mut containers, mut garbage) = (0, 0, 0);
+    for kill in 0..KILLS {
+        let mut command = role("worker", &root, kill);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(random(&mut state) % 60_000));
+        let early = child.try_wait().unwrap();
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(early.is_none(), "the worker failed: {}", String::from_utf8_lossy(&output.stderr));
+        // First as it is, then as the next open leaves it.
+        let report = assert_sound(&lab.engine);
+        garbage += usize::from(report > 0);
+        let engine = Engine::open(&root).unwrap();
+        assert_sound(&engine);
+        images += engine.list_images().unwrap().len();
+        containers += engine.containers().unwrap().len();
+        if kill % 20 == 19 {
+            finishes(&engine);
+        }
+    }
+    eprintln!("after {KILLS} kills: {garbage} times garbage, {images} images and {containers} containers seen");
+    finishes(&lab.engine);
+    lab.assert_clean();
+}
+
+/// Nothing is damaged; gives the number of pieces of garbage. The killed program's guardian may still be at work: it
+/// takes the containers along, and they write until then.
+fn assert_sound(engine: &Engine) -> usize {
+    let held = || {
+        let marks = std::fs::read_dir(engine.root().join("owners")).into_iter().flatten().flatten();
+        marks.filter(|mark| std::fs::File::open(mark.path()).is_ok_and(|file| file.try_lock().is_err())).count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // One of them is this program's own.
+    while held() > 1 {
+        assert!(Instant::now() < deadline, "the guardian of a killed program does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_whole(engine).garbage.len()
+}
+
+/// The work can be done again, to its end, and leaves nothing.
+fn finishes(engine: &Engine) {
+    let file = engine.root().parent().unwrap().join("0.tar");
+    let image = engine.load(file.as_path()).unwrap();
+    assert_eq!(image.layers().len(), 3);
+    let pruned = engine.prune(&PruneOptions { all_images: true, containers: true, dry_run: false }).unwrap();
+    assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+    assert_eq!(assert_whole(engine).garbage, []);
+    for place in ["blobs/sha256", "layers", "containers", "names", "tmp", "leases"] {
+        let left: Vec<_> = std::fs::read_dir(engine.root().join(place))
+            .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
+            .unwrap_or_default();
+        assert!(left.is_empty(), "{place}: {left:?}");
+    }
+}
