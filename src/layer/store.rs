@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pipeline::{self, Job};
 use super::{Below, Limits, Ownership, Skipped, Unpacked, View, WhiteoutFormat};
-use crate::content::tmp::{self, TmpDir};
+use crate::content::tmp::{self, Buried, TmpDir};
 use crate::content::{self, Durability};
 use crate::name::{ChainId, DiffId, Digest};
 use crate::{Error, ErrorKind, Result, sys};
@@ -376,13 +376,15 @@ impl LayerStore {
     /// Takes a layer out of sight at once; `None` where it is gone already. Removing what it was is the slow part, and
     /// needs no lock any more.
     pub(crate) fn bury(&self, layer: &Layer) -> Result<Option<Grave>> {
-        // The directory that receives it is locked by us meanwhile.
-        let dir = TmpDir::create(&self.content.path("tmp"))?;
-        match fs::rename(&layer.dir, dir.path().join("layer")) {
-            Ok(()) => Ok(Some(Grave { dir, from: layer.dir.clone(), ownership: self.options.ownership.clone() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(REMOVE, "rename", error).path(&layer.dir)),
-        }
+        let tmp = self.content.path("tmp");
+        let buried =
+            tmp::bury(&layer.dir, &tmp).map_err(|error| Error::io(REMOVE, "rename", error).path(&layer.dir))?;
+        Ok(buried.map(|buried| Grave {
+            buried,
+            tmp,
+            from: layer.dir.clone(),
+            ownership: self.options.ownership.clone(),
+        }))
     }
 
     /// Lock files of unpackings whose programs are dead, locked by us.
@@ -506,7 +508,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A layer that is out of sight, and still takes space.
 #[derive(Debug)]
 pub(crate) struct Grave {
-    dir: TmpDir,
+    buried: Buried,
+    tmp: PathBuf,
     from: PathBuf,
     ownership: Ownership,
 }
@@ -517,10 +520,12 @@ impl Grave {
     /// # Errors
     /// Where something of it stays, to be swept by the next open.
     pub(crate) fn remove(self) -> Result<()> {
-        let parent = self.dir.dir().as_fd();
-        match (&self.ownership, sys::fs::remove_tree(parent, "layer".as_ref())) {
-            (Ownership::Mapped(reown), Err(_)) => reown.remove(parent, "layer".as_ref()),
-            (_, result) => result.map_err(|error| Error::io(REMOVE, "unlink", error).path(&self.from)),
+        let Grave { buried, tmp, from, ownership } = self;
+        let fail = |syscall, error| Error::io(REMOVE, syscall, error).path(&from);
+        let tmp = File::open(&tmp).map_err(|error| fail("open", error))?;
+        match (&ownership, sys::fs::remove_tree(tmp.as_fd(), &buried.name)) {
+            (Ownership::Mapped(reown), Err(_)) => reown.remove(tmp.as_fd(), &buried.name),
+            (_, result) => result.map_err(|error| fail("unlink", error)),
         }
     }
 }

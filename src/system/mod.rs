@@ -147,11 +147,10 @@ impl Root<'_> {
         let mut garbage: Vec<Garbage> =
             containers.map(|id| self.path().join("containers").join(id)).map(at(GarbageKind::Container)).collect();
         garbage.extend(leftovers.names.iter().cloned().map(at(GarbageKind::Name)));
+        let marks = leftovers.marks.iter().chain(&leases.dead);
+        garbage.extend(marks.map(|(path, _)| path.clone()).map(at(GarbageKind::Mark)));
         let temporary = leftovers.temporary.iter().map(|stale| self.path().join("tmp").join(&stale.name));
         garbage.extend(temporary.map(at(GarbageKind::Temporary)));
-        garbage.extend(
-            leftovers.marks.iter().chain(&leases.dead).map(|(path, _)| path.clone()).map(at(GarbageKind::Mark)),
-        );
         garbage
     }
 

@@ -152,7 +152,10 @@ impl Plan<'_> {
                 tally.pruned.containers.push(info.id.clone());
             }
         }
-        for garbage in self.garbage {
+        // What was being made is locked by us; that can wait until nobody waits for the other locks.
+        let (later, now): (Vec<Garbage>, _) =
+            self.garbage.into_iter().partition(|garbage| garbage.kind == GarbageKind::Temporary);
+        for garbage in now {
             let path = &garbage.path;
             let name = path.file_name().unwrap_or_default();
             let removed = tally.removes(path, || match garbage.kind {
@@ -163,7 +166,6 @@ impl Plan<'_> {
                     }
                 }
                 GarbageKind::Name => record::remove_dangling_name(root.path(), path),
-                GarbageKind::Temporary => root.runtime.remove_temporary(name),
                 _ => fs::remove_file(path).map_err(|error| Error::io("remove garbage", "unlink", error).path(path)),
             });
             if removed {
@@ -171,10 +173,14 @@ impl Plan<'_> {
             }
         }
         // What stays of a container stands on its image.
+        if tally.pruned.failures.is_empty()
+            && let Err(error) = self.collection.set_entries(std::mem::take(&mut self.entries))
+        {
+            tally.pruned.failures.push(error);
+        }
         if !tally.pruned.failures.is_empty() {
             return Ok(tally.finish());
         }
-        self.collection.set_entries(std::mem::take(&mut self.entries))?;
         (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images);
         for digest in self.blobs {
             if tally.removes(&content.blob_path(&digest), || content.remove_blob(&digest)) {
@@ -190,6 +196,12 @@ impl Plan<'_> {
         }
         drop((self.collection, self.alone));
         // The slow part, when nobody waits any more.
+        for garbage in later {
+            let name = garbage.path.file_name().unwrap_or_default();
+            if tally.removes(&garbage.path, || root.runtime.remove_temporary(name)) {
+                tally.pruned.garbage.push(garbage);
+            }
+        }
         for grave in graves {
             if let Err(error) = grave.remove() {
                 tally.pruned.failures.push(error);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use coracle::Engine;
 use coracle::system::PruneOptions;
 
-use super::lab::{Lab, with_programs};
+use super::lab::{Lab, scratch, with_programs};
+use super::shared::skip::missing;
 use super::support::{archive, assert_whole, role};
 
 /// How often a program is killed. Each time, everything is looked at.
@@ -107,4 +108,64 @@ fn finishes(engine: &Engine) {
             .unwrap_or_default();
         assert!(left.is_empty(), "{place}: {left:?}");
     }
+}
+
+/// Fills the disk that the root is on, again and again with a little more room left. Whatever does not work says why,
+/// and nothing is damaged by it.
+pub fn full(root: &Path) {
+    let (place, file) = (root.parent().unwrap(), root.parent().unwrap().parent().unwrap().join("0.tar"));
+    let engine = Engine::open(root).unwrap();
+    let ballast = place.join("ballast");
+    let mut full = 0;
+    for room in 0..40 {
+        let mut out = std::fs::File::create(&ballast).unwrap();
+        while std::io::Write::write_all(&mut out, &[1; 4096]).is_ok() {}
+        let length = out.metadata().unwrap().len();
+        out.set_len(length.saturating_sub(room * 16 * 1024)).unwrap();
+        match engine.load(file.as_path()) {
+            Ok(image) => drop(image),
+            Err(error) => {
+                assert_eq!(error.kind(), coracle::ErrorKind::Full, "{error}");
+                full += 1;
+            }
+        }
+        assert_whole(&engine);
+        let engine = Engine::open(root).unwrap();
+        // Without room, not even a shorter index can be written; then nothing of the image goes.
+        let all = PruneOptions { all_images: true, containers: true, dry_run: false };
+        let pruned = engine.prune(&all).unwrap();
+        assert!(pruned.failures.iter().all(|error| error.kind() == coracle::ErrorKind::Full), "{pruned:?}");
+        assert_whole(&engine);
+        std::fs::remove_file(&ballast).unwrap();
+        let pruned = engine.prune(&all).unwrap();
+        assert!(pruned.failures.is_empty(), "{pruned:?}");
+        assert_eq!(assert_whole(&engine).garbage, []);
+    }
+    println!("full {full} of 40");
+}
+
+#[test]
+fn a_full_disk_damages_nothing() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("0.tar"), archive("full:1", 1, 3, 20, 4000)).unwrap();
+    let disk = dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let inner = role("full", &disk.join("root"), 0);
+    // A small disk, in a mount namespace of this one program.
+    let script = "mount -t tmpfs -o size=2m none \"$0\" && echo mounted && exec \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args([if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" }, "sh", "-c", script]).arg(&disk);
+    command.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if !text.contains("mounted") {
+        missing(&format!("the right to mount a small disk: {errors}"));
+        return;
+    }
+    assert!(output.status.success(), "{text}\n{errors}");
+    eprintln!("{}", text.lines().find(|line| line.contains("full ")).unwrap());
 }
