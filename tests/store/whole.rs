@@ -155,7 +155,7 @@ fn what_lives_is_neither_garbage_nor_pruned() {
     let engine = &lab.engine;
     let image = image(engine);
     let busy = with_programs(image.container()).command(["sleep", "1000"]).spawn().unwrap();
-    let over = with_programs(image.container()).command(["sh", "-c", "echo some > /work/file"]).name("over").keep(true);
+    let over = with_programs(image.container()).command(["sh", "-c", "echo some > /home/file"]).name("over").keep(true);
     let over = over.spawn().unwrap();
     over.wait().unwrap();
     let all = PruneOptions { all_images: true, ..PruneOptions::default() };
