@@ -1,6 +1,7 @@
 //! What can go, and its going. One plan serves the dry run and the real one, so that they cannot differ.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use super::{Garbage, GarbageKind, Leftovers, Root};
@@ -166,7 +167,13 @@ impl Plan<'_> {
                     }
                 }
                 GarbageKind::Name => record::remove_dangling_name(root.path(), path),
-                _ => fs::remove_file(path).map_err(|error| Error::io("remove garbage", "unlink", error).path(path)),
+                _ => match fs::remove_file(path) {
+                    // Whoever opens the root sweeps, too.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(Error::io("remove garbage", "unlink", error).path(path))
+                    }
+                    _ => Ok(()),
+                },
             });
             if removed {
                 tally.pruned.garbage.push(garbage);

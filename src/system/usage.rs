@@ -79,49 +79,67 @@ impl Root<'_> {
         }
         let free: HashSet<PathBuf> = free.into_iter().map(|garbage| garbage.path).collect();
 
-        let mut seen = Measured::default();
+        let mut walk = Walk { root: self, seen: Measured::default(), free, items: vec![] };
         let top = self.path();
-        usage.other = seen.absorb(itself(top)?);
+        usage.other = walk.seen.absorb(itself(top)?);
         for name in names(top)? {
             let path = top.join(&name);
-            let DiskUsage { images, layers, containers, snapshots, temporary, other, items, .. } = &mut usage;
             let share = match name.to_str() {
+                Some("layers") => &mut usage.layers,
+                Some("containers") => &mut usage.containers,
+                Some("snapshots") => &mut usage.snapshots,
+                Some("tmp") => &mut usage.temporary,
                 Some("blobs") => {
-                    images.usage += seen.absorb(self.measure(&path)?);
+                    usage.images.usage += walk.seen.absorb(self.measure(&path)?);
                     continue;
                 }
-                Some("layers") => layers,
-                Some("containers") => containers,
-                Some("snapshots") => snapshots,
-                Some("tmp") => temporary,
                 _ => {
-                    *other += seen.absorb(self.measure(&path)?);
+                    usage.other += walk.seen.absorb(self.measure(&path)?);
                     continue;
                 }
             };
-            share.usage += seen.absorb(itself(&path)?);
-            for name in names(&path)? {
-                let path = path.join(&name);
-                let taken = seen.absorb(self.measure(&path)?);
-                share.usage += taken;
-                if path.extension().is_some_and(|extension| extension == "lock") {
-                    continue;
-                }
-                let reclaimable = if free.contains(&path) { taken.bytes } else { 0 };
-                share.count += 1;
-                share.reclaimable += reclaimable;
-                items.push(Item { path, usage: taken, reclaimable });
-            }
+            walk.add(&path, share)?;
         }
         let needed = |place: &str| {
             let place = top.join(place);
-            usage.items.iter().filter(|item| item.reclaimable == 0 && item.path.starts_with(&place)).count()
+            walk.items.iter().filter(|item| item.reclaimable == 0 && item.path.starts_with(&place)).count()
         };
         (usage.layers.active, usage.temporary.active) = (needed("layers"), needed("tmp"));
+        usage.items = walk.items;
         usage.items.retain(|item| !item.path.starts_with(top.join("tmp")));
         usage.items.sort_by(|a, b| a.path.cmp(&b.path));
-        usage.total = seen.usage();
+        usage.total = walk.seen.usage();
         Ok(usage)
+    }
+}
+
+/// The way through the root's directories.
+struct Walk<'a> {
+    root: &'a Root<'a>,
+    /// Everything so far.
+    seen: Measured,
+    /// What can go.
+    free: HashSet<PathBuf>,
+    items: Vec<Item>,
+}
+
+impl Walk<'_> {
+    /// A directory of things of one kind.
+    fn add(&mut self, dir: &Path, share: &mut Share) -> Result<()> {
+        share.usage += self.seen.absorb(itself(dir)?);
+        for name in names(dir)? {
+            let path = dir.join(&name);
+            let usage = self.seen.absorb(self.root.measure(&path)?);
+            share.usage += usage;
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                continue;
+            }
+            let reclaimable = if self.free.contains(&path) { usage.bytes } else { 0 };
+            share.count += 1;
+            share.reclaimable += reclaimable;
+            self.items.push(Item { path, usage, reclaimable });
+        }
+        Ok(())
     }
 }
 

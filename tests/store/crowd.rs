@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle::Engine;
+use coracle::system::{Depth, PruneOptions};
 
 use super::lab::{Lab, image, scratch, with_programs};
 use super::support::{archive, assert_whole, role};
@@ -109,6 +110,50 @@ fn lists_are_right_while_images_go() {
 }
 
 #[test]
+fn a_check_sees_no_damage_while_others_work() {
+    let Some(lab) = Lab::new() else { return };
+    let engine = &lab.engine;
+    let busy = image(engine);
+    let dir = scratch();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, dir, busy) = (&done, dir.path(), &busy);
+        for worker in 0..2u32 {
+            scope.spawn(move || {
+                let name = format!("comes-and-goes{worker}:1");
+                let file = dir.join(format!("{worker}.tar"));
+                for turn in 0.. {
+                    std::fs::write(&file, archive(&name, worker * 1000 + turn % 3 + 1, 2, 5, 1000)).unwrap();
+                    let image = engine.load(file.as_path()).unwrap();
+                    let kept = with_programs(image.container()).command(["true"]).keep(true).spawn().unwrap();
+                    kept.wait().unwrap();
+                    kept.remove().unwrap();
+                    engine.remove_image(&name, false).unwrap();
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                assert!(with_programs(busy.container()).command(["true"]).status().unwrap().success());
+                let pruned = engine.prune(&PruneOptions::default()).unwrap();
+                assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+            }
+        });
+        for _ in 0..50 {
+            let report = engine.check(Depth::Full).unwrap();
+            assert!(report.is_whole(), "{:#?}", report.findings);
+            let usage = engine.disk_usage().unwrap();
+            assert!(usage.images.count >= 1 && usage.layers.count >= 1);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_whole(engine);
+}
+
+#[test]
 fn a_stream_of_starts_does_not_keep_a_removal_waiting() {
     let Some(lab) = Lab::new() else { return };
     let engine = &lab.engine;
@@ -152,7 +197,7 @@ fn ten_thousand_containers_are_listed() {
     let begin = Instant::now();
     assert_eq!(engine.containers().unwrap().len(), 10_000);
     eprintln!("10,000 containers listed in {:?}", begin.elapsed());
-    let pruned = engine.prune(&coracle::system::PruneOptions { containers: true, ..Default::default() }).unwrap();
+    let pruned = engine.prune(&PruneOptions { containers: true, ..Default::default() }).unwrap();
     assert_eq!((pruned.containers.len(), pruned.failures.len()), (10_000, 0));
     assert_whole(&engine);
 }
