@@ -24,7 +24,7 @@ mod unpack;
 mod view;
 
 pub use compression::{Compression, Decoder};
-pub(crate) use copy::copy;
+pub(crate) use copy::{Contents, copy};
 pub use limits::Limits;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
