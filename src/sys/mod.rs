@@ -7,4 +7,5 @@ pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod reflink;
 pub(crate) mod trial;
+pub(crate) mod usage;
 pub(crate) mod xattr;

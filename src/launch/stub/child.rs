@@ -210,6 +210,10 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             let dir = child.register(p.u32()?)?;
             Ok(tree::remove(dir, p.cstr()?)?)
         }
+        Op::Measure => {
+            let dir = child.register(p.u32()?)?;
+            Ok(tree::measure(dir, child.register(p.u32()?)?)?)
+        }
         Op::Done => kernel::exit(0),
     }
 }
