@@ -14,6 +14,7 @@ use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
 use crate::probe::Host;
 use crate::repository::Removed;
+use crate::snapshot::Snapshotter;
 use crate::{Error, ErrorKind, Result, content, snapshot};
 
 /// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
@@ -34,6 +35,7 @@ pub struct EngineOptions {
     durability: content::Durability,
     limits: Limits,
     snapshotter: SnapshotterChoice,
+    backend: Option<Arc<dyn Snapshotter>>,
     single_id: bool,
 }
 
@@ -41,11 +43,14 @@ pub struct EngineOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SnapshotterChoice {
-    /// Overlay where it works, else a copy; [`Engine::snapshotter`] says which and why.
+    /// Overlay where it works, else trees that share blocks, else copies; [`Engine::snapshotter`] says which and why.
     #[default]
     Auto,
     /// Overlay; a root where it cannot work gives an error with the first container.
     Overlay,
+    /// A tree of its own for every container that shares its blocks with the image; a root on a file system that cannot
+    /// do that is not opened.
+    Reflink,
     /// A whole copy of the tree for every container.
     Copy,
 }
@@ -59,6 +64,7 @@ impl EngineOptions {
             durability: content::Durability::default(),
             limits: Limits::default(),
             snapshotter: SnapshotterChoice::default(),
+            backend: None,
             single_id: false,
         }
     }
@@ -87,6 +93,13 @@ impl EngineOptions {
         self
     }
 
+    /// Uses a snapshot backend of the caller's own, whatever [`snapshotter`](Self::snapshotter) says. Run
+    /// [`contract::snapshotter`](crate::contract::snapshotter) on it first.
+    pub fn snapshot_backend(mut self, backend: Arc<dyn Snapshotter>) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
     /// Rootless: use one id only, even where a subordinate range could be used.
     pub fn single_id(mut self, single: bool) -> Self {
         self.single_id = single;
@@ -98,7 +111,8 @@ impl EngineOptions {
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
-    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout.
+    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout;
+    /// [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
     pub fn open(self) -> Result<Engine> {
         self.open_on(Host::probe())
     }
@@ -120,15 +134,17 @@ impl EngineOptions {
             }
             Identity::Single { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
         };
-        let layers = LayerStore::open(&content, LayerOptions { ownership, whiteouts, limits: self.limits })?;
-        let rootless = identity.is_rootless();
-        let snapshotter = match self.snapshotter {
-            SnapshotterChoice::Auto => snapshot::choose(&root, &host),
-            SnapshotterChoice::Overlay => (Box::new(snapshot::Overlay { rootless }) as Box<_>, None),
-            SnapshotterChoice::Copy => (Box::new(snapshot::Copy { rootless }) as Box<_>, None),
+        let options = LayerOptions { ownership: ownership.clone(), whiteouts, limits: self.limits };
+        let layers = LayerStore::open(&content, options)?;
+        let (snapshotter, note): (Arc<dyn Snapshotter>, _) = match (self.backend, self.snapshotter) {
+            (Some(backend), _) => (backend, None),
+            (None, SnapshotterChoice::Auto) => snapshot::choose(&root, &host, ownership),
+            (None, SnapshotterChoice::Overlay) => (Arc::new(snapshot::Overlay::new(ownership)), None),
+            (None, SnapshotterChoice::Reflink) => (Arc::new(snapshot::Reflink::new(&root, ownership)?), None),
+            (None, SnapshotterChoice::Copy) => (Arc::new(snapshot::Copy::new(ownership)), None),
         };
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let runtime = Runtime::open(&root, host, identity, snapshotter, Box::new(Namespaces))?;
+        let runtime = Runtime::open(&root, host, identity, (snapshotter, note), Box::new(Namespaces))?;
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.try_hold_alone()?;
@@ -433,9 +449,9 @@ mod tests {
 
     /// Puts something in the way of the next record of each container.
     #[derive(Debug)]
-    struct Blocking(Box<dyn snapshot::Snapshotter>);
+    struct Blocking(Arc<dyn Snapshotter>);
 
-    impl snapshot::Snapshotter for Blocking {
+    impl Snapshotter for Blocking {
         fn name(&self) -> &'static str {
             self.0.name()
         }
@@ -443,6 +459,18 @@ mod tests {
         fn prepare(&self, dir: &Path, base: &snapshot::Base) -> Result<snapshot::Snapshot> {
             std::fs::create_dir(dir.join("state.json.new")).unwrap();
             self.0.prepare(dir, base)
+        }
+
+        fn changes(&self, dir: &Path) -> snapshot::Changes {
+            self.0.changes(dir)
+        }
+
+        fn usage(&self, dir: &Path) -> Result<snapshot::Usage> {
+            self.0.usage(dir)
+        }
+
+        fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+            self.0.freeze(dir, into)
         }
 
         fn remove(&self, dir: &Path) -> Result<()> {
@@ -455,9 +483,8 @@ mod tests {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let host = Host::probe();
         let identity = identity(&host, false);
-        let (root, snapshotter) = (engine.root(), snapshot::choose(engine.root(), &host));
-        let snapshotter: (Box<dyn snapshot::Snapshotter>, _) = (Box::new(Blocking(snapshotter.0)), None);
-        let runtime = Runtime::open(root, host, identity, snapshotter, Box::new(Namespaces)).unwrap();
+        let (root, snapshotter) = (engine.root(), Blocking(engine.runtime.snapshotter.clone()));
+        let runtime = Runtime::open(root, host, identity, (Arc::new(snapshotter), None), Box::new(Namespaces)).unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let builder = ContainerBuilder::over_directory(runtime, "/".into()).command(["sleep", "1000"]).name("never");
         let error = builder.stdout(writer).spawn().unwrap_err();

@@ -22,7 +22,7 @@ pub(crate) struct Runtime {
     root_dir: File,
     pub(crate) host: Host,
     pub(crate) identity: Identity,
-    pub(crate) snapshotter: Box<dyn Snapshotter>,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
     /// Why the snapshotter is not overlay.
     pub(crate) snapshotter_note: Option<String>,
     pub(crate) isolation: Box<dyn Isolation>,
@@ -37,7 +37,7 @@ impl Runtime {
         root: &Path,
         host: Host,
         identity: Identity,
-        snapshotter: (Box<dyn Snapshotter>, Option<String>),
+        snapshotter: (Arc<dyn Snapshotter>, Option<String>),
         isolation: Box<dyn Isolation>,
     ) -> Result<Arc<Runtime>> {
         let step = "open the engine's root";
@@ -112,6 +112,8 @@ impl Runtime {
                 if sys::fs::remove_tree(parent.as_fd(), id.as_ref()).is_ok() {
                     return Ok(());
                 }
+                // Where the tree is a subvolume, that has to go by itself: nothing can be moved out of it.
+                self.snapshotter.remove(&containers.join(id))?;
                 Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), id.as_ref())
             }
             _ => match sys::fs::remove_tree(parent.as_fd(), id.as_ref()) {

@@ -7,6 +7,7 @@ use crate::content::IndexEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
 use crate::name::{ChainId, DiffId, Reference};
+use crate::snapshot;
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,7 +181,9 @@ impl Images {
             return Ok(());
         }
         // As much as possible goes, then the first failure is told.
-        let mut failure = None;
+        let ownership = &self.layers().options().ownership;
+        let merged = snapshot::collect_bases(self.content().root(), ownership, |chain_id| chain_ids.contains(chain_id));
+        let mut failure = merged.err();
         for layer in self.layers().list()? {
             let needed = match layer.chain_id() {
                 Some(chain_id) => chain_ids.contains(chain_id),
