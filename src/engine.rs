@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::runtime::Runtime;
-use crate::container::{self, Container, ContainerBuilder, Info};
+use crate::container::{self, Container, ContainerBuilder, Info, SavedSnapshot, SnapshotInfo};
 use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
@@ -148,7 +148,7 @@ impl EngineOptions {
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.try_hold_alone()?;
-        let leftovers = runtime.sweep(alone.is_some()).into();
+        let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership).into();
         Ok(Engine { images, runtime, leftovers })
     }
 }
@@ -268,7 +268,25 @@ impl Engine {
     }
 
     fn images_in_use(&self) -> Result<HashSet<ImageId>> {
-        self.containers()?.iter().filter_map(|info| info.image.as_deref()).map(str::parse).collect()
+        let (containers, snapshots) = (self.containers()?, self.snapshots()?);
+        let of_containers = containers.iter().filter_map(|info| info.image.as_deref());
+        of_containers.chain(snapshots.iter().map(|info| info.image.as_str())).map(str::parse).collect()
+    }
+
+    /// All saved snapshots of the root, oldest first; see [`Container::snapshot`].
+    ///
+    /// # Errors
+    /// Only those of reading the directory.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        container::snapshot::all(self.runtime.root())
+    }
+
+    /// The saved snapshot of this ID, or beginning of an ID.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
+    pub fn find_snapshot(&self, id: &str) -> Result<SavedSnapshot> {
+        container::snapshot::find(&self.runtime, &self.images, id)
     }
 
     /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.
@@ -302,7 +320,7 @@ impl Engine {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn find_container(&self, name: &str) -> Result<Container> {
-        container::find(&self.runtime, name)
+        container::find(&self.runtime, &self.images, name)
     }
 
     /// What killed programs left in the root and opening this engine could not bring in order, a sentence for each

@@ -9,7 +9,7 @@ use super::owner::{self, Owner};
 use super::record::{self, Info, State};
 use crate::cgroup::{self, Driver, Group};
 use crate::isolation::{Identity, Isolation, Range};
-use crate::layer::Reown;
+use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
@@ -132,9 +132,12 @@ impl Runtime {
     /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
     /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
     /// container is right all the same, see [`as_it_is`](super::as_it_is).
-    pub(crate) fn sweep(&self, alone: bool) -> Vec<String> {
+    pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Vec<String> {
         let mut named = vec![];
         let mut failures = vec![];
+        if alone && let Err(error) = super::snapshot::sweep(&self.root, ownership) {
+            failures.push(error.to_string());
+        }
         let ids = record::ids(&self.root).unwrap_or_else(|error| {
             failures.push(error.to_string());
             vec![]

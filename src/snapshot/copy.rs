@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
-use super::{remove_at, trees, usage_at};
+use super::{remove_at, usage_at};
 use crate::layer::{self, Contents, Ownership, View};
 use crate::{Error, Result};
 
@@ -31,14 +31,12 @@ impl Snapshotter for Copy {
     }
 
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
-        let trees = match base {
-            Base::Layers(layers) => trees(layers, &[])?,
-            Base::Frozen(layers, parts) => trees(layers, parts)?,
-            // A host tree is never copied: what cannot be overlaid is shown read-only.
-            Base::Directory(path) => return directory::read_only(path),
-        };
+        // A host tree is never copied: what cannot be overlaid is shown read-only.
+        if let Base::Directory(path) = base {
+            return directory::read_only(path);
+        }
         if !dir.join("rootfs").exists() {
-            copy_to(&View::new(trees)?, dir, "rootfs", &self.ownership, Contents::SharedOrWritten)?;
+            copy_to(&View::new(base.trees()?)?, dir, "rootfs", &self.ownership, Contents::SharedOrWritten)?;
         }
         Ok(snapshot(dir))
     }

@@ -214,6 +214,17 @@ pub(crate) fn choose(
     }
 }
 
+impl Base {
+    /// The trees that make it up, the uppermost first.
+    pub(crate) fn trees(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Base::Layers(layers) => trees(layers, &[]),
+            Base::Frozen(layers, parts) => trees(layers, parts),
+            Base::Directory(path) => Ok(vec![path.clone()]),
+        }
+    }
+}
+
 /// The trees that make up a base over layers, the uppermost first; each once.
 fn trees(layers: &[Layer], parts: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut trees = vec![];
@@ -268,6 +279,13 @@ fn remove_at(dir: &Path, names: &[&str], ownership: &Ownership) -> Result<()> {
         result = result.and(removed);
     }
     result
+}
+
+/// Removes the directory `name` of `dir`, in which something is frozen or half-frozen.
+pub(crate) fn discard(dir: &Path, name: &Path, ownership: &Ownership) -> Result<()> {
+    // A subvolume goes by itself where only ids of a range may remove its files: nothing can be moved out of it.
+    remove_at(&dir.join(name), &["upper", "tree", "tree.new"], ownership)?;
+    remove_at(dir, &[&name.to_string_lossy()], ownership)
 }
 
 /// What directories of ours take together; one that is not there takes nothing.

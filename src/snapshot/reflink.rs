@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::copy::{WRITABLE, copy_to, snapshot};
 use super::{Base, Changes, PREPARE, Snapshot, Snapshotter, Usage, bases, directory};
-use super::{remove_at, trees, usage_at};
+use super::{remove_at, usage_at};
 use crate::content::tmp::TmpFile;
 use crate::layer::{Contents, Ownership, View};
 use crate::sys::{self, reflink};
@@ -74,7 +74,8 @@ impl Reflink {
         }
     }
 
-    fn make(&self, dir: &Path, base: &Base, trees: Vec<PathBuf>) -> Result<()> {
+    fn make(&self, dir: &Path, base: &Base) -> Result<()> {
+        let trees = base.trees()?;
         let whole = match (base, trees.as_slice()) {
             (Base::Layers(layers), _) if self.subvolumes => Some(bases::ensure(&self.root, layers, &self.ownership)?),
             (Base::Frozen(..), [tree]) => Some(tree.clone()),
@@ -95,13 +96,11 @@ impl Snapshotter for Reflink {
     }
 
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
-        let trees = match base {
-            Base::Layers(layers) => trees(layers, &[])?,
-            Base::Frozen(layers, parts) => trees(layers, parts)?,
-            Base::Directory(path) => return directory::read_only(path),
-        };
+        if let Base::Directory(path) = base {
+            return directory::read_only(path);
+        }
         if !dir.join("rootfs").exists() {
-            self.make(dir, base, trees)?;
+            self.make(dir, base)?;
         }
         Ok(snapshot(dir))
     }
