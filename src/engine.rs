@@ -340,6 +340,11 @@ impl Engine {
         (self.runtime.snapshotter.name(), self.runtime.snapshotter_note.as_deref())
     }
 
+    /// The snapshot backend itself.
+    pub(crate) fn snapshot_backend(&self) -> Arc<dyn Snapshotter> {
+        self.runtime.snapshotter.clone()
+    }
+
     /// `rootful`, `rootless with a range`, or `rootless with one id`.
     pub fn identity(&self) -> &'static str {
         match self.runtime.identity {

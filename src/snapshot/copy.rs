@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
-use super::{remove_at, usage_at};
+use super::{remove_at, usage_of};
 use crate::layer::{self, Contents, Ownership, View};
 use crate::{Error, Result};
 
@@ -46,7 +46,7 @@ impl Snapshotter for Copy {
     }
 
     fn usage(&self, dir: &Path) -> Result<Usage> {
-        usage_at(dir, &WRITABLE, &self.ownership)
+        usage_of([dir.join("rootfs")], &self.ownership)
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {

@@ -174,8 +174,8 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// Where the changes are that a container over layers has made in `dir`. Nothing is read yet.
     fn changes(&self, dir: &Path) -> Changes;
 
-    /// What the writable part in `dir` takes, as du(1) counts it: allocated blocks, hard links once. Blocks that are
-    /// shared with the base count in full. Nothing where nothing was prepared.
+    /// What the directory of [`changes`](Snapshotter::changes) takes, as du(1) counts it: allocated blocks, hard links
+    /// once. Blocks that are shared with the base count in full. Nothing where nothing was prepared.
     ///
     /// # Errors
     /// `EACCES` for a directory that this user may not list, and that nobody can be asked to.
@@ -289,10 +289,9 @@ pub(crate) fn discard(dir: &Path, name: &Path, ownership: &Ownership) -> Result<
 }
 
 /// What directories of ours take together; one that is not there takes nothing.
-fn usage_at(dir: &Path, names: &[&str], ownership: &Ownership) -> Result<Usage> {
+fn usage_of(paths: impl IntoIterator<Item = PathBuf>, ownership: &Ownership) -> Result<Usage> {
     let mut all = Measured::default();
-    for name in names {
-        let path = dir.join(name);
+    for path in paths {
         match crate::layer::measure(&path, ownership) {
             Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
             other => drop(all.absorb(other?)),

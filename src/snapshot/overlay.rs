@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
-use super::{remove_at, trees, usage_at};
+use super::{remove_at, trees, usage_of};
 use crate::layer::{Layer, Owner, Ownership};
 use crate::probe::Host;
 use crate::{Error, Result, sys};
@@ -75,7 +75,10 @@ impl Snapshotter for Overlay {
     }
 
     fn usage(&self, dir: &Path) -> Result<Usage> {
-        usage_at(dir, &WRITABLE, &self.ownership)
+        // Of a host tree there are several. Work directories are the kernel's, empty, and closed to everybody but root.
+        let inner = std::fs::read_dir(dir.join("inner")).into_iter().flatten().flatten();
+        let uppers = inner.map(|entry| entry.path().join("upper")).chain([dir.join("upper")]);
+        usage_of(uppers, &self.ownership)
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {

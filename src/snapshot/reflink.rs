@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::copy::{WRITABLE, copy_to, snapshot};
 use super::{Base, Changes, PREPARE, Snapshot, Snapshotter, Usage, bases, directory};
-use super::{remove_at, usage_at};
+use super::{remove_at, usage_of};
 use crate::content::tmp::TmpFile;
 use crate::layer::{Contents, Ownership, View};
 use crate::sys::{self, reflink};
@@ -110,7 +110,7 @@ impl Snapshotter for Reflink {
     }
 
     fn usage(&self, dir: &Path) -> Result<Usage> {
-        usage_at(dir, &WRITABLE, &self.ownership)
+        usage_of([dir.join("rootfs")], &self.ownership)
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
