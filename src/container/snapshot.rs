@@ -213,8 +213,7 @@ fn ids(root: &Path) -> Result<Vec<SnapshotId>> {
 /// All snapshots that are whole, oldest first.
 pub(crate) fn all(root: &Path) -> Result<Vec<SnapshotInfo>> {
     let whole = |id: &SnapshotId| snapshot::frozen(&directory(root, id)).is_some();
-    let mut all: Vec<SnapshotInfo> =
-        ids(root)?.iter().filter(|id| whole(id)).filter_map(|id| read(root, id)).collect();
+    let mut all: Vec<SnapshotInfo> = ids(root)?.iter().filter(|id| whole(id)).filter_map(|id| read(root, id)).collect();
     all.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
     Ok(all)
 }

@@ -161,7 +161,8 @@ pub(super) fn fingerprint(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut all = BTreeMap::new();
     for (path, status) in walk(root)? {
         // Files that this user may not read are known by the rest.
-        let content = if status.is_file() { fs::read(&path).map(|bytes| Digest::of(&bytes).to_string()).ok() } else { None };
+        let content =
+            if status.is_file() { fs::read(&path).map(|bytes| Digest::of(&bytes).to_string()).ok() } else { None };
         let times = (status.mtime(), status.mtime_nsec(), status.ctime(), status.ctime_nsec());
         let owner = (status.uid(), status.gid(), status.nlink());
         all.insert(path, format!("{:o} {owner:?} {} {times:?} {content:?}", status.mode(), status.size()));

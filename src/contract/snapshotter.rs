@@ -207,7 +207,8 @@ impl Suite {
             let changes = self.backend.changes(&dir);
             put(&changes.path().join(name), name.as_bytes())?;
             self.backend.freeze(&dir, into)?;
-            let part = frozen(into).ok_or_else(|| Error::new(ErrorKind::Invalid, clause).because("nothing is frozen"))?;
+            let part =
+                frozen(into).ok_or_else(|| Error::new(ErrorKind::Invalid, clause).because("nothing is frozen"))?;
             let moved = matches!(changes, Changes::Upper(_));
             require(moved == matches!(part, Changes::Upper(_)), clause, format!("{changes:?} became {part:?}"))?;
             require(moved != changes.path().exists(), clause, "an upper directory moves, a tree does not")?;

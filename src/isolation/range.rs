@@ -51,7 +51,8 @@ impl Reown for Range {
         let mut bytes = Vec::new();
         let mut list = Payload(&mut bytes);
         for owner in owners {
-            list.str(&owner.path);
+            // The kernel has no empty path.
+            list.str(if owner.path.is_empty() { b"." } else { &owner.path });
             list.u32(owner.uid);
             list.u32(owner.gid);
             list.u32(owner.mode.unwrap_or(u32::MAX));

@@ -227,8 +227,7 @@ impl Copier<'_> {
             return;
         }
         let (uid, gid) = reown.container_ids(stat.st_uid, stat.st_gid);
-        let path = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
-        self.owners.push(Owner { path, uid, gid, mode, xattrs });
+        self.owners.push(Owner { path: path.to_vec(), uid, gid, mode, xattrs });
     }
 }
 

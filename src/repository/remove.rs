@@ -213,6 +213,6 @@ fn take_named(entries: &mut Vec<IndexEntry>, name: &Reference) -> Option<IndexEn
 fn in_use_error(text: &str, id: &ImageId) -> Error {
     Error::new(ErrorKind::Conflict, "remove the image")
         .path(text)
-        .because(format!("a container uses the image {}", id.short()))
-        .remedy("remove its containers first")
+        .because(format!("a container or a saved snapshot uses the image {}", id.short()))
+        .remedy("remove its containers and snapshots first")
 }

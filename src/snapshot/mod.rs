@@ -53,8 +53,8 @@ pub use copy::Copy;
 pub use overlay::Overlay;
 pub use reflink::Reflink;
 
-pub use crate::content::Usage;
 use crate::content::Measured;
+pub use crate::content::Usage;
 use crate::layer::{Layer, Ownership};
 use crate::{Error, Result, sys};
 

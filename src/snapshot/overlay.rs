@@ -64,9 +64,7 @@ impl Snapshotter for Overlay {
                 let model = parts.last().and(trees.first()).cloned();
                 self.over(dir, model.as_deref().or(root_of(layers)), trees)
             }
-            Base::Directory(path) => {
-                directory::snapshot(dir, path, !matches!(self.ownership, Ownership::Full))
-            }
+            Base::Directory(path) => directory::snapshot(dir, path, !matches!(self.ownership, Ownership::Full)),
         }
     }
 
@@ -122,7 +120,7 @@ fn give_root(at: &Path, (uid, gid): (u32, u32), mode: u32, ownership: &Ownership
     let handle = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(at);
     let handle = handle.map_err(|error| Error::io("set the owner of the root directory", "open", error).path(at))?;
     let (uid, gid) = reown.container_ids(uid, gid);
-    reown.reown(handle.as_fd(), &[Owner { path: b".".to_vec(), uid, gid, mode: Some(mode), xattrs: vec![] }])
+    reown.reown(handle.as_fd(), &[Owner { path: vec![], uid, gid, mode: Some(mode), xattrs: vec![] }])
 }
 
 /// Makes an upper directory that stands for `model`: its mode and attributes, and its owner as far as `ownership` can
@@ -187,8 +185,7 @@ fn foreign_root(tree: &Path) -> Result<Option<String>> {
 
 /// Permission bits of a directory.
 pub(super) fn mode_of(path: &Path) -> Result<u32> {
-    let status =
-        std::fs::metadata(path).map_err(|error| Error::io(PREPARE, "stat", error).path(path))?;
+    let status = std::fs::metadata(path).map_err(|error| Error::io(PREPARE, "stat", error).path(path))?;
     Ok(status.mode() & 0o7777)
 }
 

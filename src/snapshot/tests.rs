@@ -30,7 +30,9 @@ fn the_upper_directory_has_the_owner_and_mode_of_what_it_stands_for() {
         chown(base.path(), Some(1234), Some(1235)).unwrap();
     }
     std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o2751)).unwrap();
-    Overlay::new(if root { Ownership::Full } else { Ownership::Single }).prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    Overlay::new(if root { Ownership::Full } else { Ownership::Single })
+        .prepare(home.path(), &Base::Directory(base.path().into()))
+        .unwrap();
     let (is, should) = (home.path().join("upper").metadata().unwrap(), base.path().metadata().unwrap());
     assert_eq!((is.mode(), is.uid(), is.gid()), (should.mode(), should.uid(), should.gid()));
 }
