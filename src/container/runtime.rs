@@ -135,7 +135,7 @@ impl Runtime {
     pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Vec<String> {
         let mut named = vec![];
         let mut failures = vec![];
-        if alone && let Err(error) = super::snapshot::sweep(&self.root, ownership) {
+        if alone && let Err(error) = super::snapshot::sweep(self, ownership) {
             failures.push(error.to_string());
         }
         let ids = record::ids(&self.root).unwrap_or_else(|error| {

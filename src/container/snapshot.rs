@@ -18,6 +18,7 @@
 //! 5. make a fresh upper directory.
 //!
 //! A crash before 4 leaves a snapshot without a frozen part: the next open that is alone puts `below` back and removes it.
+//! After a crash before 5 it makes up for that.
 //! Where the container has a whole tree of its own, 3 and 5 are left out, and in 4 a copy of the tree (on btrfs a
 //! snapshot of it, in constant time) appears by one rename.
 //!
@@ -293,16 +294,23 @@ fn user_of(root: &Path, id: &SnapshotId) -> Result<Option<String>> {
     Ok(all(root)?.iter().find(|other| stands(other)).map(|other| format!("the snapshot {}", other.id.short())))
 }
 
-/// Removes what a crash left half-made. The caller sees to it that nobody makes one meanwhile.
-pub(super) fn sweep(root: &Path, ownership: &Ownership) -> Result<()> {
-    for id in ids(root)? {
+/// Removes what a crash left half-made, and makes what it left out. The caller sees to it that nobody takes a snapshot
+/// meanwhile.
+pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
+    let root = runtime.root();
+    let snapshots = ids(root)?;
+    if snapshots.is_empty() {
+        return Ok(());
+    }
+    let containers = record::ids(root)?;
+    for id in snapshots {
         let dir = directory(root, &id);
         let info = read(root, &id);
         if info.is_some() && snapshot::frozen(&dir).is_some() {
             continue;
         }
         let parent = info.and_then(|info| info.parent);
-        for container in record::ids(root)? {
+        for container in &containers {
             let container = root.join("containers").join(container);
             if below(&container).as_ref() == Some(&id) {
                 stand_on(&container, parent.as_ref())?;
@@ -310,7 +318,27 @@ pub(super) fn sweep(root: &Path, ownership: &Ownership) -> Result<()> {
         }
         snapshot::discard(&root.join("snapshots"), Path::new(&id.to_string()), ownership)?;
     }
+    for container in &containers {
+        let dir = root.join("containers").join(container);
+        // Those that are not kept need none any more, and may be going at this moment.
+        if record::read(root, container).is_some_and(|info| info.keep)
+            && let Ok(_locked) = lock(&dir)
+        {
+            refresh(runtime, &dir)?;
+        }
+    }
     Ok(())
+}
+
+/// Step 5: gives the container in `dir`, whose writes have moved to a snapshot, a fresh upper directory.
+fn refresh(runtime: &Runtime, dir: &Path) -> Result<()> {
+    let (Changes::Upper(upper), Some(id)) = (runtime.snapshotter.changes(dir), below(dir)) else { return Ok(()) };
+    if upper.exists() {
+        return Ok(());
+    }
+    // What to mount is not asked here, so the layers do not matter; the root directory is like that of what was frozen.
+    let base = Base::Frozen(vec![], parts(runtime.root(), Some(&id))?);
+    runtime.snapshotter.prepare(dir, &base).map(drop)
 }
 
 impl Container {
@@ -364,6 +392,8 @@ impl Inner {
             return Err(Error::new(ErrorKind::Conflict, STEP).because("it is running").remedy("stop or kill it first"));
         }
         let _hold = super::hold(&self.runtime)?;
+        // Whoever took the last one may have been killed before it was done.
+        refresh(&self.runtime, &dir)?;
         let image = images.resolve(image)?;
         let root = self.runtime.root();
         let info = SnapshotInfo {
@@ -382,10 +412,8 @@ impl Inner {
             let _ = snapshot::discard(&root.join("snapshots"), Path::new(&name), saved.ownership());
             return Err(error);
         }
-        if let Changes::Upper(_) = self.runtime.snapshotter.changes(&dir) {
-            // One that cannot be made now is made when the container needs it.
-            let _ = saved.base().and_then(|base| self.runtime.snapshotter.prepare(&dir, &base));
-        }
+        // The snapshot is there, whatever comes of this; the next one tries again, and so does the next open.
+        let _ = refresh(&self.runtime, &dir);
         Ok(saved)
     }
 

@@ -15,4 +15,5 @@ mod options;
 mod output;
 mod run;
 mod signals;
+mod snapshots;
 mod usage;
