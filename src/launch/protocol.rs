@@ -244,6 +244,7 @@ codes! {
         Pipe = 51, "pipe2";
         Chroot = 52, "chroot";
         Lseek = 53, "lseek";
+        Setns = 54, "setns";
     }
 }
 

@@ -379,6 +379,12 @@ pub fn unshare(flags: u64) -> Outcome<()> {
     call(nr::UNSHARE, flags as usize, 0, 0, 0, 0, 0).map(drop)
 }
 
+pub const CLONE_NEWNET: u64 = 0x4000_0000;
+
+pub fn setns(namespace: i32, kind: u64) -> Outcome<()> {
+    call(nr::SETNS, namespace as usize, kind as usize, 0, 0, 0, 0).map(drop)
+}
+
 pub fn openat(dir: i32, name: &[u8], flags: u32, mode: u32) -> Outcome<i32> {
     let flags = (flags | O_CLOEXEC) as usize;
     call(nr::OPENAT, fd(dir), path(name)?, flags, mode as usize, 0, 0).map(|new| new as i32)
