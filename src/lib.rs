@@ -60,6 +60,7 @@ mod error;
 pub mod cgroup;
 pub mod container;
 pub mod content;
+pub mod contract;
 mod engine;
 pub mod image;
 pub mod isolation;

@@ -23,6 +23,7 @@ pub(crate) mod record;
 mod relay;
 pub(crate) mod runtime;
 mod signal;
+pub(crate) mod snapshot;
 mod spec;
 mod status;
 mod user;
@@ -39,9 +40,11 @@ pub use io::Stdio;
 pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};
 pub use signal::Signal;
+pub use snapshot::{SavedSnapshot, SnapshotId, SnapshotInfo};
 pub use status::{ExitStatus, Output};
 
 use crate::cgroup::Group;
+use crate::image::Images;
 use crate::isolation::Enforcement;
 use crate::launch::Process;
 use crate::name::ContainerId;
@@ -72,6 +75,8 @@ struct Inner {
     control: Control,
     info: Mutex<Info>,
     lifetime: Lifetime,
+    /// Where its image is; `None` over a directory of the host.
+    images: Option<Images>,
 }
 
 /// Who can tell us about its process.
@@ -114,7 +119,7 @@ impl Container {
             _owner: made.owner,
         };
         let control = Control::Own(Box::new(own));
-        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
+        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime, images: made.images };
         Container { stdin, stdout, stderr, inner: Arc::new(inner) }
     }
 
@@ -310,7 +315,10 @@ impl Inner {
                 .because("it is running")
                 .remedy("stop or kill it first"));
         }
-        take_away(&self.runtime, &self.lock(), self.group())
+        // While a snapshot is taken of it, its files stay.
+        let info = self.lock();
+        let _locked = snapshot::lock(&record::directory(self.runtime.root(), &info.id));
+        take_away(&self.runtime, &info, self.group())
     }
 
     fn close(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use super::record::{self, Info, State};
 use crate::cgroup::{self, Driver, Group};
 use crate::content::Measured;
 use crate::isolation::{Identity, Isolation, Range};
-use crate::layer::Reown;
+use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
@@ -24,7 +24,7 @@ pub(crate) struct Runtime {
     root_dir: File,
     pub(crate) host: Host,
     pub(crate) identity: Identity,
-    pub(crate) snapshotter: Box<dyn Snapshotter>,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
     /// Why the snapshotter is not overlay.
     pub(crate) snapshotter_note: Option<String>,
     pub(crate) isolation: Box<dyn Isolation>,
@@ -39,7 +39,7 @@ impl Runtime {
         root: &Path,
         host: Host,
         identity: Identity,
-        snapshotter: (Box<dyn Snapshotter>, Option<String>),
+        snapshotter: (Arc<dyn Snapshotter>, Option<String>),
         isolation: Box<dyn Isolation>,
     ) -> Result<Arc<Runtime>> {
         let step = "open the engine's root";
@@ -115,7 +115,11 @@ impl Runtime {
         match (&self.identity, sys::fs::remove_tree(parent.as_fd(), name)) {
             (_, Ok(())) => Ok(()),
             // Files may belong to ids of the range, which only a user namespace with that range may remove.
-            (Identity::Range { .. }, Err(_)) => Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), name),
+            (Identity::Range { .. }, Err(_)) => {
+                // Where the tree is a subvolume, that has to go by itself: nothing can be moved out of it.
+                self.snapshotter.remove(&place.join(name))?;
+                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), name)
+            }
             (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             (_, Err(error)) => Err(Error::io(step, "unlinkat", error).path(place.join(name))),
         }
@@ -141,9 +145,12 @@ impl Runtime {
     /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
     /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
     /// container is right all the same, see [`as_it_is`](super::as_it_is).
-    pub(crate) fn sweep(&self, alone: bool) -> Vec<String> {
+    pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Vec<String> {
         let mut named = vec![];
         let mut failures = vec![];
+        if alone && let Err(error) = super::snapshot::sweep(self, ownership) {
+            failures.push(error.to_string());
+        }
         let ids = record::ids(&self.root).unwrap_or_else(|error| {
             failures.push(error.to_string());
             vec![]

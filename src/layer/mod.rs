@@ -21,12 +21,15 @@ pub(crate) mod tar;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod usage;
 mod view;
 
 pub use compression::{Compression, Decoder};
-pub(crate) use copy::copy;
+pub(crate) use copy::{Contents, copy};
 pub use limits::Limits;
 pub(crate) use store::Grave;
+pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
+pub(crate) use usage::measure;
 pub use view::View;

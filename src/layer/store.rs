@@ -531,13 +531,14 @@ impl Grave {
 }
 
 /// A lock file that goes with its lock.
-struct LockFile {
+#[derive(Debug)]
+pub(crate) struct LockFile {
     path: PathBuf,
     _file: File,
 }
 
 impl LockFile {
-    fn acquire(path: PathBuf) -> Result<LockFile> {
+    pub(crate) fn acquire(path: PathBuf) -> Result<LockFile> {
         let failed = |syscall| {
             let path = path.clone();
             move |error| Error::io("lock the layer", syscall, error).path(path)

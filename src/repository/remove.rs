@@ -1,6 +1,7 @@
 //! Taking names away, and with the last one the image.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use super::resolve::Meaning;
 use crate::content::lock::Held;
@@ -9,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
 use crate::layer::{Grave, Layer};
 use crate::name::{ChainId, DiffId, Reference};
+use crate::snapshot;
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -179,30 +181,36 @@ impl Images {
     fn collect(&self, alone: Held, mut removed: Removed, used: &HashSet<ImageId>) -> Result<Removed> {
         let collection = self.content().collection()?;
         removed.freed = self.content().collect(&collection, &[])?.freed;
-        let needless = self.needless_layers(&collection, collection.entries(), used)?;
+        let needless = self.needless(&collection, collection.entries(), used)?;
         // As much as possible goes, then the first failure is told.
-        let graves: Vec<Result<Option<Grave>>> = needless.iter().map(|layer| self.layers().bury(layer)).collect();
-        drop((collection, alone));
-        let mut failure = None;
-        for grave in graves {
-            if let Err(error) = grave.and_then(|grave| grave.map_or(Ok(()), Grave::remove)) {
-                failure.get_or_insert(error);
-            }
+        let mut result = Ok(());
+        for base in &needless.bases {
+            result = result.and(self.remove_base(base));
         }
-        failure.map_or(Ok(removed), Err)
+        let graves: Vec<Result<Option<Grave>>> = needless.layers.iter().map(|it| self.layers().bury(it)).collect();
+        drop((collection, alone));
+        for grave in graves {
+            result = result.and(grave.and_then(|grave| grave.map_or(Ok(()), Grave::remove)));
+        }
+        result.map(|()| removed)
     }
 
-    /// The unpacked layers that no image of `entries` and no live lease needs. None where that is not known of all
+    /// Removes a merged stack of layers that nothing needs.
+    pub(crate) fn remove_base(&self, base: &Path) -> Result<()> {
+        snapshot::remove_base(self.content().root(), base, &self.layers().options().ownership)
+    }
+
+    /// What of the unpacked layers no image of `entries` and no live lease needs. Nothing where that is not known of all
     /// images: a damaged one may stand under a container.
-    pub(crate) fn needless_layers(
+    pub(crate) fn needless(
         &self,
         collection: &Collection<'_>,
         entries: &[IndexEntry],
         used: &HashSet<ImageId>,
-    ) -> Result<Vec<Layer>> {
+    ) -> Result<Needless> {
         let (mut diff_ids, mut chain_ids, mut known) = (HashSet::new(), HashSet::new(), HashSet::new());
         for entry in entries {
-            let Ok(image) = self.open_entry(entry) else { return Ok(vec![]) };
+            let Ok(image) = self.open_entry(entry) else { return Ok(Needless::default()) };
             let stack: &[DiffId] = &image.config().rootfs.diff_ids;
             let mut chain = None;
             for diff_id in stack {
@@ -214,7 +222,7 @@ impl Images {
             known.insert(image.id().clone());
         }
         if !used.is_subset(&known) {
-            return Ok(vec![]);
+            return Ok(Needless::default());
         }
         let held = &collection.leases().held;
         let mut layers = self.layers().list()?;
@@ -225,8 +233,17 @@ impl Images {
             };
             !needed && !held.contains(&layer.diff_id().0)
         });
-        Ok(layers)
+        let bases = snapshot::needless_bases(self.content().root(), |chain_id| chain_ids.contains(chain_id))?;
+        Ok(Needless { layers, bases })
     }
+}
+
+/// Unpacked things that nothing needs.
+#[derive(Debug, Default)]
+pub(crate) struct Needless {
+    pub(crate) layers: Vec<Layer>,
+    /// Directories of merged stacks of layers.
+    pub(crate) bases: Vec<PathBuf>,
 }
 
 /// The entry of a name; a digest in it has to be the entry's.
@@ -245,6 +262,6 @@ fn take_named(entries: &mut Vec<IndexEntry>, name: &Reference) -> Option<IndexEn
 fn in_use_error(text: &str, id: &ImageId) -> Error {
     Error::new(ErrorKind::Conflict, "remove the image")
         .path(text)
-        .because(format!("a container uses the image {}", id.short()))
-        .remedy("remove its containers first")
+        .because(format!("a container or a saved snapshot uses the image {}", id.short()))
+        .remedy("remove its containers and snapshots first")
 }

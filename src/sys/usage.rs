@@ -80,7 +80,7 @@ fn is_directory(stat: &Stat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFDIR
 }
 
-/// Measures `dir` and everything below it: `measure(dir)?.usage()` is what du(1) says. No symlink is followed, and nothing that is mounted inside is counted.
+/// Measures `dir` and everything below it: `measure(dir)?.usage()` is what du(1) says. No symlink is followed. Subvolumes inside are counted, and with them, as du(1) does, what is mounted inside.
 ///
 /// May run while others change the tree: what goes meanwhile may or may not be counted. Two descriptors are enough
 /// however deep the tree is; memory follows the number of directories that wait for their turn.
@@ -105,9 +105,6 @@ pub(crate) fn measure(dir: BorrowedFd<'_>) -> io::Result<Measured> {
                 other => other?,
             };
             let stat = fs::fstat(child.as_fd())?;
-            if stat.st_dev != level.id.0 {
-                continue;
-            }
             measured.add(&stat);
             let below = Level::of(&child, &stat, &mut measured)?;
             above.push(std::mem::replace(&mut level, below));

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::prune::layers_of;
 use super::{Garbage, GarbageKind, Root};
-use crate::container::record;
+use crate::container::{record, snapshot};
 use crate::image::{Config, Descriptor, Document, MAX_DOCUMENT};
 use crate::name::{ChainId, DiffId, Digest, Hasher};
 use crate::{Error, ErrorKind, Result};
@@ -64,6 +65,8 @@ pub struct Report {
     pub layers: usize,
     /// Containers that were looked at.
     pub containers: usize,
+    /// Saved snapshots that were looked at.
+    pub snapshots: usize,
 }
 
 impl Report {
@@ -167,8 +170,8 @@ impl Root<'_> {
         let mut garbage = self.garbage_of(&leftovers, collection.leases());
         let blobs = collection.unreached(collection.entries(), &[])?.into_iter();
         let blobs = blobs.map(|blob| (GarbageKind::Blob, content.blob_path(&blob.digest)));
-        let layers = self.images.needless_layers(&collection, collection.entries(), &used)?.into_iter();
-        let layers = layers.map(|layer| (GarbageKind::Layer, layer.dir().to_owned()));
+        let needless = self.images.needless(&collection, collection.entries(), &used)?;
+        let layers = layers_of(&needless).into_iter().map(|path| (GarbageKind::Layer, path));
         garbage.extend(blobs.chain(layers).map(|(kind, path)| Garbage { kind, path }));
         Ok(garbage)
     }
@@ -210,14 +213,16 @@ impl<'a> Look<'a> {
         self.report.findings.push(Finding { path: path.to_owned(), cause: cause.into(), remedy: remedy.into() });
     }
 
-    /// The records of the containers, each with its path.
-    fn records(&mut self) -> Result<Vec<(PathBuf, record::Info)>> {
+    /// What stands on images: containers and saved snapshots.
+    fn records(&mut self) -> Result<Vec<Standing>> {
         let root = self.root.path();
-        let mut records = vec![];
+        let mut standing = vec![];
         for id in record::ids(root)? {
             let path = root.join("containers").join(&id).join("state.json");
             match record::look(root, &id) {
-                Ok(info) => records.push((path, info)),
+                Ok(info) => {
+                    standing.extend(info.image.map(|image| Standing { path, image, id: info.id.short().into() }))
+                }
                 // On its way in or out, or garbage.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
                 Err(error) => {
@@ -227,7 +232,15 @@ impl<'a> Look<'a> {
             }
             self.report.containers += 1;
         }
-        Ok(records)
+        for info in snapshot::all(root)? {
+            let path = snapshot::directory(root, &info.id);
+            standing.push(Standing { path, image: info.image, id: info.id.short().into() });
+            self.report.snapshots += 1;
+        }
+        for (path, error) in snapshot::broken(root)? {
+            self.report.findings.push(finding(&path, &error, "remove what stands on the snapshot that is gone"));
+        }
+        Ok(standing)
     }
 
     /// The image layout: its marker, the index, and all that the index leads to.
@@ -365,19 +378,26 @@ impl<'a> Look<'a> {
         Ok(unpacked)
     }
 
-    /// What containers stand on.
-    fn bases(&mut self, records: &[(PathBuf, record::Info)], layers: &Unpacked) {
-        for (path, info) in records {
-            let Some(image) = &info.image else { continue };
+    /// What containers and saved snapshots stand on.
+    fn bases(&mut self, standing: &[Standing], layers: &Unpacked) {
+        for Standing { path, image, id } in standing {
             let found = self.images.iter().find(|(id, _)| id.as_str() == image);
-            let remedy = || format!("remove the container {}", info.id.short());
+            let remedy = format!("remove {id}");
             match found.map(|(_, diff_ids)| layers.have(diff_ids)) {
                 Some(true) => {}
-                Some(false) => self.wrong(path, format!("layers of its image {image} are not unpacked"), remedy()),
-                None => self.wrong(path, format!("its image {image} is not there, or not whole"), remedy()),
+                Some(false) => self.wrong(path, format!("layers of its image {image} are not unpacked"), remedy),
+                None => self.wrong(path, format!("its image {image} is not there, or not whole"), remedy),
             }
         }
     }
+}
+
+/// Something that stands on an image.
+struct Standing {
+    path: PathBuf,
+    image: String,
+    /// The first digits of its ID.
+    id: String,
 }
 
 /// A blob that something names.

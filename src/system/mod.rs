@@ -32,7 +32,7 @@ pub use usage::{DiskUsage, Item, Share};
 
 use crate::container::record::{self, Info};
 use crate::container::runtime::Runtime;
-use crate::container::{self, owner};
+use crate::container::{self, owner, snapshot};
 use crate::content::lock::Held;
 use crate::content::{Leases, Measured, tmp};
 use crate::image::{ImageId, Images};
@@ -106,14 +106,16 @@ impl Root<'_> {
     }
 
     /// All containers as they are now.
-    fn containers(&self) -> Result<Vec<Info>> {
+    pub(crate) fn containers(&self) -> Result<Vec<Info>> {
         let root = self.path();
         Ok(record::all(root)?.into_iter().map(|info| container::as_it_is(root, info)).collect())
     }
 
-    /// The images that these containers use.
-    fn used_images(&self, containers: &[Info]) -> Result<HashSet<ImageId>> {
-        containers.iter().filter_map(|info| info.image.as_deref()).map(str::parse).collect()
+    /// The images that these containers use, and those that saved snapshots use.
+    pub(crate) fn used_images(&self, containers: &[Info]) -> Result<HashSet<ImageId>> {
+        let snapshots = snapshot::all(self.path())?;
+        let of_containers = containers.iter().filter_map(|info| info.image.as_deref());
+        of_containers.chain(snapshots.iter().map(|info| info.image.as_str())).map(str::parse).collect()
     }
 
     /// Finds garbage. A directory without a record is some only for who has the images' lock alone: otherwise somebody

@@ -10,8 +10,9 @@ use crate::container::{self, owner};
 use crate::content::lock::Held;
 use crate::content::{Collection, IndexEntry, Measured, Usage};
 use crate::image::ImageId;
-use crate::layer::{Grave, Layer};
+use crate::layer::Grave;
 use crate::name::{ContainerId, Digest, Reference};
+use crate::repository::Needless;
 use crate::{Error, Result};
 
 /// What [`Engine::prune`](crate::Engine::prune) may remove beyond garbage and nameless images.
@@ -56,7 +57,7 @@ pub(super) struct Plan<'a> {
     untagged: Vec<Reference>,
     images: Vec<ImageId>,
     blobs: Vec<Digest>,
-    layers: Vec<Layer>,
+    needless: Needless,
     leftovers: Leftovers,
     garbage: Vec<Garbage>,
 }
@@ -88,7 +89,7 @@ impl Root<'_> {
         let used = self.used_images(&stay)?;
         let (entries, removed) = self.images.without_needless(collection.entries(), &used, options.all_images);
         let blobs = collection.unreached(&entries, &[])?.into_iter().map(|blob| blob.digest).collect();
-        let layers = self.images.needless_layers(&collection, &entries, &used)?;
+        let needless = self.images.needless(&collection, &entries, &used)?;
         let garbage = self.garbage_of(&leftovers, collection.leases());
         Ok(Plan {
             alone,
@@ -98,7 +99,7 @@ impl Root<'_> {
             untagged: removed.untagged,
             images: removed.deleted,
             blobs,
-            layers,
+            needless,
             leftovers,
             garbage,
         })
@@ -121,7 +122,7 @@ impl Plan<'_> {
             untagged: self.untagged,
             images: self.images,
             blobs: self.blobs,
-            layers: self.layers.iter().map(|layer| layer.dir().to_owned()).collect(),
+            layers: layers_of(&self.needless),
             garbage: self.garbage,
             freed: seen.usage(),
             failures: vec![],
@@ -132,7 +133,7 @@ impl Plan<'_> {
     pub(super) fn by_kind(&self, root: &Root<'_>) -> Vec<Garbage> {
         let content = root.images.content();
         let blobs = self.blobs.iter().map(|digest| (GarbageKind::Blob, content.blob_path(digest)));
-        let layers = self.layers.iter().map(|layer| (GarbageKind::Layer, layer.dir().to_owned()));
+        let layers = layers_of(&self.needless).into_iter().map(|path| (GarbageKind::Layer, path));
         let containers = self.containers.iter().map(|info| (GarbageKind::Container, root.container_path(info)));
         let all = blobs.chain(layers).chain(containers).map(|(kind, path)| Garbage { kind, path });
         all.chain(self.garbage.iter().cloned()).collect()
@@ -195,7 +196,12 @@ impl Plan<'_> {
             }
         }
         let mut graves: Vec<Grave> = vec![];
-        for layer in &self.layers {
+        for base in self.needless.bases {
+            if tally.removes(&base, || images.remove_base(&base)) {
+                tally.pruned.layers.push(base);
+            }
+        }
+        for layer in &self.needless.layers {
             let bury = || images.layers().bury(layer).map(|grave| graves.extend(grave));
             if tally.removes(layer.dir(), bury) {
                 tally.pruned.layers.push(layer.dir().to_owned());
@@ -216,6 +222,12 @@ impl Plan<'_> {
         }
         Ok(tally.finish())
     }
+}
+
+/// Where needless layers are.
+pub(super) fn layers_of(needless: &Needless) -> Vec<PathBuf> {
+    let layers = needless.layers.iter().map(|layer| layer.dir().to_owned());
+    needless.bases.iter().cloned().chain(layers).collect()
 }
 
 /// What has gone so far.

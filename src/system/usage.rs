@@ -18,7 +18,7 @@ pub struct DiskUsage {
     pub total: Usage,
     /// Images as they came: blobs. Counted are images; active are those that containers use.
     pub images: Share,
-    /// Unpacked layers. Active are those that images need which containers use.
+    /// Unpacked layers, and stacks of them that were merged. Active are those that images need which containers use.
     pub layers: Share,
     /// Containers with all that they wrote. Active are those that run.
     pub containers: Share,
@@ -85,7 +85,7 @@ impl Root<'_> {
         for name in names(top)? {
             let path = top.join(&name);
             let share = match name.to_str() {
-                Some("layers") => &mut usage.layers,
+                Some("layers" | "bases") => &mut usage.layers,
                 Some("containers") => &mut usage.containers,
                 Some("snapshots") => &mut usage.snapshots,
                 Some("tmp") => &mut usage.temporary,
@@ -104,7 +104,9 @@ impl Root<'_> {
             let place = top.join(place);
             walk.items.iter().filter(|item| item.reclaimable == 0 && item.path.starts_with(&place)).count()
         };
-        (usage.layers.active, usage.temporary.active) = (needed("layers"), needed("tmp"));
+        (usage.layers.active, usage.temporary.active) = (needed("layers") + needed("bases"), needed("tmp"));
+        // Nobody removes them but by name.
+        usage.snapshots.active = usage.snapshots.count;
         usage.items = walk.items;
         usage.items.retain(|item| !item.path.starts_with(top.join("tmp")));
         usage.items.sort_by(|a, b| a.path.cmp(&b.path));

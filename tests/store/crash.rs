@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use coracle::Engine;
 use coracle::system::PruneOptions;
+use coracle::{Engine, ErrorKind};
 
 use super::lab::{Lab, scratch, with_programs};
 use super::shared::skip::missing;
@@ -22,19 +22,25 @@ pub fn worker(root: &Path, seed: u64) {
     for turn in seed.. {
         let file = archives.join(format!("{}.tar", turn % 3));
         let image = engine.load(file.as_path()).unwrap();
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             let name = format!("kept{turn}");
             let kept = with_programs(image.container()).command(["sh", "-c", "echo x > /x"]).name(&name).keep(true);
             let kept = kept.spawn().unwrap();
             assert!(kept.wait().unwrap().success());
             engine.images().repository("other").unwrap().tag(&image, "1").unwrap();
+            let saved = kept.snapshot().unwrap();
+            assert!(with_programs(saved.container()).command(["test", "-e", "/x"]).status().unwrap().success());
             kept.remove().unwrap();
+            saved.remove().unwrap();
         }
         if turn % 4 == 3 {
             engine.prune(&PruneOptions { all_images: true, containers: true, dry_run: false }).unwrap();
         }
         for listed in engine.list_images().unwrap() {
-            engine.remove_image(&listed.image.id().to_string(), true).unwrap();
+            // Something that an earlier kill left may stand on it.
+            if let Err(error) = engine.remove_image(&listed.image.id().to_string(), true) {
+                assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            }
         }
     }
 }
@@ -56,7 +62,7 @@ fn two_hundred_kills_damage_nothing() {
         std::fs::write(root.parent().unwrap().join(format!("{number}.tar")), bytes).unwrap();
     }
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let (mut images, mut containers, mut garbage) = (0, 0, 0);
+    let (mut images, mut containers, mut snapshots, mut garbage) = (0, 0, 0, 0);
     for kill in 0..KILLS {
         let mut command = role("worker", &root, kill);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -72,11 +78,13 @@ fn two_hundred_kills_damage_nothing() {
         assert_sound(&engine);
         images += engine.list_images().unwrap().len();
         containers += engine.containers().unwrap().len();
+        snapshots += engine.snapshots().unwrap().len();
         if kill % 20 == 19 {
             finishes(&engine);
         }
     }
-    eprintln!("after {KILLS} kills: {garbage} times garbage, {images} images and {containers} containers seen");
+    eprintln!("after {KILLS} kills: {garbage} times garbage");
+    eprintln!("seen: {images} images, {containers} containers, {snapshots} snapshots");
     finishes(&lab.engine);
     lab.assert_clean();
 }
@@ -120,10 +128,17 @@ fn finishes(engine: &Engine) {
     let file = engine.root().parent().unwrap().join("0.tar");
     let image = engine.load(file.as_path()).unwrap();
     assert_eq!(image.layers().len(), 3);
-    let pruned = engine.prune(&PruneOptions { all_images: true, containers: true, dry_run: false }).unwrap();
-    assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+    // First the containers, then what those stood on, the latest first, then the images.
+    for round in 0..2 {
+        let pruned = engine.prune(&PruneOptions { all_images: true, containers: true, dry_run: false }).unwrap();
+        assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+        let snapshots = if round == 0 { engine.snapshots().unwrap() } else { vec![] };
+        for saved in snapshots.iter().rev() {
+            engine.find_snapshot(&saved.id.to_string()).unwrap().remove().unwrap();
+        }
+    }
     assert_eq!(assert_whole(engine).garbage, []);
-    for place in ["blobs/sha256", "layers", "containers", "names", "tmp", "leases"] {
+    for place in ["blobs/sha256", "layers", "containers", "names", "snapshots", "tmp", "leases"] {
         let left: Vec<_> = std::fs::read_dir(engine.root().join(place))
             .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
             .unwrap_or_default();
@@ -146,7 +161,7 @@ pub fn full(root: &Path) {
         match engine.load(file.as_path()) {
             Ok(image) => drop(image),
             Err(error) => {
-                assert_eq!(error.kind(), coracle::ErrorKind::Full, "{error}");
+                assert_eq!(error.kind(), ErrorKind::Full, "{error}");
                 full += 1;
             }
         }
@@ -155,7 +170,7 @@ pub fn full(root: &Path) {
         // Without room, not even a shorter index can be written; then nothing of the image goes.
         let all = PruneOptions { all_images: true, containers: true, dry_run: false };
         let pruned = engine.prune(&all).unwrap();
-        assert!(pruned.failures.iter().all(|error| error.kind() == coracle::ErrorKind::Full), "{pruned:?}");
+        assert!(pruned.failures.iter().all(|error| error.kind() == ErrorKind::Full), "{pruned:?}");
         assert_whole(&engine);
         std::fs::remove_file(&ballast).unwrap();
         let pruned = engine.prune(&all).unwrap();

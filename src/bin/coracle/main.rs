@@ -6,6 +6,7 @@
 //! image.rs     load, import, images, tag, rmi, history      change.rs: Dockerfile instructions of import
 //! run.rs       run      options.rs: mounts, variables, security options      signals.rs: forwarding
 //! container.rs ps, wait, kill, stop, rm
+//! snapshot.rs  snapshot, snapshots
 //! inspect.rs   inspect
 //! system.rs    system check, df, prune
 //! doctor.rs    doctor, version
@@ -27,6 +28,7 @@ mod output;
 mod progress;
 mod run;
 mod signals;
+mod snapshot;
 mod system;
 mod table;
 
@@ -101,6 +103,8 @@ fn dispatch(command: Command, context: &mut Context) -> Result<u8, Failure> {
         Command::Stop(arguments) => container::stop(context, &arguments),
         Command::Rm(arguments) => container::remove(context, &arguments),
         Command::System(command) => system::system(context, &command),
+        Command::Snapshot(arguments) => snapshot::snapshot(context, &arguments),
+        Command::Snapshots(arguments) => snapshot::list(context, &arguments),
         Command::Doctor => doctor::doctor(context),
         Command::Version => doctor::version(context),
     }

@@ -32,6 +32,7 @@ fn check(context: &mut Context, arguments: &cli::Check) -> Result<u8, Failure> {
             "verified": report.verified,
             "layers": report.layers,
             "containers": report.containers,
+            "snapshots": report.snapshots,
         }));
     } else {
         show_check(context, &report);
@@ -50,6 +51,7 @@ fn show_check(context: &mut Context, report: &Report) {
     }
     let (names, blobs) = (count(report.names, "name"), count(report.blobs, "blob"));
     let (layers, containers) = (count(report.layers, "layer"), count(report.containers, "container"));
+    let snapshots = count(report.snapshots, "snapshot");
     let verified = human::size(report.verified);
     let damage = match report.findings.len() {
         0 => "nothing is damaged".to_owned(),
@@ -57,7 +59,7 @@ fn show_check(context: &mut Context, report: &Report) {
             format!("{} damaged", if number == 1 { "1 thing is".to_owned() } else { format!("{number} things are") })
         }
     };
-    out.line(format_args!("Checked {names}, {blobs} ({verified} read), {layers}, {containers}: {damage}"));
+    out.line(format_args!("Checked {names}, {blobs} ({verified} read), {layers}, {containers}, {snapshots}: {damage}"));
 }
 
 /// `3 blobs, 1 layer`.
