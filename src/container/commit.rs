@@ -1,7 +1,8 @@
 //! What a container has changed, and an image of it.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::record::{self, Info, State};
@@ -9,8 +10,8 @@ use super::{Container, Inner, group_name};
 use crate::cgroup::Group;
 use crate::image::{CommitOptions, Image, Images, Running};
 use crate::isolation::{Identity, Range};
-use crate::layer::{self, Change, Owners, PackOptions, PackSource, View};
-use crate::snapshot::Changes;
+use crate::layer::{self, Change, ChangeKind, Owners, PackOptions, PackSource, View};
+use crate::snapshot::{self, Changes};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "commit the container";
@@ -43,11 +44,12 @@ impl Container {
         let inner = &self.inner;
         let info = inner.info();
         let (images, parent) = inner.image(STEP, &info)?;
-        // Until the image is visible, nothing of its parent goes.
-        let _hold = super::hold(&inner.runtime)?;
+        // While it is read it is neither removed, and its image with it, nor moved to a saved snapshot.
+        let _locked = super::snapshot::lock(&record::directory(inner.runtime.root(), &info.id))?;
         let _frozen = inner.hold_still(&info, options.running)?;
         let changed = Changed::of(inner, &info, &parent)?;
-        images.commit(&parent, changed.source(), &changed.packing(options.clamp_mtime), info.command.join(" "), options)
+        let packing = PackOptions { clamp_mtime: options.clamp_mtime, ..changed.packing.clone() };
+        images.commit(&parent, &changed.sources(), &packing, &info.command.join(" "), options)
     }
 
     /// What the container has changed so far, sorted, as `docker diff` tells it. What was made for mounts is not told.
@@ -58,9 +60,12 @@ impl Container {
     pub fn changes(&self) -> Result<Vec<Change>> {
         let info = self.inner.info();
         let (_, parent) = self.inner.image("list the container's changes", &info)?;
-        let _hold = super::hold(&self.inner.runtime)?;
+        let _locked = super::snapshot::lock(&record::directory(self.inner.runtime.root(), &info.id))?;
         let changed = Changed::of(&self.inner, &info, &parent)?;
-        layer::changes(changed.source(), &changed.packing(None))
+        match changed.sources().as_slice() {
+            [source] => layer::changes(*source, &changed.packing),
+            sources => changed.together(sources),
+        }
     }
 }
 
@@ -112,15 +117,30 @@ impl Drop for Frozen {
 
 /// Where a container's changes are, and how they are read.
 struct Changed {
-    changes: Changes,
-    below: View,
+    /// Each with what lies below it, the lowest first: saved snapshots that it stands on, then its own.
+    parts: Vec<(Changes, View)>,
     packing: PackOptions,
 }
 
 impl Changed {
     fn of(inner: &Inner, info: &Info, parent: &Image) -> Result<Changed> {
         let runtime = &inner.runtime;
-        let below = View::of_layers(&parent.ensure_layers(None)?)?;
+        let directory = record::directory(runtime.root(), &info.id);
+        let layers = parent.ensure_layers(None)?;
+        let mut trees: Vec<PathBuf> = layer::trees(&layers).into_iter().map(Path::to_owned).collect();
+        let frozen = super::snapshot::parts(runtime.root(), super::snapshot::below(&directory).as_ref())?;
+        let own = runtime.snapshotter.changes(&directory);
+        // A whole tree holds the changes of the trees that it was copied from as well.
+        let frozen = if matches!(own, Changes::Tree(_)) { Vec::new() } else { frozen };
+        let mut parts = Vec::new();
+        for changes in frozen.iter().filter_map(|dir| snapshot::frozen(dir)).chain([own]) {
+            let below = View::new(&trees)?;
+            match &changes {
+                Changes::Upper(upper) => trees.insert(0, upper.clone()),
+                Changes::Tree(tree) => trees = vec![tree.clone()],
+            }
+            parts.push((changes, below));
+        }
         let range = match &runtime.identity {
             Identity::Host => None,
             rootless => Some(Arc::new(Range::new(rootless, runtime.root())?)),
@@ -135,19 +155,39 @@ impl Changed {
             mount_points: info.mount_points.iter().map(|path| relative(Path::new(path))).collect(),
             ..PackOptions::default()
         };
-        let changes = runtime.snapshotter.changes(&record::directory(runtime.root(), &info.id));
-        Ok(Changed { changes, below, packing })
+        Ok(Changed { parts, packing })
     }
 
-    fn source(&self) -> PackSource<'_> {
-        match &self.changes {
-            Changes::Upper(upper) => PackSource::Upper { upper, below: &self.below },
-            Changes::Tree(tree) => PackSource::Tree { tree, below: &self.below },
+    fn sources(&self) -> Vec<PackSource<'_>> {
+        let source = |(changes, below)| match changes {
+            Changes::Upper(upper) => PackSource::Upper { upper, below },
+            Changes::Tree(tree) => PackSource::Tree { tree, below },
+        };
+        self.parts.iter().map(|(changes, below)| source((changes, below))).collect()
+    }
+
+    /// What several parts come to: a later one may have taken back what an earlier one did.
+    fn together(&self, sources: &[PackSource<'_>]) -> Result<Vec<Change>> {
+        let mut paths = BTreeMap::new();
+        for source in sources {
+            for change in layer::changes(*source, &self.packing)? {
+                let removed = change.kind == ChangeKind::Removed;
+                paths.insert(change.path, removed);
+            }
         }
-    }
-
-    fn packing(&self, clamp_mtime: Option<i64>) -> PackOptions {
-        PackOptions { clamp_mtime, ..self.packing.clone() }
+        let Some((_, image)) = self.parts.first() else { return Ok(Vec::new()) };
+        let mut changes = Vec::new();
+        for (path, removed) in paths {
+            let was = image.lookup(path.as_os_str().as_bytes()).is_ok_and(|found| found.is_some());
+            let kind = match (was, removed) {
+                (true, true) => ChangeKind::Removed,
+                (true, false) => ChangeKind::Modified,
+                (false, false) => ChangeKind::Added,
+                (false, true) => continue,
+            };
+            changes.push(Change { path, kind });
+        }
+        Ok(changes)
     }
 }
 

@@ -46,8 +46,8 @@ pub enum Running {
 const STEP: &str = "commit the container";
 
 impl Images {
-    /// Makes an image of `parent` and one more layer, and unpacks that. Where there are no changes, as with docker,
-    /// there is no more layer either, but a step in the history.
+    /// Makes an image of `parent` and a layer more for each of `sources` (lowest first) that has changes, and unpacks
+    /// these. Where there are no changes at all there is no more layer either, as with docker, but a step in the history.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) for a time that is none, [`NotFound`](ErrorKind::NotFound) for a parent whose
@@ -55,13 +55,13 @@ impl Images {
     pub(crate) fn commit(
         &self,
         parent: &Image,
-        source: PackSource<'_>,
+        sources: &[PackSource<'_>],
         packing: &PackOptions,
-        created_by: String,
+        created_by: &str,
         options: &CommitOptions,
     ) -> Result<Image> {
         let mut session = Session::new(self.clone(), None)?;
-        let committed = self.commit_in(&mut session, parent, source, packing, created_by, options);
+        let committed = self.commit_in(&mut session, parent, sources, packing, created_by, options);
         let keep = committed.as_ref().map(blobs_of).unwrap_or_default().into_iter().collect::<HashSet<_>>();
         // Garbage is no reason to fail a commit that succeeded, and must not hide why it failed.
         let _ = session.finish(&keep);
@@ -72,9 +72,9 @@ impl Images {
         &self,
         session: &mut Session,
         parent: &Image,
-        source: PackSource<'_>,
+        sources: &[PackSource<'_>],
         packing: &PackOptions,
-        created_by: String,
+        created_by: &str,
         options: &CommitOptions,
     ) -> Result<Image> {
         let created = created_or_now(STEP, options.created.as_deref())?;
@@ -87,7 +87,6 @@ impl Images {
             }
             layers.push(Descriptor { media_type: oci_type(&layer.media_type), ..layer.clone() });
         }
-        let added = add_layer(session, source, packing, &options.encoding)?;
         let mut config = parent.config().clone();
         config.created = Some(created.clone());
         config.author.clone_from(&options.author);
@@ -98,17 +97,23 @@ impl Images {
         for stale in ["container", "container_config", "id", "parent"] {
             config.other.remove(stale);
         }
-        config.history.push(History {
+        let step = History {
             created: Some(created),
-            created_by,
+            created_by: created_by.to_owned(),
             author: options.author.clone(),
             comment: options.comment.clone(),
-            empty_layer: added.is_none(),
             ..History::default()
-        });
-        if let Some((layer, diff_id)) = added {
-            layers.push(layer);
-            config.rootfs.diff_ids.push(diff_id);
+        };
+        let steps = config.history.len();
+        for source in sources {
+            if let Some((layer, diff_id)) = add_layer(session, *source, packing, &options.encoding)? {
+                layers.push(layer);
+                config.rootfs.diff_ids.push(diff_id);
+                config.history.push(step.clone());
+            }
+        }
+        if config.history.len() == steps {
+            config.history.push(History { empty_layer: true, ..step });
         }
         self.put_image(session, config, layers, options.reference.as_ref(), None)
     }

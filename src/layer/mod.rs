@@ -23,16 +23,20 @@ pub(crate) mod tar;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod usage;
 mod view;
 
 pub use compression::{Compression, Decoder};
-pub(crate) use copy::copy;
+pub(crate) use copy::{Contents, copy};
 pub use encoder::EncoderOptions;
 pub use limits::Limits;
 pub(crate) use pack::encode;
 pub use pack::{
     Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, PackedBlob, changes, pack, pack_blob,
 };
+pub(crate) use store::Grave;
+pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
+pub(crate) use usage::measure;
 pub use view::View;

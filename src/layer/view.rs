@@ -147,7 +147,7 @@ impl View {
     /// The names in the directory that `path` leads to; `None` where there is no directory.
     pub(crate) fn names(&self, path: &[u8]) -> Result<Option<Vec<CString>>> {
         match self.resolve(path, true)? {
-            Some(found) if found.is_dir() => names_in(&found, path).map(Some),
+            Some(found) if found.is_dir() => shown(&found).map(Some).map_err(failed(path)),
             _ => Ok(None),
         }
     }
@@ -235,14 +235,14 @@ impl View {
     }
 }
 
-/// The names that the merged directory `found` shows; `path` is for messages.
-pub(super) fn names_in(found: &Found, path: &[u8]) -> Result<Vec<CString>> {
+/// The names that a merged directory shows, sorted.
+pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
     // The uppermost layer that has a name decides whether it shows.
     let mut seen = BTreeMap::new();
-    for dir in &found.dirs {
-        for name in names(dir.as_fd()).map_err(failed(path))? {
+    for share in &dir.dirs {
+        for name in names(share.as_fd())? {
             if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
-                let stat = lstatat(dir.as_fd(), vacant.key()).map_err(failed(path))?;
+                let stat = lstatat(share.as_fd(), vacant.key())?;
                 vacant.insert(!is_whiteout(&stat));
             }
         }

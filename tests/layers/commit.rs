@@ -153,6 +153,24 @@ fn every_compression_makes_the_same_tree() {
     assert!(diff_ids.iter().all(|diff_id| *diff_id == diff_ids[0]));
 }
 
+#[test]
+fn what_went_into_a_saved_snapshot_is_committed_too() {
+    let Some(lab) = Lab::new() else { return };
+    let parent = image(&lab.engine);
+    let first = kept(&parent, "echo one > /work/one; rm /etc/group; echo gone > /work/gone");
+    let saved = first.snapshot().unwrap();
+    let builder = with_programs(saved.container()).keep(true);
+    let script = "cat /work/one; rm /work/gone; echo two > /work/two; echo new > /etc/group";
+    let second = builder.command(["/bin/sh", "-ec", script]).stdout(Stdio::Null).spawn().unwrap();
+    assert!(second.wait().unwrap().success());
+    assert_eq!(changed(&second), ["C /etc", "C /etc/group", "C /work", "A /work/one", "A /work/two"]);
+    for (container, expected) in [(&first, "gone\none\n"), (&second, "one\ntwo\n")] {
+        let committed = container.commit(&CommitOptions::default()).unwrap();
+        assert_eq!(shell(&committed, "ls /work"), expected);
+        assert_eq!(committed.history().len(), committed.layers().len());
+    }
+}
+
 /// Counts up in a file of the container until it is killed.
 fn counting(image: &Image) -> Container {
     let script = "n=0; while true; do n=$((n+1)); echo $n >> /work/n; echo $n >> /work/m; done";

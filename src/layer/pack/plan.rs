@@ -191,7 +191,10 @@ fn upper(tree: &mut Tree, below: &View) -> Result<Plan> {
                 item.opaque = has_mark(tree, &opened, &path, "opaque", Some(b"y"))?;
                 if let (true, Some(known)) = (item.opaque, known.filter(Found::is_dir)) {
                     let present = tree.names(&path)?;
-                    let gone = view::names_in(&known, &path)?.into_iter().filter(|name| !present.contains(name));
+                    let gone = view::shown(&known)
+                        .map_err(below_failed("readdir", &path))?
+                        .into_iter()
+                        .filter(|name| !present.contains(name));
                     plan.hidden.extend(gone.map(|name| join(&path, name.to_bytes())));
                 }
                 open.push(path.clone());
@@ -233,8 +236,12 @@ fn has_mark(tree: &Tree, fd: &OwnedFd, path: &[u8], mark: &str, value: Option<&[
 fn lookup(dir: &Found, name: &CStr, path: &[u8]) -> Result<Option<Found>> {
     match view::child(dir, name) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(None),
-        other => other.map_err(|error| Error::io("look into the layers", "openat", error).path(view::as_path(path))),
+        other => other.map_err(below_failed("openat", path)),
     }
+}
+
+fn below_failed<'a>(syscall: &'static str, path: &'a [u8]) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| Error::io("look into the layers", syscall, error).path(view::as_path(path))
 }
 
 type Inode = (libc::dev_t, libc::ino_t);
@@ -256,7 +263,7 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
         let names = tree.names(&dir)?;
         let found = below.lookup(&dir)?.filter(Found::is_dir);
         let known: Vec<CString> = match &found {
-            Some(found) => view::names_in(found, &dir)?,
+            Some(found) => view::shown(found).map_err(below_failed("readdir", &dir))?,
             None => Vec::new(),
         };
         for name in known.iter().filter(|name| names.binary_search(name).is_err()) {
@@ -319,17 +326,16 @@ fn same(tree: &mut Tree, path: &[u8], stat: &Stat, known: &Found) -> Result<bool
     if time(stat) != time(&known.stat) || !same_metadata(tree, path, stat, known)? {
         return Ok(false);
     }
-    let below = |error: io::Error| Error::io("look into the layers", "read", error).path(view::as_path(path));
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG if stat.st_size > 0 => {
             let here = tree.open_as(path, libc::O_RDONLY | libc::O_NONBLOCK, stat)?;
-            let there = known.open().map_err(below)?;
+            let there = known.open().map_err(below_failed("openat", path))?;
             same_bytes(here, there).map_err(tree.failed("read", path))
         }
         libc::S_IFLNK => {
             let here = tree.open_as(path, libc::O_PATH, stat)?;
             let here = fs::readlinkat(here.as_fd(), c"").map_err(tree.failed("readlinkat", path))?;
-            Ok(here == known.target().map_err(below)?)
+            Ok(here == known.target().map_err(below_failed("readlinkat", path))?)
         }
         _ => Ok(true),
     }
@@ -353,8 +359,7 @@ fn same_metadata(tree: &mut Tree, path: &[u8], stat: &Stat, known: &Found) -> Re
         // What may not be read cannot be compared, and is packed rather than lost.
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
         below => {
-            let below = below
-                .map_err(|error| Error::io("look into the layers", "getxattr", error).path(view::as_path(path)))?;
+            let below = below.map_err(below_failed("getxattr", path))?;
             Ok(here.is_some() && here == below)
         }
     }

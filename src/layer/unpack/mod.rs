@@ -31,6 +31,7 @@ use super::tar::{Entry, Kind, Reader};
 use super::{LayerOptions, View};
 use crate::sys::fs::fstat;
 use crate::sys::path::Root;
+use crate::sys::usage::{self, Measured};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "unpack the layer";
@@ -74,7 +75,8 @@ impl fmt::Debug for Ownership {
 /// One thing in a tree whose ownership needs an identity that this process has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Where it is, relative to the tree, with components separated by `/` and no symlink on the way.
+    /// Where it is, relative to the tree, with components separated by `/` and no symlink on the way; empty for the
+    /// tree's root itself.
     pub path: Vec<u8>,
     /// The owner as the container will see it.
     pub uid: u32,
@@ -104,6 +106,14 @@ pub trait Reown: Send + Sync {
     /// # Errors
     /// Where something of it stays.
     fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+
+    /// What `dir` and everything below it takes, whoever owns it.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read all the same.
+    fn measure(&self, dir: BorrowedFd<'_>) -> Result<Measured> {
+        usage::measure(dir).map_err(|error| Error::io("measure a directory", "open", error))
+    }
 }
 
 /// The layers below the one being unpacked. Asked only by a layer that depends on them, so it may wait until they
