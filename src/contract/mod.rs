@@ -44,3 +44,68 @@ fn in_clause<T>(clause: Clause, result: Result<T>) -> Result<T> {
         Error::new(error.kind(), step).because(error.to_string()).source_is(error)
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::layer::Ownership;
+    use crate::snapshot::{Base, Changes, Copy, Snapshot, Snapshotter, Usage};
+    use crate::{EngineOptions, Result};
+
+    /// A backend that forgets something.
+    #[derive(Debug)]
+    struct Forgetful(Copy, &'static str);
+
+    impl Snapshotter for Forgetful {
+        fn name(&self) -> &'static str {
+            "forgetful"
+        }
+
+        fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
+            if self.1 == "prepare" {
+                self.0.remove(dir)?;
+            }
+            self.0.prepare(dir, base)
+        }
+
+        fn changes(&self, dir: &Path) -> Changes {
+            self.0.changes(dir)
+        }
+
+        fn usage(&self, dir: &Path) -> Result<Usage> {
+            let usage = self.0.usage(dir)?;
+            Ok(if self.1 == "usage" { Usage { bytes: usage.bytes / 2, ..usage } } else { usage })
+        }
+
+        fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+            if self.1 == "freeze" { Ok(()) } else { self.0.freeze(dir, into) }
+        }
+
+        fn remove(&self, dir: &Path) -> Result<()> {
+            if self.1 == "remove" { Ok(()) } else { self.0.remove(dir) }
+        }
+    }
+
+    #[test]
+    fn a_broken_contract_is_told_by_its_clause() {
+        for (what, clause) in [
+            ("prepare", "prepare is idempotent"),
+            ("usage", "usage is what du says"),
+            ("freeze", "what is frozen is the base of others"),
+            ("remove", "is left"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = nix::unistd::geteuid().is_root();
+            let ownership = if root { Ownership::Full } else { Ownership::Single };
+            let backend = Arc::new(Forgetful(Copy::new(ownership), what));
+            let options = EngineOptions::new(dir.path().join("root")).single_id(true);
+            let engine = options.snapshot_backend(backend).open().unwrap();
+            let error = super::snapshotter(&engine).unwrap_err().to_string();
+            assert!(error.contains(clause), "{what}: {error}");
+            assert_eq!(engine.list_images().unwrap().len(), 0);
+        }
+    }
+}

@@ -304,4 +304,44 @@ mod tests {
         assert_eq!((old.mode(), old.mtime_nsec(), old.uid()), (was.mode(), was.mtime_nsec(), was.uid()));
         assert_eq!(at("out/a/new").metadata().unwrap().ino(), at("out/a/twin").metadata().unwrap().ino());
     }
+
+    #[test]
+    fn depth_width_and_links_are_kept_with_few_descriptors() {
+        let dir = crate::layer::testing::Scratch::new();
+        let at = |name: &str| dir.path().join(name);
+        for layer in 0..40 {
+            for name in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"] {
+                std::fs::create_dir_all(at(&format!("{layer}/{name}/sub"))).unwrap();
+                std::fs::write(at(&format!("{layer}/{name}/sub/{layer}")), name).unwrap();
+            }
+        }
+        // Deeper than a path can say.
+        let mut here: OwnedFd = File::open(at("0")).unwrap().into();
+        for _ in 0..600 {
+            fs::mkdirat(here.as_fd(), c"deeper", 0o700).unwrap();
+            here = fs::open_dir(here.as_fd(), c"deeper").unwrap();
+        }
+        drop(fs::openat(here.as_fd(), c"file", libc::O_CREAT | libc::O_WRONLY, 0o600).unwrap());
+        fs::fchmod(here.as_fd(), 0o711).unwrap();
+        std::fs::hard_link(at("0/one/sub/0"), at("0/ten/link")).unwrap();
+        std::fs::create_dir(at("out")).unwrap();
+        let view = View::new((0..40).map(|layer| at(&layer.to_string()))).unwrap();
+        copy(&view, &at("out"), &Ownership::Single, Contents::SharedOrWritten).unwrap();
+        assert_eq!(std::fs::read_dir(at("out/seven/sub")).unwrap().count(), 40);
+        assert_eq!(std::fs::read(at("out/seven/sub/33")).unwrap(), b"seven");
+        assert_eq!(at("out/one/sub/0").metadata().unwrap().ino(), at("out/ten/link").metadata().unwrap().ino());
+        let mut copied: OwnedFd = File::open(at("out")).unwrap().into();
+        for _ in 0..600 {
+            copied = fs::open_dir(copied.as_fd(), c"deeper").unwrap();
+        }
+        assert_eq!(fs::fstat(copied.as_fd()).unwrap().st_mode & 0o7777, 0o711);
+        assert_eq!(fs::names(copied.as_fd()).unwrap(), [c"file".to_owned()]);
+    }
+
+    #[test]
+    fn file_capabilities_are_seen_from_inside() {
+        let outside = [&[1, 0, 0, 3][..], &[9; 16], &[0xe8, 3, 0, 0]].concat();
+        assert_eq!(inside(outside), [&[1, 0, 0, 2][..], &[9; 16]].concat());
+        assert_eq!(inside(b"other".to_vec()), b"other");
+    }
 }

@@ -31,6 +31,9 @@ fn keeps_the_contract(choice: SnapshotterChoice, name: &str) {
     let kept = contract::snapshotter(&engine).unwrap();
     assert!(kept.len() > 10, "{kept:?}");
     assert_eq!(engine.list_images().unwrap().len(), 0);
+    // Trees that were merged for the image went with it.
+    let bases = std::fs::read_dir(engine.root().join("bases")).map_or(0, |entries| entries.count());
+    assert_eq!(bases, 0);
     // With one id only, too: another way of keeping owners.
     if !is_root() {
         contract::snapshotter(&options().single_id(true).open().unwrap()).unwrap();
