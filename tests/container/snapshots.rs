@@ -71,7 +71,7 @@ fn says(saved: &SavedSnapshot, script: &str) -> String {
 fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     let Some(lab) = Lab::new() else { return };
     let image = image(&lab.engine);
-    let container = ended(&image, "echo saved > /work/file");
+    let container = ended(&image, "echo saved > /home/file");
     let saved = container.snapshot().unwrap();
     assert_eq!((saved.image(), saved.info().parent.as_ref()), (&image, None));
     assert_eq!(container.stands_on().as_ref(), Some(saved.id()));
@@ -80,7 +80,7 @@ fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     let found = lab.engine.find_container(info.id.as_str()).unwrap();
     let again = found.snapshot().unwrap();
     assert_eq!(again.info().parent.as_ref(), Some(saved.id()));
-    assert_eq!(says(&again, "cat /work/file"), "saved\n");
+    assert_eq!(says(&again, "cat /home/file"), "saved\n");
     assert!(again.usage().unwrap().bytes < saved.usage().unwrap().bytes);
     let conflict = lab.engine.find_snapshot(saved.id().short()).unwrap().remove().unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict, "{conflict}");
@@ -97,7 +97,7 @@ fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     other.remove_image("lab", true).unwrap();
     other.prune_images().unwrap();
     let found = other.find_snapshot(&saved.id().to_string()).unwrap();
-    assert_eq!(says(&found, "cat /work/file /etc/os-release"), "saved\nNAME=lab\n");
+    assert_eq!(says(&found, "cat /home/file /etc/os-release"), "saved\nNAME=lab\n");
     found.remove().unwrap();
     assert_eq!(saved.usage().unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(saved.container().command(["true"]).output().unwrap_err().kind(), ErrorKind::NotFound);
@@ -142,7 +142,7 @@ fn what_cannot_be_saved_says_why_and_stays_as_it_is() {
 fn half_a_snapshot_changes_nothing_and_is_swept() {
     let Some(lab) = Lab::new() else { return };
     let image = image(&lab.engine);
-    let container = ended(&image, "echo one > /work/file");
+    let container = ended(&image, "echo one > /home/file");
     let first = container.snapshot().unwrap();
     let home = lab.root().join("containers").join(container.id().to_string());
     let half = "0".repeat(64);
@@ -158,7 +158,7 @@ fn half_a_snapshot_changes_nothing_and_is_swept() {
     // Nothing stands on it, and it is not listed.
     assert_eq!(lab.engine.snapshots().unwrap(), [first.info().clone()]);
     let next = container.snapshot().unwrap();
-    assert_eq!(says(&next, "cat /work/file"), "one\n");
+    assert_eq!(says(&next, "cat /home/file"), "one\n");
 
     std::fs::remove_file(&below).unwrap();
     std::os::unix::fs::symlink(&half, &below).unwrap();
