@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::known::the_only;
 use super::record::{self, State};
 use super::runtime::Runtime;
 use super::{Container, ContainerBuilder, Control, Inner};
@@ -222,21 +223,9 @@ pub(crate) fn all(root: &Path) -> Result<Vec<SnapshotInfo>> {
 /// Finds a snapshot by ID, or by the unambiguous beginning of one.
 pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Result<SavedSnapshot> {
     let step = || format!("find the snapshot {text:?}");
-    let mut found =
-        all(runtime.root())?.into_iter().filter(|info| !text.is_empty() && info.id.to_string().starts_with(text));
-    let info = match (found.next(), found.next()) {
-        (Some(info), None) => info,
-        (Some(_), Some(_)) => {
-            return Err(Error::new(ErrorKind::Invalid, step())
-                .because("several IDs start like that")
-                .remedy("write more digits"));
-        }
-        (None, _) => {
-            return Err(Error::new(ErrorKind::NotFound, step())
-                .because("no ID starts like that")
-                .remedy("`coracle snapshots` lists them"));
-        }
-    };
+    let begins = |info: &SnapshotInfo| !text.is_empty() && info.id.to_string().starts_with(text);
+    let found = all(runtime.root())?.into_iter().filter(begins);
+    let info = the_only(found, step, "no ID starts like that", "`coracle snapshots` lists them")?;
     let image = images.resolve(&info.image)?;
     Ok(SavedSnapshot { runtime: runtime.clone(), image, info })
 }
