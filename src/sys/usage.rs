@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fs::{self, Stat};
+use super::reflink::is_subvolume;
 
 /// Space and inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,7 +106,7 @@ pub(crate) fn measure(dir: BorrowedFd<'_>) -> io::Result<Measured> {
                 other => other?,
             };
             let stat = fs::fstat(child.as_fd())?;
-            if stat.st_dev != level.id.0 {
+            if stat.st_dev != level.id.0 && !is_subvolume(child.as_fd(), &stat) {
                 continue;
             }
             measured.add(&stat);
@@ -173,13 +174,22 @@ mod tests {
         std::fs::write(root.join("a/b/c/small"), "x").unwrap();
         File::create(root.join("sparse")).unwrap().set_len(1 << 30).unwrap();
         symlink("/usr", root.join("link")).unwrap();
+        let more = if crate::sys::reflink::is_btrfs(File::open(&root).unwrap().as_fd()) {
+            // Each subvolume is a device of its own, and nothing is mounted.
+            let at = File::open(root.join("a/b")).unwrap();
+            crate::sys::reflink::make_subvolume(at.as_fd(), c"volume").unwrap();
+            std::fs::write(root.join("a/b/volume/file"), vec![1; 100_000]).unwrap();
+            2
+        } else {
+            0
+        };
         let measured = measure(File::open(&root).unwrap().as_fd()).unwrap();
-        assert_eq!(measured.usage(), Usage { bytes: du(&root), inodes: 8 });
+        assert_eq!(measured.usage(), Usage { bytes: du(&root), inodes: 8 + more });
         // Trees that share a file count it once.
         let mut all = measured.clone();
         let again = all.absorb(measured.clone());
         assert_eq!(again, measured.single);
-        assert_eq!(all.usage().inodes, 15);
+        assert_eq!(all.usage().inodes, 15 + 2 * more);
     }
 
     #[test]
