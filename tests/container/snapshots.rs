@@ -1,6 +1,7 @@
 //! Snapshot backends and saved snapshots.
 
 use coracle::container::SavedSnapshot;
+use coracle::content::Durability;
 use coracle::{Container, Engine, EngineOptions, ErrorKind, Image, SnapshotterChoice, contract};
 
 use super::shared::skip::other_user;
@@ -18,7 +19,7 @@ fn place() -> tempfile::TempDir {
 fn keeps_the_contract(choice: SnapshotterChoice, name: &str) {
     let Some(_) = Lab::new() else { return };
     let dir = place();
-    let options = || EngineOptions::new(dir.path().join("root")).snapshotter(choice);
+    let options = || EngineOptions::new(dir.path().join("root")).snapshotter(choice).durability(Durability::Relaxed);
     let engine = match options().open() {
         Err(error) if choice == SnapshotterChoice::Reflink && error.kind() == ErrorKind::Unsupported => {
             // Not every file system can; CI runs this on some that can.
