@@ -15,7 +15,7 @@ use crate::name::{Platform, Reference};
 use crate::probe::Host;
 use crate::repository::Removed;
 use crate::snapshot::Snapshotter;
-use crate::{Error, ErrorKind, Result, content, snapshot};
+use crate::{Error, ErrorKind, Result, content, snapshot, system};
 
 /// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
 /// side by side in one process.
@@ -147,7 +147,7 @@ impl EngineOptions {
         let runtime = Runtime::open(&root, host, identity, (snapshotter, note), Box::new(Namespaces))?;
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
-        let alone = images.try_hold_alone()?;
+        let alone = images.lock().try_alone()?;
         let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership).into();
         Ok(Engine { images, runtime, leftovers })
     }
@@ -268,9 +268,7 @@ impl Engine {
     }
 
     fn images_in_use(&self) -> Result<HashSet<ImageId>> {
-        let (containers, snapshots) = (self.containers()?, self.snapshots()?);
-        let of_containers = containers.iter().filter_map(|info| info.image.as_deref());
-        of_containers.chain(snapshots.iter().map(|info| info.image.as_str())).map(str::parse).collect()
+        self.system().used_images(&self.containers()?)
     }
 
     /// All saved snapshots of the root, oldest first; see [`Container::snapshot`].
@@ -287,6 +285,48 @@ impl Engine {
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn find_snapshot(&self, id: &str) -> Result<SavedSnapshot> {
         container::snapshot::find(&self.runtime, &self.images, id)
+    }
+
+    /// Looks whether everything in the root is whole, and changes nothing. Others may work in it meanwhile.
+    ///
+    /// # Errors
+    /// Only where looking itself fails; what is damaged is in the [`Report`](system::Report).
+    pub fn check(&self, depth: system::Depth) -> Result<system::Report> {
+        self.system().check(depth)
+    }
+
+    /// What the root takes on its disk, to the byte. Waits for removals that are under way.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read.
+    pub fn disk_usage(&self) -> Result<system::DiskUsage> {
+        self.system().disk_usage()
+    }
+
+    /// Removes what nobody needs: what killed programs left, nameless images without containers, blobs and unpacked
+    /// layers without images; and what the options name beyond that. Nothing goes that a container that stays or a
+    /// load under way holds.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// use coracle::system::PruneOptions;
+    ///
+    /// let engine = coracle::Engine::open_default()?;
+    /// let would = engine.prune(&PruneOptions { dry_run: true, ..PruneOptions::default() })?;
+    /// println!("{} bytes can go", would.freed.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) where the manifest of an image that stays cannot be read: what it needs is
+    /// unknown, so nothing goes. What cannot be removed is in [`Pruned::failures`](system::Pruned::failures).
+    pub fn prune(&self, options: &system::PruneOptions) -> Result<system::Pruned> {
+        self.system().prune(options)
+    }
+
+    fn system(&self) -> system::Root<'_> {
+        system::Root { images: &self.images, runtime: &self.runtime }
     }
 
     /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.
@@ -311,8 +351,7 @@ impl Engine {
     /// # Errors
     /// Only those of reading the directory.
     pub fn containers(&self) -> Result<Vec<Info>> {
-        let root = self.runtime.root();
-        Ok(container::record::all(root)?.into_iter().map(|info| container::as_it_is(root, info)).collect())
+        self.system().containers()
     }
 
     /// The container of this name, ID, or beginning of an ID.

@@ -72,6 +72,7 @@ pub mod repository;
 pub mod security;
 pub mod snapshot;
 mod sys;
+pub mod system;
 
 pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
 pub use engine::{Engine, EngineOptions, SnapshotterChoice};

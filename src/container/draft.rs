@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
-use crate::image::Images;
+use crate::image::{self, Images};
 use crate::isolation::{Aspect, MadeFile, Request};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
@@ -63,7 +63,7 @@ impl ContainerBuilder {
         let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let owner = runtime.owner()?;
         // Until the record is written, nobody removes the image or takes the directory for garbage.
-        let _hold = super::hold(runtime)?;
+        let _hold = image::lock(runtime.root()).share()?;
         let base = match &self.base {
             From::Image(image) => Base::Layers(image.ensure_layers(None)?),
             From::Saved(saved) => saved.base()?,

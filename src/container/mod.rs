@@ -28,9 +28,8 @@ mod spec;
 mod status;
 mod user;
 
-use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -405,7 +404,7 @@ fn clear(group: &Group) -> Result<()> {
 
 /// Removes everything of a container; goes on after a failure and tells the first. Its files stay as long as its
 /// processes do: they would see them vanish, and could make new ones.
-fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+pub(crate) fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
     let result = match group {
         Some(group) => clear(group),
         None => runtime.clear_group(&group_name(&info.id)),
@@ -427,23 +426,4 @@ fn make_directory(path: &Path, step: &'static str) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Keeps removals of images and sweeps away; see `Images::hold`.
-fn hold(runtime: &Runtime) -> Result<File> {
-    let path = runtime.root().join("images.lock");
-    let fail = |syscall| {
-        let path = path.clone();
-        move |error| Error::io("lock the images", syscall, error).path(path)
-    };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(fail("open"))?;
-    file.lock_shared().map_err(fail("flock"))?;
-    Ok(file)
 }

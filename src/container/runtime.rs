@@ -1,5 +1,6 @@
 //! What every container of one engine root shares: the roots, the chosen backends, and the mark of ownership.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
 use crate::cgroup::{self, Driver, Group};
+use crate::content::Measured;
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
@@ -103,26 +105,37 @@ impl Runtime {
 
     /// Removes a container's directory, whoever owns the files in it.
     pub(crate) fn remove_directory(&self, id: &str) -> Result<()> {
-        let containers = self.root.join("containers");
-        let parent = File::open(&containers)
-            .map_err(|error| Error::io("remove the container's files", "open", error).path(&containers))?;
-        match &self.identity {
+        self.remove_in("containers", id.as_ref())
+    }
+
+    fn remove_in(&self, place: &str, name: &OsStr) -> Result<()> {
+        let place = self.root.join(place);
+        let step = "remove files of the root";
+        let parent = File::open(&place).map_err(|error| Error::io(step, "open", error).path(&place))?;
+        match (&self.identity, sys::fs::remove_tree(parent.as_fd(), name)) {
+            (_, Ok(())) => Ok(()),
             // Files may belong to ids of the range, which only a user namespace with that range may remove.
-            Identity::Range { .. } => {
-                if sys::fs::remove_tree(parent.as_fd(), id.as_ref()).is_ok() {
-                    return Ok(());
-                }
+            (Identity::Range { .. }, Err(_)) => {
                 // Where the tree is a subvolume, that has to go by itself: nothing can be moved out of it.
-                self.snapshotter.remove(&containers.join(id))?;
-                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), id.as_ref())
+                self.snapshotter.remove(&place.join(name))?;
+                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), name)
             }
-            _ => match sys::fs::remove_tree(parent.as_fd(), id.as_ref()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io("remove the container's files", "unlinkat", error).path(containers.join(id)))
-                }
-                _ => Ok(()),
-            },
+            (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            (_, Err(error)) => Err(Error::io(step, "unlinkat", error).path(place.join(name))),
         }
+    }
+
+    /// What `dir`, which belongs to a container or layer, takes with everything in it, whoever owns it.
+    pub(crate) fn measure(&self, dir: BorrowedFd<'_>) -> Result<Measured> {
+        match &self.identity {
+            Identity::Host => sys::usage::measure(dir).map_err(|error| Error::io("measure a directory", "open", error)),
+            identity => Range::new(identity, &self.root)?.measure(dir),
+        }
+    }
+
+    /// Removes what somebody left in `tmp/`, whoever owns it.
+    pub(crate) fn remove_temporary(&self, name: &OsStr) -> Result<()> {
+        self.remove_in("tmp", name)
     }
 
     /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.

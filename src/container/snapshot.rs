@@ -159,7 +159,7 @@ impl SavedSnapshot {
         let step = || format!("remove the snapshot {}", self.info.id.short());
         let root = self.runtime.root();
         // Nobody starts a container on it meanwhile.
-        let _alone = self.image.images().hold_alone()?;
+        let _alone = self.image.images().lock().alone()?;
         if let Some(user) = user_of(root, &self.info.id)? {
             return Err(Error::new(ErrorKind::Conflict, step())
                 .because(format!("{user} stands on it"))
@@ -194,7 +194,7 @@ fn gone(id: &SnapshotId) -> Error {
     Error::new(ErrorKind::NotFound, format!("use the snapshot {}", id.short())).because("it was removed")
 }
 
-fn directory(root: &Path, id: &SnapshotId) -> PathBuf {
+pub(crate) fn directory(root: &Path, id: &SnapshotId) -> PathBuf {
     root.join("snapshots").join(id.to_string())
 }
 
@@ -218,6 +218,21 @@ pub(crate) fn all(root: &Path) -> Result<Vec<SnapshotInfo>> {
     let mut all: Vec<SnapshotInfo> = ids(root)?.iter().filter(|id| whole(id)).filter_map(|id| read(root, id)).collect();
     all.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
     Ok(all)
+}
+
+/// Containers and snapshots that stand on a snapshot which is gone, each with what is wrong.
+pub(crate) fn broken(root: &Path) -> Result<Vec<(PathBuf, Error)>> {
+    let mut broken = vec![];
+    for id in record::ids(root)? {
+        let dir = root.join("containers").join(id);
+        let wrong = below(&dir).and_then(|id| parts(root, Some(&id)).err());
+        broken.extend(wrong.map(|error| (dir, error)));
+    }
+    for info in all(root)? {
+        let wrong = parts(root, Some(&info.id)).err();
+        broken.extend(wrong.map(|error| (directory(root, &info.id), error)));
+    }
+    Ok(broken)
 }
 
 /// Finds a snapshot by ID, or by the unambiguous beginning of one.
@@ -380,7 +395,7 @@ impl Inner {
         if runs {
             return Err(Error::new(ErrorKind::Conflict, STEP).because("it is running").remedy("stop or kill it first"));
         }
-        let _hold = super::hold(&self.runtime)?;
+        let _hold = images.lock().share()?;
         // Whoever took the last one may have been killed before it was done.
         refresh(&self.runtime, &dir)?;
         let image = images.resolve(image)?;

@@ -27,6 +27,7 @@ mod view;
 pub use compression::{Compression, Decoder};
 pub(crate) use copy::{Contents, copy};
 pub use limits::Limits;
+pub(crate) use store::Grave;
 pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};

@@ -72,31 +72,35 @@ fn make(staging: &TmpDir, layers: &[Layer], ownership: &Ownership) -> Result<()>
     sys::fs::syncfs(staging.dir().as_fd()).map_err(|error| Error::io(STEP, "syncfs", error).path(path))
 }
 
-/// Removes the bases whose stack is not `needed`. The caller sees to it that nobody prepares a snapshot meanwhile.
+/// The bases whose stack is not `needed`.
 ///
 /// # Errors
-/// Those of the file system, the first one; what stays is out of sight, and swept by a later open.
-pub(crate) fn collect(root: &Path, ownership: &Ownership, needed: impl Fn(&ChainId) -> bool) -> Result<()> {
+/// Where the directory cannot be read.
+pub(crate) fn needless(root: &Path, needed: impl Fn(&ChainId) -> bool) -> Result<Vec<PathBuf>> {
     let bases = root.join("bases");
-    let failed = |error| Error::io("remove merged trees", "readdir", error).path(&bases);
+    let failed = |error| Error::io("list merged trees", "readdir", error).path(&bases);
     let entries = match fs::read_dir(&bases) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         other => other.map_err(failed)?,
     };
-    let mut result = Ok(());
+    let mut needless = vec![];
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         let hex = name.to_str().and_then(|name| name.get(..64));
         let chain_id = hex.and_then(|hex| format!("sha256:{hex}").parse().ok());
         let lock = Path::new(&name).extension().is_some();
         if !lock && !chain_id.is_some_and(|chain_id| needed(&chain_id)) {
-            result = result.and(remove(root, &bases.join(name), ownership));
+            needless.push(bases.join(name));
         }
     }
-    result
+    Ok(needless)
 }
 
-fn remove(root: &Path, dir: &Path, ownership: &Ownership) -> Result<()> {
+/// Removes a base. The caller sees to it that nobody prepares a snapshot meanwhile.
+///
+/// # Errors
+/// Those of the file system, the first one; what stays is out of sight, and swept by a later open.
+pub(crate) fn remove(root: &Path, dir: &Path, ownership: &Ownership) -> Result<()> {
     // Renamed first, so that what is visible is whole.
     let grave = TmpDir::create(&root.join("tmp"))?;
     let to = grave.path().join("base");

@@ -16,4 +16,5 @@ mod output;
 mod run;
 mod signals;
 mod snapshots;
+mod system;
 mod usage;

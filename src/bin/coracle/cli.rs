@@ -55,6 +55,9 @@ pub enum Command {
     Stop(Stop),
     /// Remove containers
     Rm(Rm),
+    /// Look after the root as a whole: is it in order, what takes the space, what can go
+    #[command(subcommand, arg_required_else_help = true)]
+    System(System),
     /// Save what stopped containers have written, so that others can be started on it
     Snapshot(Snapshot),
     /// List saved snapshots
@@ -328,4 +331,47 @@ pub struct Rm {
     pub force: bool,
     #[command(flatten)]
     pub containers: Names,
+}
+
+#[derive(Subcommand)]
+pub enum System {
+    /// Look whether everything is whole; changes nothing, and exits with 1 when something is damaged
+    Check(Check),
+    /// Show what takes the space, to the byte
+    Df(Df),
+    /// Remove what nobody needs: garbage of killed programs, nameless images without containers, layers without images
+    Prune(Prune),
+}
+
+#[derive(Args)]
+pub struct Check {
+    /// Compare the sizes of layers, and do not read them
+    #[arg(long)]
+    pub quick: bool,
+    /// Read and verify every byte; so it is unless told otherwise
+    #[arg(long = "full", conflicts_with = "quick")]
+    pub _full: bool,
+}
+
+#[derive(Args)]
+pub struct Df {
+    /// One by one
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Args)]
+pub struct Prune {
+    /// Images with names as well, where no container uses them
+    #[arg(short, long)]
+    pub all: bool,
+    /// Containers that have ended as well, with all that they wrote
+    #[arg(long)]
+    pub containers: bool,
+    /// Only say what would go
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Accepted for docker's sake: nothing is asked
+    #[arg(short = 'f', long = "force", hide = true)]
+    pub _force: bool,
 }

@@ -107,7 +107,7 @@ pub trait Reown: Send + Sync {
     /// Where something of it stays.
     fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
 
-    /// What `dir` and everything below it takes, whoever owns it; mounts inside are not counted.
+    /// What `dir` and everything below it takes, whoever owns it.
     ///
     /// # Errors
     /// Where a directory cannot be read all the same.
