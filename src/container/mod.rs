@@ -315,10 +315,7 @@ impl Inner {
                 .because("it is running")
                 .remedy("stop or kill it first"));
         }
-        // While a snapshot is taken of it, its files stay.
-        let info = self.lock();
-        let _locked = snapshot::lock(&record::directory(self.runtime.root(), &info.id));
-        take_away(&self.runtime, &info, self.group())
+        take_away(&self.runtime, &self.lock(), self.group())
     }
 
     fn close(&self) -> Result<()> {
@@ -405,6 +402,8 @@ fn clear(group: &Group) -> Result<()> {
 /// Removes everything of a container; goes on after a failure and tells the first. Its files stay as long as its
 /// processes do: they would see them vanish, and could make new ones.
 pub(crate) fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+    // Not while somebody takes a snapshot of it; what cannot be locked is going already.
+    let _locked = snapshot::lock(&record::directory(runtime.root(), &info.id));
     let result = match group {
         Some(group) => clear(group),
         None => runtime.clear_group(&group_name(&info.id)),

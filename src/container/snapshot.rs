@@ -9,8 +9,8 @@
 //! With overlay the writes *move* into the snapshot, and the container goes on on top of it with an empty upper
 //! directory. Taking one is, in this order:
 //!
-//! 1. lock the container's directory, so that there is one at a time; hold `images.lock` shared, which keeps the image,
-//!    and half-made snapshots from being swept;
+//! 1. hold `images.lock` shared, which keeps the image, and half-made snapshots from being swept; then lock the
+//!    container's directory, so that there is one at a time;
 //! 2. make `snapshots/<new>/` with its record, which names the snapshot below as parent;
 //! 3. point the container's `below` at the new one. It has no frozen part, so whoever follows `below` skips it and goes
 //!    on with its parent: nothing has changed yet;
@@ -387,6 +387,8 @@ impl Inner {
                 .remedy("import the directory as an image, and run a container of that"));
         };
         let dir = self.directory();
+        // In this order: whoever has the images to himself locks containers, too.
+        let _hold = images.lock().share()?;
         let _one_at_a_time = lock(&dir)?;
         let runs = match &self.control {
             Control::Own(_) => self.wait(Some(std::time::Duration::ZERO)).is_ok_and(|status| status.is_none()),
@@ -395,7 +397,6 @@ impl Inner {
         if runs {
             return Err(Error::new(ErrorKind::Conflict, STEP).because("it is running").remedy("stop or kill it first"));
         }
-        let _hold = images.lock().share()?;
         // Whoever took the last one may have been killed before it was done.
         refresh(&self.runtime, &dir)?;
         let image = images.resolve(image)?;

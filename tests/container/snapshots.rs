@@ -239,3 +239,36 @@ fn what_a_container_takes_is_counted_whoever_owns_it() {
     saved.remove().unwrap();
     lab.assert_clean();
 }
+
+#[test]
+fn taking_starting_opening_and_removing_go_on_at_once() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let id = ended(&image, "echo saved > /home/file").id().to_string();
+    std::thread::scope(|scope| {
+        let take = || {
+            let engine = Engine::open(lab.root()).unwrap();
+            for _ in 0..10 {
+                let saved = engine.find_container(&id).unwrap().snapshot().unwrap();
+                assert_eq!(says(&saved, "cat /home/file"), "saved\n");
+            }
+        };
+        let open = || {
+            for _ in 0..40 {
+                let engine = Engine::open(lab.root()).unwrap();
+                assert_eq!(engine.leftovers(), &[] as &[String]);
+                engine.prune_images().unwrap();
+            }
+        };
+        let threads = [scope.spawn(take), scope.spawn(take), scope.spawn(open)];
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    lab.engine.find_container(&id).unwrap().remove().unwrap();
+    let mut taken = lab.engine.snapshots().unwrap();
+    assert_eq!(taken.len(), 20);
+    // Each stands on one of the others, until the last.
+    while let Some(info) = taken.pop() {
+        lab.engine.find_snapshot(&info.id.to_string()).unwrap().remove().unwrap();
+    }
+    lab.assert_clean();
+}
