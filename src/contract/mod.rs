@@ -19,9 +19,11 @@
 //!
 //! A suite stops at the first clause that is broken: the error's step is the clause, its cause what was found instead.
 
+mod cgroup;
 mod fixture;
 mod snapshotter;
 
+pub use cgroup::cgroup_driver;
 pub use snapshotter::snapshotter;
 
 use crate::{Error, ErrorKind, Result};
@@ -35,6 +37,23 @@ fn require(holds: bool, clause: Clause, found: impl Into<String>) -> Result<()> 
         return Ok(());
     }
     Err(Error::new(ErrorKind::Invalid, format!("keep the contract, which says: {clause}")).because(found.into()))
+}
+
+/// Tries the parts of a suite in turn; the clauses, when all of them are kept.
+fn run<P: Copy>(parts: &[(Clause, P)], attempt: impl Fn(P, Clause) -> Result<()>) -> Result<Vec<&'static str>> {
+    for (clause, part) in parts {
+        in_clause(clause, attempt(*part, clause))?;
+    }
+    Ok(parts.iter().map(|(clause, _)| *clause).collect())
+}
+
+/// Does something in several threads at once; the first error of one of them.
+fn spread(threads: usize, clause: Clause, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let panicked = || Err(Error::new(ErrorKind::Invalid, clause).because("a thread panicked"));
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| panicked()))
+    })
 }
 
 /// A failure of what a clause asks for.
@@ -87,6 +106,16 @@ mod tests {
         fn remove(&self, dir: &Path) -> Result<()> {
             if self.1 == "remove" { Ok(()) } else { self.0.remove(dir) }
         }
+    }
+
+    #[test]
+    fn every_driver_of_control_groups_keeps_the_contract() {
+        use crate::cgroup::{Direct, Hierarchies, Parent};
+        let parent = |which| Parent::OwnNamed(format!("coracle-contract-{which}-{}", std::process::id()));
+        let hierarchies = || Hierarchies::detect().unwrap();
+        super::cgroup_driver(&Direct::new(hierarchies(), parent("direct"))).unwrap();
+        #[cfg(feature = "cgroups-rs")]
+        super::cgroup_driver(&crate::cgroup::CgroupsRs::new(hierarchies(), parent("crate"))).unwrap();
     }
 
     #[test]
