@@ -326,7 +326,7 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
         let dir = root.join("containers").join(container);
         // Those that are not kept need none any more, and may be going at this moment.
         if record::read(root, container).is_some_and(|info| info.keep)
-            && let Ok(_locked) = lock(&dir)
+            && let Ok(Some(_locked)) = try_lock(&dir)
         {
             refresh(runtime, &dir)?;
         }
@@ -449,6 +449,25 @@ impl Inner {
             sys::fs::syncfs(file.as_fd()).map_err(fail("syncfs"))?;
         }
         Ok(())
+    }
+}
+
+/// [`lock`] for those who hold other locks, which whoever has this one may wait for. `None` where there is no container.
+///
+/// # Errors
+/// [`Conflict`](ErrorKind::Conflict) where somebody has it.
+pub(super) fn try_lock(dir: &Path) -> Result<Option<File>> {
+    let step = "lock the container";
+    let file = match File::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| Error::io(step, "open", error).path(dir))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::new(ErrorKind::Conflict, step).path(dir).because("somebody reads or removes it at this moment"))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(Error::io(step, "flock", error).path(dir)),
     }
 }
 

@@ -150,7 +150,7 @@ impl Plan<'_> {
         let mut tally = Tally { root, seen: Measured::default(), pruned: Pruned::default() };
         for info in &self.containers {
             let path = root.container_path(info);
-            if tally.removes(&path, || container::take_away(root.runtime, info, None)) {
+            if tally.removes(&path, || container::take_away_unless_in_hand(root.runtime, info)) {
                 tally.pruned.containers.push(info.id.clone());
             }
         }
@@ -163,7 +163,7 @@ impl Plan<'_> {
             let removed = tally.removes(path, || match garbage.kind {
                 GarbageKind::Container => {
                     match self.leftovers.containers.iter().find(|info| info.id.as_str() == name) {
-                        Some(info) => container::take_away(root.runtime, info, None),
+                        Some(info) => container::take_away_unless_in_hand(root.runtime, info),
                         None => root.runtime.remove_directory(&name.to_string_lossy()),
                     }
                 }

@@ -23,7 +23,8 @@ pub fn worker(root: &Path, seed: u64) {
         let file = archives.join(format!("{}.tar", turn % 3));
         let image = engine.load(file.as_path()).unwrap();
         if seed.is_multiple_of(2) {
-            let name = format!("kept{turn}");
+            // An earlier worker may have come as far as this turn.
+            let name = format!("kept{seed}-{turn}");
             let kept = with_programs(image.container()).command(["sh", "-c", "echo x > /x"]).name(&name).keep(true);
             let kept = kept.spawn().unwrap();
             assert!(kept.wait().unwrap().success());
