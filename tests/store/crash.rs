@@ -167,10 +167,13 @@ pub fn full(root: &Path) {
         }
         assert_whole(&engine);
         let engine = Engine::open(root).unwrap();
-        // Without room, not even a shorter index can be written; then nothing of the image goes.
+        // Without room, not even a shorter index can be written; then the image stays, and garbage goes.
+        let orphan = root.join("blobs/sha256").join("0".repeat(64));
+        let orphaned = std::fs::hard_link(root.join("oci-layout"), &orphan).is_ok();
         let all = PruneOptions { all_images: true, containers: true, dry_run: false };
         let pruned = engine.prune(&all).unwrap();
         assert!(pruned.failures.iter().all(|error| error.kind() == ErrorKind::Full), "{pruned:?}");
+        assert!(!orphaned || !orphan.exists());
         assert_whole(&engine);
         std::fs::remove_file(&ballast).unwrap();
         let pruned = engine.prune(&all).unwrap();
