@@ -37,6 +37,15 @@ thread_local! {
 }
 
 impl Held {
+    /// Locks something that is open, when nobody else has it locked.
+    pub(crate) fn try_take(file: File) -> io::Result<Option<Held>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Held::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn new(file: File) -> Held {
         Held { file, shared: None, _here: PhantomData }
     }
@@ -85,12 +94,7 @@ impl Lock {
 
     /// [`Lock::alone`], when that needs no waiting.
     pub(crate) fn try_alone(&self) -> Result<Option<Held>> {
-        let file = self.open(&self.path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Held::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(self.failed("flock", &self.path, error)),
-        }
+        Held::try_take(self.open(&self.path)?).map_err(|error| self.failed("flock", &self.path, error))
     }
 
     fn gate(&self) -> PathBuf {
@@ -175,6 +179,7 @@ mod tests {
         let lock = Lock::new(place.path(), "it", "lock it");
         let held = lock.alone().unwrap();
         assert!(lock.try_alone().unwrap().is_none());
+        assert!(Held::try_take(lock.open(&lock.path).unwrap()).unwrap().is_none());
         // What a fork has: another descriptor of the same open file.
         let copy = held.file.try_clone().unwrap();
         drop(held);

@@ -98,7 +98,7 @@ struct Leftovers {
     names: Vec<PathBuf>,
     temporary: Vec<tmp::Stale>,
     /// Locks of layers and marks of owners, each held by us.
-    marks: Vec<(PathBuf, File)>,
+    marks: Vec<(PathBuf, Held)>,
 }
 
 impl Root<'_> {
