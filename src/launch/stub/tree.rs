@@ -123,7 +123,11 @@ pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
                 Err(errno) => Err(errno),
             }
         });
-        walked.map_err(failed(Sys::Getdents))?;
+        match walked {
+            // A directory that has been removed meanwhile cannot be read.
+            Err(kernel::ENOENT) => {}
+            other => other.map_err(failed(Sys::Getdents))?,
+        }
         match child {
             Some((opened, below, next)) => {
                 let Some(place) = above.get_mut(depth * 3..depth * 3 + 3) else {
