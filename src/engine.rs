@@ -445,6 +445,10 @@ mod tests {
             self.0.prepare(dir, base)
         }
 
+        fn changes(&self, dir: &Path) -> snapshot::Changes {
+            self.0.changes(dir)
+        }
+
         fn remove(&self, dir: &Path) -> Result<()> {
             self.0.remove(dir)
         }

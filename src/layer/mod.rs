@@ -12,6 +12,7 @@
 //! Layers come from strangers. Every name is resolved beneath the tree's own descriptor, the last component is never
 //! followed, metadata goes through descriptors, and [`Limits`] bound what a layer may cost.
 
+mod acl;
 mod compression;
 mod copy;
 mod limits;
@@ -27,5 +28,6 @@ pub use compression::{Compression, Decoder};
 pub(crate) use copy::copy;
 pub use limits::Limits;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
+pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub use view::View;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::layer::Limits;
 use crate::layer::testing::{Archive, Block, Scratch, snapshot};
 
 /// The layers below, given.
-struct Given(Option<View>);
+pub(super) struct Given(pub(super) Option<View>);
 
 impl Below for Given {
     fn view(&self) -> Result<Option<&View>> {
@@ -19,25 +20,35 @@ impl Below for Given {
     }
 }
 
-fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
+pub(super) fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
     let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
     LayerOptions { whiteouts, ownership, ..LayerOptions::default() }
 }
 
 /// The overlay format that this user can write.
-fn whiteouts() -> WhiteoutFormat {
+pub(super) fn whiteouts() -> WhiteoutFormat {
     if is_root() { WhiteoutFormat::Overlay } else { WhiteoutFormat::OverlayUser }
 }
 
 /// Unpacks on a thread of its own, as the pipeline does.
-fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path]) -> Result<(Unpacked, Vec<Owner>)> {
+pub(super) fn unpack_at(
+    tree: &Path,
+    archive: &[u8],
+    options: &LayerOptions,
+    below: &[&Path],
+) -> Result<(Unpacked, Vec<Owner>)> {
     let below = Given((!below.is_empty()).then(|| View::new(below).unwrap()));
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 let exact = crate::sys::fs::clear_umask_of_this_thread();
-                let tree = File::open(tree).unwrap().into();
-                unpack(archive, tree, options, &below, exact).map(|(unpacked, owners, _)| (unpacked, owners))
+                let (unpacked, owners, _) = unpack(archive, Root::open(tree).unwrap(), options, &below, exact)?;
+                let mut all = Vec::new();
+                owners.each_batch(|batch| {
+                    all.extend_from_slice(batch);
+                    Ok(())
+                })?;
+                Ok((unpacked, all))
             })
             .join()
             .unwrap()
@@ -45,7 +56,7 @@ fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path
 }
 
 /// A place with an empty `tree`, and something outside that must not change.
-fn place() -> Scratch {
+pub(super) fn place() -> Scratch {
     let place = Scratch::new();
     fs::create_dir(place.path().join("tree")).unwrap();
     fs::set_permissions(place.path().join("tree"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +65,7 @@ fn place() -> Scratch {
     place
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
@@ -137,7 +148,7 @@ fn rich_tree(root: &Path) {
     }
 }
 
-fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+pub(super) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     let parent = crate::sys::path::Root::open(path.parent().unwrap()).unwrap();
     let file = crate::sys::fs::c_string(path.file_name().unwrap().as_bytes()).unwrap();
     let handle = crate::sys::fs::open_handle(parent.dir(), &file).unwrap();
@@ -163,7 +174,7 @@ fn a_tree_survives_the_way_through_gnu_tar() {
         for exact in [true, false] {
             let place = place();
             let tree = place.path().join("tree");
-            let (unpacked, _) = unpack_inexact(&tree, &output.stdout, exact).unwrap();
+            let unpacked = unpack_inexact(&tree, &output.stdout, exact).unwrap();
             let actual = snapshot(&tree);
             for (path, line) in &expected {
                 assert_eq!(actual.get(path), Some(line), "{:?} {extra:?}", String::from_utf8_lossy(path));
@@ -178,12 +189,12 @@ fn a_tree_survives_the_way_through_gnu_tar() {
     }
 }
 
-fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<(Unpacked, Vec<Owner>)> {
+fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<Unpacked> {
     if exact {
-        return unpack_at(tree, archive, &LayerOptions::default(), &[]);
+        return unpack_at(tree, archive, &LayerOptions::default(), &[]).map(|(unpacked, _)| unpacked);
     }
-    let tree = File::open(tree).unwrap().into();
-    unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, owners, _)| (unpacked, owners))
+    let tree = Root::open(tree).unwrap();
+    unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, ..)| unpacked)
 }
 
 #[test]
@@ -447,7 +458,7 @@ fn a_single_user_records_owners() {
     assert!(unpacked.skipped.contains(&(Skipped::Xattr("security.capability".into()), 1)));
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Reown for Nobody {
     fn reown(&self, _: BorrowedFd<'_>, _: &[Owner]) -> Result<()> {
