@@ -37,6 +37,7 @@ pub use ingest::Ingest;
 pub use lease::Lease;
 
 use crate::name::{Algorithm, Digest};
+pub use crate::sys::usage::{Measured, Usage};
 use crate::{Error, ErrorKind, Result};
 
 /// How hard the store works against a loss of power.

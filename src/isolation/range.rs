@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use super::namespaces::enter;
 use crate::launch::{self, Op, Payload, Plan};
 use crate::layer::{Owner, Reown};
 use crate::probe::IdRange;
-use crate::{Error, ErrorKind, Result};
+use crate::sys::usage::{self, Measured, Usage};
+use crate::{Error, ErrorKind, Result, sys};
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 
@@ -80,6 +82,42 @@ impl Reown for Range {
             Ok(())
         })
     }
+
+    fn measure(&self, dir: BorrowedFd<'_>) -> Result<Measured> {
+        let fail = |syscall| move |error| Error::io("measure a directory", syscall, error);
+        // As a rule this user can enter everything, and needs nobody for it.
+        match usage::measure(dir) {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {}
+            other => return other.map_err(fail("open")),
+        }
+        let device = sys::fs::fstat(dir).map_err(fail("fstat"))?.st_dev;
+        // A file: the helper has ended before anybody would read a pipe.
+        let mut out = tempfile::tempfile_in(self.root.join("tmp")).map_err(fail("open"))?;
+        self.run(|plan| {
+            let dir = plan.send_copy(dir)?;
+            let out = plan.send_copy(&out)?;
+            plan.measure(dir, out);
+            Ok(())
+        })?;
+        let mut records = Vec::new();
+        out.rewind().and_then(|()| out.read_to_end(&mut records)).map_err(fail("read"))?;
+        Ok(measured(&records, device))
+    }
+}
+
+/// Reads the stub's records: `inode, inodes, bytes`; inode 0 stands for files without another name.
+fn measured(records: &[u8], device: u64) -> Measured {
+    let mut measured = Measured::default();
+    let (records, _) = records.as_chunks::<24>();
+    for record in records {
+        let (words, _) = record.as_chunks::<8>();
+        let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
+        match word(0) {
+            0 => measured.add_single(Usage { inodes: word(1), bytes: word(2) }),
+            inode => measured.add_linked(device, inode, word(2)),
+        }
+    }
+    measured
 }
 
 /// The id inside: the caller is 0, the ranges follow from 1 on; 65534, as the kernel has it, for everybody else.

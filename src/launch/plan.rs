@@ -394,6 +394,14 @@ impl Plan {
         });
     }
 
+    /// A tree is measured by who may enter it; the numbers go to `out`.
+    pub(crate) fn measure(&mut self, tree: Reg, out: Reg) {
+        self.step(Op::Measure, Subject::Nothing, |p| {
+            p.u32(tree.0);
+            p.u32(out.0);
+        });
+    }
+
     /// The finished plan: bytes, descriptors, and what to say about each step.
     pub(crate) fn finish(mut self) -> Result<Finished> {
         let step = "plan the launch";

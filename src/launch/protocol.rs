@@ -172,6 +172,8 @@ codes! {
         RemoveTree = 38, "remove a directory tree";
         /// End here with status 0.
         Done = 39, "end";
+        /// `tree: reg, out: reg`: write to `out` what a tree with directories of foreign owners takes; see the stub.
+        Measure = 41, "measure a directory tree";
         /// `source, target, type: str, flags: u64, data: str`: mount(2), for kernels without what `FsMount` needs.
         LegacyMount = 40, "mount a file system";
         /// Keep permitted capabilities over a change of uid.
@@ -241,6 +243,8 @@ codes! {
         Tool = 50, "newuidmap";
         Pipe = 51, "pipe2";
         Chroot = 52, "chroot";
+        Lseek = 53, "lseek";
+        Setns = 54, "setns";
     }
 }
 

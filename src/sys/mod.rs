@@ -6,4 +6,5 @@ pub(crate) mod path;
 pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod trial;
+pub(crate) mod usage;
 pub(crate) mod xattr;

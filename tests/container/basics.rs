@@ -53,6 +53,39 @@ fn namespaces_are_its_own() {
     assert_eq!(run(&host, "readlink /proc/self/ns/net").trim(), ours.to_str().unwrap());
 }
 
+/// The second launch and later ones may find a network namespace that was made for them beforehand.
+#[test]
+fn every_network_namespace_is_new() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    let mut seen = vec![format!("{host}\n")];
+    let mut living = vec![];
+    for turn in 0..6 {
+        let script = "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags; ls /sys/class/net; exec sleep 1000";
+        let builder = with_programs(image.container()).command(["/bin/sh", "-ec", script]).stdout(Stdio::Piped);
+        let mut container = builder.spawn().unwrap();
+        let mut reader = std::io::BufReader::new(container.stdout.take().unwrap());
+        let mut line = || {
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+            line
+        };
+        let namespace = line();
+        assert!(namespace.starts_with("net:[") && !seen.contains(&namespace), "{turn}: {namespace} in {seen:?}");
+        seen.push(namespace);
+        assert_eq!((line().as_str(), line().as_str()), ("0x9\n", "lo\n"));
+        living.push(container);
+        // In between, others are where they want to be.
+        let on_host = with_programs(image.container()).network(Network::Host);
+        assert_eq!(run(&on_host, "readlink /proc/self/ns/net").trim(), host);
+    }
+    for container in living {
+        container.kill().unwrap();
+        container.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_user_is_who_the_image_says() {
     let Some(lab) = Lab::new() else { return };

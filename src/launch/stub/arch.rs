@@ -97,6 +97,7 @@ mod machine {
         pub const FCNTL: usize = 72;
         pub const SENDMSG: usize = 46;
         pub const STATX: usize = 332;
+        pub const LSEEK: usize = 8;
         pub const FSETXATTR: usize = 190;
         pub const RT_SIGTIMEDWAIT: usize = 128;
     }
@@ -205,6 +206,7 @@ mod machine {
         pub const FCNTL: usize = 25;
         pub const SENDMSG: usize = 211;
         pub const STATX: usize = 291;
+        pub const LSEEK: usize = 62;
         pub const FSETXATTR: usize = 7;
         pub const RT_SIGTIMEDWAIT: usize = 137;
     }

@@ -17,6 +17,8 @@ pub struct Launch<'a> {
     /// One byte on it says that the id maps are written.
     pub go: (i32, i32),
     pub procfs: i32,
+    /// A network namespace that was made beforehand, loopback up; -1 where there is none.
+    pub network: i32,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -48,9 +50,28 @@ pub struct Child {
     life: i32,
     go: i32,
     pub procfs: i32,
+    /// The root of this process, opened when it is first asked for; -1 before.
+    root: i32,
+    /// Loopback is up already.
+    loopback: bool,
 }
 
 impl Child {
+    /// A handle (`O_PATH`) on the root of this process.
+    pub fn root(&mut self) -> Result<i32, Trouble> {
+        if self.root < 0 {
+            let flags = kernel::O_PATH | kernel::O_DIRECTORY;
+            self.root = kernel::openat(kernel::AT_FDCWD, b"/\0", flags, 0).map_err(at(Sys::Openat))?;
+        }
+        Ok(self.root)
+    }
+
+    /// The root is another one now.
+    pub fn forget_root(&mut self) {
+        kernel::close(self.root);
+        self.root = -1;
+    }
+
     pub fn register(&self, index: u32) -> Result<i32, Trouble> {
         match self.registers.get(index as usize) {
             Some(descriptor) if *descriptor >= 0 => Ok(*descriptor),
@@ -72,11 +93,22 @@ impl Child {
 
 /// Never returns: the plan ends in exec or in `Done`, or a report is written.
 pub fn run(launch: Launch<'_>) -> ! {
+    if launch.network >= 0
+        && let Err(errno) = kernel::setns(launch.network, kernel::CLONE_NEWNET)
+    {
+        fail(&launch, 0, 0, Trouble(Sys::Setns, errno, 0));
+    }
     keep_only(&launch, &[launch.report, launch.life.0, launch.go.0, launch.procfs]);
     // Modes are given as they are meant; the workload's mask is a step of the plan.
     kernel::umask(0);
-    let mut child =
-        Child { registers: [-1; MAX_REGISTERS], life: launch.life.0, go: launch.go.0, procfs: launch.procfs };
+    let mut child = Child {
+        registers: [-1; MAX_REGISTERS],
+        life: launch.life.0,
+        go: launch.go.0,
+        procfs: launch.procfs,
+        root: -1,
+        loopback: launch.network >= 0,
+    };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
         *place = *descriptor;
     }
@@ -88,13 +120,18 @@ pub fn run(launch: Launch<'_>) -> ! {
             Ok(None) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 1))),
             Err(Malformed) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 0))),
         };
-        if let Some(Trouble(sys, errno, detail)) = failure {
-            let report = Report { index, op, sys, errno, detail };
-            let _ = kernel::write(launch.report, &report.encode());
-            kernel::exit(127);
+        if let Some(trouble) = failure {
+            fail(&launch, index, op, trouble);
         }
         index = index.wrapping_add(1);
     }
+}
+
+/// Reports the step that failed, and ends.
+fn fail(launch: &Launch<'_>, index: u32, op: u32, Trouble(sys, errno, detail): Trouble) -> ! {
+    let report = Report { index, op, sys, errno, detail };
+    let _ = kernel::write(launch.report, &report.encode());
+    kernel::exit(127)
 }
 
 fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
@@ -125,15 +162,13 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::Attach => mount::attach(child, p),
         Op::Pivot => mount::pivot(child, p),
         Op::Mask => mount::mask(child, p),
-        Op::ReadOnly => mount::read_only(p),
+        Op::ReadOnly => mount::read_only(child, p),
         Op::LegacyMount => mount::legacy(p),
         Op::VerifyReadOnly => mount::verify_read_only(child, p),
         Op::Node => {
             let dir = child.register(p.u32()?)?;
             let (path, mode, device) = (p.cstr()?, p.u32()?, p.u64()?);
-            kernel::mknodat(dir, path, mode, device).map_err(at(Sys::Mknodat))?;
-            // The mask of this process is the host's; the mode that was asked for is set, not hoped for.
-            kernel::fchmodat(dir, path, mode & 0o7777).map_err(at(Sys::Fchmodat))
+            kernel::mknodat(dir, path, mode, device).map_err(at(Sys::Mknodat))
         }
         Op::Symlink => {
             let dir = child.register(p.u32()?)?;
@@ -143,22 +178,20 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::Directory => {
             let dir = child.register(p.u32()?)?;
             let (path, mode) = (p.cstr()?, p.u32()?);
-            kernel::mkdirat(dir, path, mode).map_err(at(Sys::Mkdirat))?;
-            kernel::fchmodat(dir, path, mode).map_err(at(Sys::Fchmodat))
+            kernel::mkdirat(dir, path, mode).map_err(at(Sys::Mkdirat))
         }
         Op::File => {
             let dir = child.register(p.u32()?)?;
             let (path, mode, content) = (p.cstr()?, p.u32()?, p.blob()?);
             let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
             let file = kernel::openat(dir, path, flags, mode).map_err(at(Sys::Openat))?;
-            let done = kernel::fchmod(file, mode)
-                .map_err(at(Sys::Fchmodat))
-                .and_then(|()| kernel::write_all(file, content).map_err(at(Sys::Write)));
+            let done = kernel::write_all(file, content).map_err(at(Sys::Write));
             kernel::close(file);
             done
         }
         Op::Hostname => kernel::sethostname(p.blob()?).map_err(at(Sys::Sethostname)),
         Op::Domainname => kernel::setdomainname(p.blob()?).map_err(at(Sys::Setdomainname)),
+        Op::Loopback if child.loopback => Ok(()),
         Op::Loopback => kernel::loopback_up().map_err(|(sys, errno)| Trouble(sys, errno, 0)),
         Op::Rlimit => kernel::setrlimit(p.u32()?, p.u64()?, p.u64()?).map_err(at(Sys::Prlimit)),
         Op::Files => {
@@ -171,7 +204,7 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             kernel::umask(p.u32()?);
             Ok(())
         }
-        Op::WorkDir => working_directory(p),
+        Op::WorkDir => working_directory(child, p),
         Op::ChangeDir => change_directory(child, p),
         Op::Bounding => bounding(p.u64()?),
         Op::KeepCaps => {
@@ -209,6 +242,10 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::RemoveTree => {
             let dir = child.register(p.u32()?)?;
             Ok(tree::remove(dir, p.cstr()?)?)
+        }
+        Op::Measure => {
+            let dir = child.register(p.u32()?)?;
+            Ok(tree::measure(dir, child.register(p.u32()?)?)?)
         }
         Op::Done => kernel::exit(0),
     }
@@ -255,12 +292,12 @@ fn ids(mut p: Reader<'_>) -> Result<(), Trouble> {
 fn bounding(keep: u64) -> Result<(), Trouble> {
     const PR_CAPBSET_READ: usize = 23;
     const PR_CAPBSET_DROP: usize = 24;
-    for capability in 0..64 {
+    for capability in (0..64).filter(|capability| keep & (1 << capability) == 0) {
+        let Err(errno) = kernel::prctl(PR_CAPBSET_DROP, capability, 0) else { continue };
         match kernel::prctl(PR_CAPBSET_READ, capability, 0) {
-            Ok(1) if keep & (1 << capability) == 0 => {
-                kernel::prctl(PR_CAPBSET_DROP, capability, 0).map_err(at(Sys::Prctl))?;
-            }
-            Ok(_) => {}
+            // Gone already, and this process may not even drop it.
+            Ok(0) => {}
+            Ok(_) => return Err(Trouble(Sys::Prctl, errno, 0)),
             // Past the last one that this kernel knows.
             Err(_) => break,
         }
@@ -320,9 +357,9 @@ pub fn same(expected: &Status, found: &Status) -> Result<(), Trouble> {
     }
 }
 
-fn working_directory(mut p: Reader<'_>) -> Result<(), Trouble> {
+fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
-    let dir = mount::ensure(path, mount::Target::Directory, Some((uid, gid)))?;
+    let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)))?;
     let entered = kernel::fchdir(dir).map_err(at(Sys::Chdir));
     kernel::close(dir);
     entered?;

@@ -22,6 +22,8 @@ const DATA_HOST: u64 = u64::MAX - 2;
 /// Flags of clone(2) that a plan may ask for: namespaces only. `CLONE_VM` and friends never get through.
 const NAMESPACES: u64 = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
 
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+
 pub const RLIMIT_NOFILE: u32 = 7;
 
 /// One container.
@@ -45,6 +47,11 @@ struct Guardian {
     life: (i32, i32),
     procfs: i32,
     children: i32,
+    /// Network namespaces, see [`Guardian::make_spare`]: this process's own, and one for the next container. 0: none.
+    home: i32,
+    spare: i32,
+    /// Launches with a network namespace of their own, up to two.
+    networks: u32,
     used: usize,
     /// Slots below this index have been used at some time.
     top: usize,
@@ -62,6 +69,9 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     life: (0, 0),
     procfs: 0,
     children: 0,
+    home: 0,
+    spare: 0,
+    networks: 0,
     used: 0,
     top: 0,
     slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, generation: 0 }; MAX_CONTAINERS],
@@ -248,6 +258,10 @@ impl Guardian {
             Ok(pipe) => pipe,
             Err(errno) => return fail(Sys::Pipe, errno),
         };
+        // Inside a user namespace of its own, the network namespace has to be that one's.
+        let own_network = flags & kernel::CLONE_NEWNET != 0 && flags & CLONE_NEWUSER == 0;
+        let spare = if own_network { core::mem::take(&mut self.spare) } else { 0 };
+        let flags = if spare > 0 { flags & !kernel::CLONE_NEWNET } else { flags };
         let launch = Launch {
             steps,
             received: fds.get(2..).unwrap_or(&[]),
@@ -255,8 +269,13 @@ impl Guardian {
             life: self.life,
             go,
             procfs: self.procfs,
+            network: if spare > 0 { spare } else { -1 },
         };
-        let pid = match kernel::fork(flags, cgroup) {
+        let forked = kernel::fork(flags, cgroup);
+        if spare > 0 && forked != Ok(0) {
+            kernel::close(spare);
+        }
+        let pid = match forked {
             Ok(0) => child::run(launch),
             Ok(pid) => pid,
             Err(errno) => {
@@ -302,7 +321,42 @@ impl Guardian {
             // Unwatched it could outlive its handle: better none.
             let _ = kernel::kill(pid, kernel::SIGKILL);
         }
+        if own_network {
+            // A program that launches once shall not pay for a second.
+            self.networks = (self.networks + 1).min(2);
+            if self.networks > 1 && self.spare == 0 {
+                self.make_spare();
+            }
+        }
         true
+    }
+
+    /// Makes a network namespace for the next container, while this one sets itself up: that is the most expensive part
+    /// of a launch. Nobody has been in it but this process, loopback is up, and it goes with the guardian. Without one
+    /// the next container's is made when it is cloned.
+    fn make_spare(&mut self) {
+        let open = |procfs| kernel::openat(procfs, b"self/ns/net\0", kernel::O_RDONLY, 0);
+        if self.home == 0 {
+            match open(self.procfs) {
+                Ok(home) => self.home = home,
+                Err(_) => return,
+            }
+        }
+        if kernel::unshare(kernel::CLONE_NEWNET).is_err() {
+            return;
+        }
+        let made = match kernel::loopback_up() {
+            Ok(()) => open(self.procfs),
+            Err((_, errno)) => Err(errno),
+        };
+        // Containers on the host's network are born in this process's: it has to be the host's again. What could leave
+        // it just now can go back.
+        if kernel::setns(self.home, kernel::CLONE_NEWNET).is_err() {
+            self.end();
+        }
+        if let Ok(spare) = made {
+            self.spare = spare;
+        }
     }
 
     /// A note, or the end of the channel.

@@ -379,6 +379,12 @@ pub fn unshare(flags: u64) -> Outcome<()> {
     call(nr::UNSHARE, flags as usize, 0, 0, 0, 0, 0).map(drop)
 }
 
+pub const CLONE_NEWNET: u64 = 0x4000_0000;
+
+pub fn setns(namespace: i32, kind: u64) -> Outcome<()> {
+    call(nr::SETNS, namespace as usize, kind as usize, 0, 0, 0, 0).map(drop)
+}
+
 pub fn openat(dir: i32, name: &[u8], flags: u32, mode: u32) -> Outcome<i32> {
     let flags = (flags | O_CLOEXEC) as usize;
     call(nr::OPENAT, fd(dir), path(name)?, flags, mode as usize, 0, 0).map(|new| new as i32)
@@ -431,6 +437,12 @@ pub fn getdents(dir: i32, buffer: &mut [u8]) -> Outcome<usize> {
     call(nr::GETDENTS64, fd(dir), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0)
 }
 
+/// Where [`getdents`] goes on, by the offset that an entry gave.
+pub fn seek(descriptor: i32, offset: u64) -> Outcome<()> {
+    const SEEK_SET: usize = 0;
+    call(nr::LSEEK, fd(descriptor), offset as usize, SEEK_SET, 0, 0, 0).map(drop)
+}
+
 pub fn fchmod(descriptor: i32, mode: u32) -> Outcome<()> {
     call(nr::FCHMOD, fd(descriptor), mode as usize, 0, 0, 0, 0).map(drop)
 }
@@ -451,7 +463,10 @@ pub fn fsetxattr(descriptor: i32, name: &[u8], value: &[u8]) -> Outcome<()> {
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
     pub mode: u32,
+    pub links: u32,
     pub size: u64,
+    /// Of 512 bytes each.
+    pub blocks: u64,
     pub inode: u64,
     /// Device that holds the file, major and minor.
     pub device: (u32, u32),
@@ -475,9 +490,11 @@ pub fn statx(dir: i32, name: &[u8], flags: usize) -> Outcome<Status> {
     const STATX_BASIC_STATS: usize = 0x7ff;
     let mut words = [0u32; 64];
     call(nr::STATX, fd(dir), path(name)?, flags, STATX_BASIC_STATS, words.as_mut_ptr() as usize, 0)?;
-    // struct statx: mode is a half word at 28; ino at 32, size at 40; rdev at 128, dev at 136.
+    // struct statx: nlink at 16, mode is a half word at 28; ino at 32, size at 40, blocks at 48; rdev at 128, dev at 136.
     Ok(Status {
         mode: words[7] & 0xffff,
+        links: words[4],
+        blocks: words[12] as u64 | (words[13] as u64) << 32,
         inode: words[8] as u64 | (words[9] as u64) << 32,
         size: words[10] as u64 | (words[11] as u64) << 32,
         special: (words[32], words[33]),

@@ -78,7 +78,7 @@ pub fn attributes(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
 }
 
 /// `mount, base, path, create (0 none, 1 directory, 2 file), flags (1 optional, 2 refuse kernel file systems)`.
-pub fn attach(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+pub fn attach(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let mount = child.register(p.u32()?)?;
     let (base, path, create, flags) = (p.u32()?, p.cstr()?, p.u32()?, p.u32()?);
     let target = match (given(base), create) {
@@ -93,7 +93,7 @@ pub fn attach(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
                 1 => Target::Directory,
                 _ => Target::File,
             };
-            match ensure(path, want, None) {
+            match ensure(child.root()?, path, want, None) {
                 Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR | kernel::EROFS | kernel::EACCES | kernel::EPERM, _))
                     if flags & 1 != 0 =>
                 {
@@ -116,7 +116,7 @@ pub fn attach(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
 }
 
 /// Makes the mount of the register the root, and takes the old root away.
-pub fn pivot(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+pub fn pivot(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const MNT_DETACH: usize = 2;
     let mount = child.register(p.u32()?)?;
     let root = kernel::openat(kernel::AT_FDCWD, b"/\0", kernel::O_PATH, 0).map_err(at(Sys::Openat))?;
@@ -126,16 +126,17 @@ pub fn pivot(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     // Old root on top of the new one, in one place, so that no directory is needed for it; then off it goes.
     kernel::pivot_root(b".\0", b".\0").map_err(at(Sys::PivotRoot))?;
     kernel::umount(b".\0", MNT_DETACH).map_err(at(Sys::Umount2))?;
+    child.forget_root();
     kernel::chdir(b"/\0").map_err(at(Sys::Chdir))
 }
 
 /// Covers a path: directories with an empty read-only one, everything else with the null device, both from the parts
 /// that no image had a hand in. What is not there needs no cover.
-pub fn mask(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+pub fn mask(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;
     const SEALED: u64 = MOUNT_ATTR_RDONLY | 2 | 4 | 8;
     let parts = child.register(p.u32()?)?;
-    let target = match ensure(p.cstr()?, Target::Existing, None) {
+    let target = match ensure(child.root()?, p.cstr()?, Target::Existing, None) {
         Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
         other => other?,
     };
@@ -157,9 +158,9 @@ pub fn mask(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
 }
 
 /// Mounts a path over itself, read-only.
-pub fn read_only(mut p: Reader<'_>) -> Result<(), Trouble> {
+pub fn read_only(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;
-    let target = match ensure(p.cstr()?, Target::Existing, None) {
+    let target = match ensure(child.root()?, p.cstr()?, Target::Existing, None) {
         Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
         other => other?,
     };
@@ -191,76 +192,96 @@ pub fn verify_read_only(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble>
 /// Opens (`O_PATH`) what `path` names beneath the root of this process, links resolved within it, no link of procfs
 /// followed. What is missing is created when asked: directories on the way, then a directory or an empty file; never
 /// through a link that leads nowhere.
-pub fn ensure(path: &[u8], want: Target, owner: Option<(u32, u32)>) -> Result<i32, Trouble> {
+pub fn ensure(root: i32, path: &[u8], want: Target, owner: Option<(u32, u32)>) -> Result<i32, Trouble> {
     let flags = kernel::O_PATH | if want == Target::Directory { kernel::O_DIRECTORY } else { 0 };
-    match resolve(path, flags) {
+    match resolve(root, path, flags) {
         Err(kernel::ENOENT) if want != Target::Existing => {}
         other => return other.map_err(at(Sys::Openat2)),
     }
     let mut buffer = [0u8; 4097];
-    let length = path.len();
-    if length > 4096 {
+    if path.len() > 4096 {
         return Err(Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0));
     }
-    buffer.get_mut(..length).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?.copy_from_slice(path);
-    let mut parent = resolve(b"/\0", kernel::O_PATH | kernel::O_DIRECTORY).map_err(at(Sys::Openat2))?;
-    let mut start = 0usize;
-    let end = length.saturating_sub(1);
+    buffer.get_mut(..path.len()).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?.copy_from_slice(path);
+    // Without the NUL and what slashes there are before it.
+    let mut end = path.len().saturating_sub(1);
+    while end > 0 && buffer.get(end - 1) == Some(&b'/') {
+        end -= 1;
+    }
+    // Upward, to the nearest directory that is there: mostly the next one. The root always is.
+    let mut start = end;
+    let mut parent = loop {
+        while start > 0 && buffer.get(start - 1) != Some(&b'/') {
+            start -= 1;
+        }
+        let mut prefix = start;
+        while prefix > 0 && buffer.get(prefix - 1) == Some(&b'/') {
+            prefix -= 1;
+        }
+        if prefix == 0 {
+            break resolve(root, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY).map_err(at(Sys::Openat2))?;
+        }
+        let found = with_end(&mut buffer, 0, prefix, |path| resolve(root, path, kernel::O_PATH | kernel::O_DIRECTORY));
+        match found {
+            Err(kernel::ENOENT) => start = prefix,
+            other => break other.map_err(at(Sys::Openat2))?,
+        }
+    };
+    // Downward again: nothing of it is there, or only a link that leads nowhere, which is in the way.
     while start < end {
-        if path.get(start) == Some(&b'/') {
-            start += 1;
-            continue;
+        let mut stop = start;
+        while stop < end && buffer.get(stop) != Some(&b'/') {
+            stop += 1;
         }
-        let stop = path.get(start..end).and_then(|rest| rest.iter().position(|byte| *byte == b'/'));
-        let stop = stop.map_or(end, |offset| start + offset);
-        let last = path.get(stop..end).unwrap_or(&[]).iter().all(|byte| *byte == b'/');
-        // The prefix up to here, as a string of its own.
-        let saved = buffer.get(stop).copied().unwrap_or(0);
-        if let Some(byte) = buffer.get_mut(stop) {
-            *byte = 0;
-        }
-        let prefix = buffer.get(..stop + 1).unwrap_or(&[]);
-        let name = buffer.get(start..stop + 1).unwrap_or(&[]);
-        let file = last && want == Target::File;
-        let kind = kernel::O_PATH | if file { 0 } else { kernel::O_DIRECTORY };
-        let opened = match resolve(prefix, kind) {
-            Err(kernel::ENOENT) => {
-                let made = if file {
-                    let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
-                    kernel::openat(parent, name, flags, 0o644).map(kernel::close).map_err(at(Sys::Openat))
-                } else {
-                    kernel::mkdirat(parent, name, 0o755).map_err(at(Sys::Mkdirat))
-                };
-                made?;
-                let opened = kernel::openat(parent, name, kind | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
-                if let Some((uid, gid)) = owner {
-                    let _ = kernel::fchown(opened, uid, gid);
-                }
-                opened
-            }
-            other => other.map_err(at(Sys::Openat2))?,
-        };
+        let file = stop == end && want == Target::File;
+        let made = with_end(&mut buffer, start, stop, |name| make(parent, name, file, owner));
         kernel::close(parent);
-        parent = opened;
-        if let Some(byte) = buffer.get_mut(stop) {
-            *byte = saved;
-        }
+        parent = made?;
         start = stop;
+        while start < end && buffer.get(start) == Some(&b'/') {
+            start += 1;
+        }
     }
     Ok(parent)
 }
 
+/// Calls `f` with a part of the buffer as a string of its own, a NUL behind it.
+fn with_end<T>(buffer: &mut [u8; 4097], start: usize, stop: usize, f: impl FnOnce(&[u8]) -> T) -> T {
+    let saved = buffer.get(stop).copied().unwrap_or(0);
+    if let Some(byte) = buffer.get_mut(stop) {
+        *byte = 0;
+    }
+    let result = f(buffer.get(start..stop + 1).unwrap_or(b"\0"));
+    if let Some(byte) = buffer.get_mut(stop) {
+        *byte = saved;
+    }
+    result
+}
+
+/// Makes an empty file or a directory that must not be there yet, and opens it.
+fn make(parent: i32, name: &[u8], file: bool, owner: Option<(u32, u32)>) -> Result<i32, Trouble> {
+    let kind = kernel::O_PATH | kernel::O_NOFOLLOW | if file { 0 } else { kernel::O_DIRECTORY };
+    if file {
+        let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
+        kernel::openat(parent, name, flags, 0o644).map(kernel::close).map_err(at(Sys::Openat))?;
+    } else {
+        kernel::mkdirat(parent, name, 0o755).map_err(at(Sys::Mkdirat))?;
+    }
+    let made = kernel::openat(parent, name, kind, 0).map_err(at(Sys::Openat))?;
+    if let Some((uid, gid)) = owner {
+        let _ = kernel::fchown(made, uid, gid);
+    }
+    Ok(made)
+}
+
 /// One path, beneath the root of this process.
-fn resolve(path: &[u8], flags: u32) -> Result<i32, i32> {
-    let root = kernel::openat(kernel::AT_FDCWD, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+fn resolve(root: i32, path: &[u8], flags: u32) -> Result<i32, i32> {
     let rules = kernel::RESOLVE_IN_ROOT | kernel::RESOLVE_NO_MAGICLINKS;
-    let found = match kernel::openat2(root, path, flags, rules) {
+    match kernel::openat2(root, path, flags, rules) {
         // Refused by a seccomp filter around us, or older than 5.6.
         Err(kernel::ENOSYS | kernel::EPERM) => walk(root, path, flags),
         other => other,
-    };
-    kernel::close(root);
-    found
+    }
 }
 
 /// [`resolve`] without openat2: component by component, links read and put in front of what is left.

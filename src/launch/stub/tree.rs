@@ -1,4 +1,4 @@
-//! Work on files whose owners only a user namespace can name: giving them away and removing them.
+//! Work on files whose owners only a user namespace can name: giving them away, removing and measuring them.
 
 use crate::kernel::{self, Outcome};
 use crate::protocol::{NONE, Reader, Sys};
@@ -82,6 +82,113 @@ pub fn remove(dir: i32, name: &[u8]) -> Result<(), Failed> {
     kernel::unlinkat(dir, name, kernel::AT_REMOVEDIR).map_err(failed(Sys::Unlinkat))
 }
 
+/// Directories deeper than this are refused. Three words of untouched memory each.
+const MAX_DEPTH: usize = 64 * 1024;
+
+/// Writes to `out` what `tree` and everything below it takes, as records of three words of 64 bits: `inode, inodes,
+/// bytes`. A record with an inode is one file that has several names, and may come again; those with inode 0 add up to
+/// everything else. Symlinks are not followed, and mounts inside are not counted.
+///
+/// Two descriptors do, however deep it is: of a directory on the way, only its number and where to go on are kept.
+pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
+    let failed = |sys: Sys| move |errno: i32| (sys, errno, 0);
+    let top = kernel::status(tree).map_err(failed(Sys::Statx))?;
+    let above = kernel::fresh_words(MAX_DEPTH * 2).map_err(failed(Sys::Mmap))?;
+    let mut records = Records { out, buffer: [0; 3072], filled: 0 };
+    let mut rest = (1u64, top.blocks * 512);
+    let mut at = open_directory_as_it_is(tree, b".\0").map_err(failed(Sys::Openat))?;
+    let mut inode = top.inode;
+    let mut depth = 0;
+    loop {
+        let mut child = None;
+        let walked = each_entry_from(at, |name, next| {
+            let status = match kernel::statx(at, name, AT_SYMLINK_NOFOLLOW) {
+                Err(kernel::ENOENT) => return Ok(true),
+                other => other?,
+            };
+            if status.device != top.device {
+                return Ok(true);
+            }
+            if !status.is_directory() {
+                match status.links {
+                    2.. => records.put(status.inode, 1, status.blocks * 512)?,
+                    _ => rest = (rest.0 + 1, rest.1 + status.blocks * 512),
+                }
+                return Ok(true);
+            }
+            match open_directory_as_it_is(at, name) {
+                Ok(opened) => {
+                    rest = (rest.0 + 1, rest.1 + status.blocks * 512);
+                    child = Some((opened, status.inode, next));
+                    Ok(false)
+                }
+                Err(kernel::ENOENT | kernel::ENOTDIR | kernel::ELOOP) => Ok(true),
+                Err(errno) => Err(errno),
+            }
+        });
+        walked.map_err(failed(Sys::Getdents))?;
+        match child {
+            Some((opened, below, next)) => {
+                let Some(place) = above.get_mut(depth * 2..depth * 2 + 2) else {
+                    return Err((Sys::Openat, kernel::ENAMETOOLONG, 0));
+                };
+                place.copy_from_slice(&[inode as usize, next as usize]);
+                depth += 1;
+                kernel::close(at);
+                (at, inode) = (opened, below);
+            }
+            None if depth == 0 => break,
+            None => {
+                depth -= 1;
+                let parent = open_directory_as_it_is(at, b"..\0").map_err(failed(Sys::Openat))?;
+                kernel::close(at);
+                let (Some(wanted), Some(next)) = (above.get(depth * 2), above.get(depth * 2 + 1)) else { break };
+                let status = kernel::status(parent).map_err(failed(Sys::Statx))?;
+                // Somebody has moved the directory that we were in.
+                if status.inode as usize != *wanted || status.device != top.device {
+                    return Err((Sys::Openat, kernel::EAGAIN, 0));
+                }
+                kernel::seek(parent, *next as u64).map_err(failed(Sys::Lseek))?;
+                (at, inode) = (parent, status.inode);
+            }
+        }
+    }
+    records.put(0, rest.0, rest.1).map_err(failed(Sys::Write))?;
+    records.flush().map_err(failed(Sys::Write))
+}
+
+/// What [`measure`] has to say, gathered.
+struct Records {
+    out: i32,
+    buffer: [u8; 3072],
+    filled: usize,
+}
+
+impl Records {
+    fn put(&mut self, inode: u64, inodes: u64, bytes: u64) -> Outcome<()> {
+        for word in [inode, inodes, bytes] {
+            if let Some(place) = self.buffer.get_mut(self.filled..self.filled + 8) {
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+            self.filled += 8;
+        }
+        if self.filled == self.buffer.len() { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        let done = kernel::write_all(self.out, self.buffer.get(..self.filled).unwrap_or(&[]));
+        self.filled = 0;
+        done
+    }
+}
+
+const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+
+/// A directory for reading, and never made readable for that.
+fn open_directory_as_it_is(dir: i32, name: &[u8]) -> Outcome<i32> {
+    kernel::openat(dir, name, kernel::O_RDONLY | kernel::O_DIRECTORY | kernel::O_NOFOLLOW, 0)
+}
+
 /// Removes `entry` if it is no directory; if it is one, empties it, moving its non-empty directories up into `top`.
 fn empty(top: i32, dir: i32, entry: &[u8], moved: &mut u64) -> Outcome<()> {
     match kernel::unlinkat(dir, entry, 0) {
@@ -153,6 +260,11 @@ fn number(buffer: &mut [u8; 24], mut value: u64) {
 
 /// Calls `f` with every name of the directory (with its NUL), but `.` and `..`.
 fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    each_entry_from(dir, |name, _| f(name).map(|()| true))
+}
+
+/// The same from where the directory's offset is; `f` also gets the offset of what follows, and says whether to go on.
+fn each_entry_from(dir: i32, mut f: impl FnMut(&[u8], u64) -> Outcome<bool>) -> Outcome<()> {
     let mut buffer = [0u8; 4096];
     loop {
         let count = kernel::getdents(dir, &mut buffer)?;
@@ -170,8 +282,10 @@ fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> 
             let name = record.get(19..).unwrap_or(&[]);
             if let Some(end) = name.iter().position(|byte| *byte == 0) {
                 let name = name.get(..end + 1).unwrap_or(&[]);
-                if name != b".\0" && name != b"..\0" {
-                    f(name)?;
+                let mut next = [0u8; 8];
+                next.copy_from_slice(record.get(8..16).unwrap_or(&[0; 8]));
+                if name != b".\0" && name != b"..\0" && !f(name, u64::from_ne_bytes(next))? {
+                    return Ok(());
                 }
             }
             rest = rest.get(length..).unwrap_or(&[]);

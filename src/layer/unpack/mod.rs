@@ -36,6 +36,7 @@ use super::tar::{Entry, Kind, Reader};
 use super::{LayerOptions, View};
 use crate::sys::fs::fstat;
 use crate::sys::path::Root;
+use crate::sys::usage::{self, Measured};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "unpack the layer";
@@ -112,6 +113,14 @@ pub trait Reown: Send + Sync {
     /// # Errors
     /// Where something of it stays.
     fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+
+    /// What `dir` and everything below it takes, whoever owns it; mounts inside are not counted.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read all the same.
+    fn measure(&self, dir: BorrowedFd<'_>) -> Result<Measured> {
+        usage::measure(dir).map_err(|error| Error::io("measure a directory", "open", error))
+    }
 }
 
 /// The layers below the one being unpacked. Asked only by a layer that depends on them, so it may wait until they
