@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::runtime::Runtime;
-use crate::container::{self, Container, ContainerBuilder, Info};
+use crate::container::{self, Container, ContainerBuilder, Info, SavedSnapshot, SnapshotInfo};
 use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
@@ -14,7 +14,8 @@ use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
 use crate::probe::Host;
 use crate::repository::Removed;
-use crate::{Error, ErrorKind, Result, content, snapshot};
+use crate::snapshot::Snapshotter;
+use crate::{Error, ErrorKind, Result, content, snapshot, system};
 
 /// An engine over one root directory. Cheap to clone; may be used from any thread. Several with different roots live
 /// side by side in one process.
@@ -34,6 +35,7 @@ pub struct EngineOptions {
     durability: content::Durability,
     limits: Limits,
     snapshotter: SnapshotterChoice,
+    backend: Option<Arc<dyn Snapshotter>>,
     single_id: bool,
 }
 
@@ -41,11 +43,14 @@ pub struct EngineOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SnapshotterChoice {
-    /// Overlay where it works, else a copy; [`Engine::snapshotter`] says which and why.
+    /// Overlay where it works, else trees that share blocks, else copies; [`Engine::snapshotter`] says which and why.
     #[default]
     Auto,
     /// Overlay; a root where it cannot work gives an error with the first container.
     Overlay,
+    /// A tree of its own for every container that shares its blocks with the image; a root on a file system that cannot
+    /// do that is not opened.
+    Reflink,
     /// A whole copy of the tree for every container.
     Copy,
 }
@@ -59,6 +64,7 @@ impl EngineOptions {
             durability: content::Durability::default(),
             limits: Limits::default(),
             snapshotter: SnapshotterChoice::default(),
+            backend: None,
             single_id: false,
         }
     }
@@ -87,6 +93,13 @@ impl EngineOptions {
         self
     }
 
+    /// Uses a snapshot backend of the caller's own, whatever [`snapshotter`](Self::snapshotter) says. Run
+    /// [`contract::snapshotter`](crate::contract::snapshotter) on it first.
+    pub fn snapshot_backend(mut self, backend: Arc<dyn Snapshotter>) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
     /// Rootless: use one id only, even where a subordinate range could be used.
     pub fn single_id(mut self, single: bool) -> Self {
         self.single_id = single;
@@ -98,7 +111,8 @@ impl EngineOptions {
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
-    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout.
+    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout;
+    /// [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
     pub fn open(self) -> Result<Engine> {
         self.open_on(Host::probe())
     }
@@ -120,19 +134,21 @@ impl EngineOptions {
             }
             Identity::Single { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
         };
-        let layers = LayerStore::open(&content, LayerOptions { ownership, whiteouts, limits: self.limits })?;
-        let rootless = identity.is_rootless();
-        let snapshotter = match self.snapshotter {
-            SnapshotterChoice::Auto => snapshot::choose(&root, &host),
-            SnapshotterChoice::Overlay => (Box::new(snapshot::Overlay { rootless }) as Box<_>, None),
-            SnapshotterChoice::Copy => (Box::new(snapshot::Copy { rootless }) as Box<_>, None),
+        let options = LayerOptions { ownership: ownership.clone(), whiteouts, limits: self.limits };
+        let layers = LayerStore::open(&content, options)?;
+        let (snapshotter, note): (Arc<dyn Snapshotter>, _) = match (self.backend, self.snapshotter) {
+            (Some(backend), _) => (backend, None),
+            (None, SnapshotterChoice::Auto) => snapshot::choose(&root, &host, ownership),
+            (None, SnapshotterChoice::Overlay) => (Arc::new(snapshot::Overlay::new(ownership)), None),
+            (None, SnapshotterChoice::Reflink) => (Arc::new(snapshot::Reflink::new(&root, ownership)?), None),
+            (None, SnapshotterChoice::Copy) => (Arc::new(snapshot::Copy::new(ownership)), None),
         };
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let runtime = Runtime::open(&root, host, identity, snapshotter, Box::new(Namespaces))?;
+        let runtime = Runtime::open(&root, host, identity, (snapshotter, note), Box::new(Namespaces))?;
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
-        let alone = images.try_hold_alone()?;
-        let leftovers = runtime.sweep(alone.is_some()).into();
+        let alone = images.lock().try_alone()?;
+        let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership).into();
         Ok(Engine { images, runtime, leftovers })
     }
 }
@@ -252,7 +268,65 @@ impl Engine {
     }
 
     fn images_in_use(&self) -> Result<HashSet<ImageId>> {
-        self.containers()?.iter().filter_map(|info| info.image.as_deref()).map(str::parse).collect()
+        self.system().used_images(&self.containers()?)
+    }
+
+    /// All saved snapshots of the root, oldest first; see [`Container::snapshot`].
+    ///
+    /// # Errors
+    /// Only those of reading the directory.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        container::snapshot::all(self.runtime.root())
+    }
+
+    /// The saved snapshot of this ID, or beginning of an ID.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
+    pub fn find_snapshot(&self, id: &str) -> Result<SavedSnapshot> {
+        container::snapshot::find(&self.runtime, &self.images, id)
+    }
+
+    /// Looks whether everything in the root is whole, and changes nothing. Others may work in it meanwhile.
+    ///
+    /// # Errors
+    /// Only where looking itself fails; what is damaged is in the [`Report`](system::Report).
+    pub fn check(&self, depth: system::Depth) -> Result<system::Report> {
+        self.system().check(depth)
+    }
+
+    /// What the root takes on its disk, to the byte. Waits for removals that are under way.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read.
+    pub fn disk_usage(&self) -> Result<system::DiskUsage> {
+        self.system().disk_usage()
+    }
+
+    /// Removes what nobody needs: what killed programs left, nameless images without containers, blobs and unpacked
+    /// layers without images; and what the options name beyond that. Nothing goes that a container that stays or a
+    /// load under way holds.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// use coracle::system::PruneOptions;
+    ///
+    /// let engine = coracle::Engine::open_default()?;
+    /// let would = engine.prune(&PruneOptions { dry_run: true, ..PruneOptions::default() })?;
+    /// println!("{} bytes can go", would.freed.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) where the manifest of an image that stays cannot be read: what it needs is
+    /// unknown, so nothing goes. What cannot be removed is in [`Pruned::failures`](system::Pruned::failures).
+    pub fn prune(&self, options: &system::PruneOptions) -> Result<system::Pruned> {
+        self.system().prune(options)
+    }
+
+    fn system(&self) -> system::Root<'_> {
+        system::Root { images: &self.images, runtime: &self.runtime }
     }
 
     /// A throwaway sandbox over the whole host: everything can be read as before, writes are thrown away.
@@ -277,8 +351,7 @@ impl Engine {
     /// # Errors
     /// Only those of reading the directory.
     pub fn containers(&self) -> Result<Vec<Info>> {
-        let root = self.runtime.root();
-        Ok(container::record::all(root)?.into_iter().map(|info| container::as_it_is(root, info)).collect())
+        self.system().containers()
     }
 
     /// The container of this name, ID, or beginning of an ID.
@@ -286,7 +359,7 @@ impl Engine {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), or [`Invalid`](ErrorKind::Invalid) when several IDs start like that.
     pub fn find_container(&self, name: &str) -> Result<Container> {
-        container::find(&self.runtime, name)
+        container::find(&self.runtime, &self.images, name)
     }
 
     /// What killed programs left in the root and opening this engine could not bring in order, a sentence for each
@@ -304,6 +377,11 @@ impl Engine {
     /// The snapshot backend and, where it is not the best one, why.
     pub fn snapshotter(&self) -> (&'static str, Option<&str>) {
         (self.runtime.snapshotter.name(), self.runtime.snapshotter_note.as_deref())
+    }
+
+    /// The snapshot backend itself.
+    pub(crate) fn snapshot_backend(&self) -> Arc<dyn Snapshotter> {
+        self.runtime.snapshotter.clone()
     }
 
     /// `rootful`, `rootless with a range`, or `rootless with one id`.
@@ -433,9 +511,9 @@ mod tests {
 
     /// Puts something in the way of the next record of each container.
     #[derive(Debug)]
-    struct Blocking(Box<dyn snapshot::Snapshotter>);
+    struct Blocking(Arc<dyn Snapshotter>);
 
-    impl snapshot::Snapshotter for Blocking {
+    impl Snapshotter for Blocking {
         fn name(&self) -> &'static str {
             self.0.name()
         }
@@ -449,6 +527,14 @@ mod tests {
             self.0.changes(dir)
         }
 
+        fn usage(&self, dir: &Path) -> Result<snapshot::Usage> {
+            self.0.usage(dir)
+        }
+
+        fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+            self.0.freeze(dir, into)
+        }
+
         fn remove(&self, dir: &Path) -> Result<()> {
             self.0.remove(dir)
         }
@@ -459,9 +545,8 @@ mod tests {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let host = Host::probe();
         let identity = identity(&host, false);
-        let (root, snapshotter) = (engine.root(), snapshot::choose(engine.root(), &host));
-        let snapshotter: (Box<dyn snapshot::Snapshotter>, _) = (Box::new(Blocking(snapshotter.0)), None);
-        let runtime = Runtime::open(root, host, identity, snapshotter, Box::new(Namespaces)).unwrap();
+        let (root, snapshotter) = (engine.root(), Blocking(engine.runtime.snapshotter.clone()));
+        let runtime = Runtime::open(root, host, identity, (Arc::new(snapshotter), None), Box::new(Namespaces)).unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let builder = ContainerBuilder::over_directory(runtime, "/".into()).command(["sleep", "1000"]).name("never");
         let error = builder.stdout(writer).spawn().unwrap_err();

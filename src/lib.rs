@@ -60,6 +60,7 @@ mod error;
 pub mod cgroup;
 pub mod container;
 pub mod content;
+pub mod contract;
 mod engine;
 pub mod image;
 pub mod isolation;
@@ -71,6 +72,7 @@ pub mod repository;
 pub mod security;
 pub mod snapshot;
 mod sys;
+pub mod system;
 
 pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
 pub use engine::{Engine, EngineOptions, SnapshotterChoice};

@@ -10,7 +10,7 @@ use oci_spec::runtime::Mount as SpecMount;
 use super::io::{self, Stdio};
 use super::record::{self, State};
 use super::runtime::Runtime;
-use super::{Container, ExitStatus, Output, Signal, spec};
+use super::{Container, ExitStatus, Output, SavedSnapshot, Signal, spec};
 use crate::image::Image;
 use crate::isolation::{Enforcement, Requirement};
 use crate::probe::Feature;
@@ -184,7 +184,19 @@ impl Clone for Slots {
 #[derive(Debug, Clone)]
 pub(super) enum From {
     Image(Image),
+    Saved(SavedSnapshot),
     Directory(PathBuf),
+}
+
+impl From {
+    /// The image whose configuration counts.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            From::Image(image) => Some(image),
+            From::Saved(saved) => Some(saved.image()),
+            From::Directory(_) => None,
+        }
+    }
 }
 
 /// docker's, for images that set none.
@@ -213,6 +225,11 @@ impl ContainerBuilder {
     /// A container over a directory of the host.
     pub(crate) fn over_directory(runtime: Arc<Runtime>, directory: PathBuf) -> Self {
         Self::new(runtime, From::Directory(directory))
+    }
+
+    /// A container that starts on a saved snapshot.
+    pub(super) fn over_saved(runtime: Arc<Runtime>, saved: SavedSnapshot) -> Self {
+        Self::new(runtime, From::Saved(saved))
     }
 
     fn new(runtime: Arc<Runtime>, base: From) -> Self {
@@ -476,7 +493,7 @@ impl ContainerBuilder {
             }
             return Err(error);
         }
-        let draft = draft.keep();
+        let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
         let ends = (streams.stdin, streams.stdout, streams.stderr);
         Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))
     }

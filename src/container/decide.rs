@@ -18,10 +18,7 @@ use crate::{Error, ErrorKind, Result};
 impl ContainerBuilder {
     /// Image config and options, put together.
     pub(super) fn decide(&self, id: &ContainerId, view: &View) -> Result<Decision> {
-        let config = match &self.base {
-            From::Image(image) => Some(&image.config().config),
-            From::Directory(_) => None,
-        };
+        let config = self.base.image().map(|image| &image.config().config);
         let text = self.user.as_deref().or(config.map(|config| config.user.as_str())).unwrap_or_default();
         let user = user::resolve(text, view)?;
         if let Some(why) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {

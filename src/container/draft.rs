@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
+use crate::image::{self, Images};
 use crate::isolation::{Aspect, MadeFile, Request};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
@@ -36,12 +37,13 @@ pub(super) struct Made {
     pub(super) owner: Arc<Owner>,
     pub(super) info: Info,
     pub(super) group: Option<Group>,
+    pub(super) images: Option<Images>,
 }
 
 impl Draft {
-    pub(super) fn keep(mut self) -> Made {
+    pub(super) fn keep(mut self, images: Option<Images>) -> Made {
         self.kept = true;
-        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take() }
+        Made { owner: self.owner.clone(), info: self.info.clone(), group: self.group.take(), images }
     }
 }
 
@@ -61,33 +63,29 @@ impl ContainerBuilder {
         let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let owner = runtime.owner()?;
         // Until the record is written, nobody removes the image or takes the directory for garbage.
-        let _hold = super::hold(runtime)?;
-        let layers = match &self.base {
-            From::Image(image) => image.ensure_layers(None)?,
-            From::Directory(_) => vec![],
-        };
-        let view = match &self.base {
-            From::Image(_) => View::of_layers(&layers)?,
+        let _hold = image::lock(runtime.root()).share()?;
+        let base = match &self.base {
+            From::Image(image) => Base::Layers(image.ensure_layers(None)?),
+            From::Saved(saved) => saved.base()?,
             From::Directory(path) => {
                 let step = "use the directory as a root";
                 let status = std::fs::metadata(path).map_err(|error| Error::io(step, "stat", error).path(path))?;
                 if !status.is_dir() {
                     return Err(Error::new(ErrorKind::Invalid, step).path(path).because("it is no directory"));
                 }
-                View::new([path])?
+                Base::Directory(path.clone())
             }
         };
+        let view = View::new(base.trees()?)?;
         let id = ContainerId::random()?;
         let decided = self.decide(&id, &view)?;
         let info = Info {
             id,
             name: name.map(|name| name.to_string()),
-            image: match &self.base {
-                From::Image(image) => Some(image.id().to_string()),
-                From::Directory(_) => None,
-            },
+            image: self.base.image().map(|image| image.id().to_string()),
             base: match &self.base {
                 From::Image(image) => image.id().short().to_owned(),
+                From::Saved(saved) => saved.id().short().to_owned(),
                 From::Directory(path) => path.display().to_string(),
             },
             command: decided.shown,
@@ -108,12 +106,7 @@ impl ContainerBuilder {
             owner,
             info,
             group: None,
-            snapshot: Snapshot {
-                root: crate::snapshot::Mount::Tmpfs { mode: 0o755 },
-                inner: vec![],
-                masked: vec![],
-                notes: vec![],
-            },
+            snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
             seccomp: decided.seccomp,
             files: decided.files,
@@ -126,10 +119,9 @@ impl ContainerBuilder {
         if let Some(name) = &draft.info.name {
             record::take_name(runtime.root(), name, &draft.info.id)?;
         }
-        let base = match &self.base {
-            From::Image(_) => Base::Layers(layers),
-            From::Directory(path) => Base::Directory(path.clone()),
-        };
+        if let From::Saved(saved) = &self.base {
+            super::snapshot::stand_on(&directory, Some(saved.id()))?;
+        }
         draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
         if !runtime.identity.is_rootless() {
             draft.group = runtime.make_group(&super::group_name(&draft.info.id));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use super::{Container, Control, ExitStatus, Inner, Lifetime, Signal, owner, start_time};
+use crate::image::Images;
 use crate::sys::pidfd;
 use crate::{Error, ErrorKind, Result};
 
@@ -169,7 +170,7 @@ fn lost(why: &'static str) -> Error {
 }
 
 /// Finds a container by name, by ID, or by the unambiguous beginning of an ID.
-pub(crate) fn find(runtime: &Arc<Runtime>, text: &str) -> Result<Container> {
+pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Result<Container> {
     let step = || format!("find the container {text:?}");
     let root = runtime.root();
     let named = (!text.is_empty() && !text.contains('/'))
@@ -203,6 +204,7 @@ pub(crate) fn find(runtime: &Arc<Runtime>, text: &str) -> Result<Container> {
         control: Control::Foreign(foreign),
         info: Mutex::new(info),
         lifetime: Lifetime::Attached,
+        images: Some(images.clone()),
     };
     Ok(Container { stdin: None, stdout: None, stderr: None, inner: Arc::new(inner) })
 }

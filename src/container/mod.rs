@@ -23,13 +23,13 @@ pub(crate) mod record;
 mod relay;
 pub(crate) mod runtime;
 mod signal;
+pub(crate) mod snapshot;
 mod spec;
 mod status;
 mod user;
 
-use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,9 +40,11 @@ pub use io::Stdio;
 pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};
 pub use signal::Signal;
+pub use snapshot::{SavedSnapshot, SnapshotId, SnapshotInfo};
 pub use status::{ExitStatus, Output};
 
 use crate::cgroup::Group;
+use crate::image::Images;
 use crate::isolation::Enforcement;
 use crate::launch::Process;
 use crate::name::ContainerId;
@@ -73,6 +75,8 @@ struct Inner {
     control: Control,
     info: Mutex<Info>,
     lifetime: Lifetime,
+    /// Where its image is; `None` over a directory of the host.
+    images: Option<Images>,
 }
 
 /// Who can tell us about its process.
@@ -115,7 +119,7 @@ impl Container {
             _owner: made.owner,
         };
         let control = Control::Own(Box::new(own));
-        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime };
+        let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime, images: made.images };
         Container { stdin, stdout, stderr, inner: Arc::new(inner) }
     }
 
@@ -311,7 +315,10 @@ impl Inner {
                 .because("it is running")
                 .remedy("stop or kill it first"));
         }
-        take_away(&self.runtime, &self.lock(), self.group())
+        // While a snapshot is taken of it, its files stay.
+        let info = self.lock();
+        let _locked = snapshot::lock(&record::directory(self.runtime.root(), &info.id));
+        take_away(&self.runtime, &info, self.group())
     }
 
     fn close(&self) -> Result<()> {
@@ -397,7 +404,7 @@ fn clear(group: &Group) -> Result<()> {
 
 /// Removes everything of a container; goes on after a failure and tells the first. Its files stay as long as its
 /// processes do: they would see them vanish, and could make new ones.
-fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+pub(crate) fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
     let result = match group {
         Some(group) => clear(group),
         None => runtime.clear_group(&group_name(&info.id)),
@@ -419,23 +426,4 @@ fn make_directory(path: &Path, step: &'static str) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Keeps removals of images and sweeps away; see `Images::hold`.
-fn hold(runtime: &Runtime) -> Result<File> {
-    let path = runtime.root().join("images.lock");
-    let fail = |syscall| {
-        let path = path.clone();
-        move |error| Error::io("lock the images", syscall, error).path(path)
-    };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(fail("open"))?;
-    file.lock_shared().map_err(fail("flock"))?;
-    Ok(file)
 }

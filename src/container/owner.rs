@@ -82,13 +82,26 @@ pub(crate) fn lives(root: &Path, name: &str) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
+/// The marks that nobody holds and no container names any more, locked by us.
+pub(crate) fn stale(root: &Path, named: &[String]) -> Vec<(PathBuf, File)> {
+    let Ok(entries) = std::fs::read_dir(root.join("owners")) else { return vec![] };
+    let mut stale = vec![];
+    for entry in entries.flatten() {
+        if named.iter().any(|name| entry.file_name() == name.as_str()) {
+            continue;
+        }
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            stale.push((entry.path(), file));
+        }
+    }
+    stale
+}
+
 /// Removes the marks that nobody holds and no container names any more.
 pub(crate) fn sweep(root: &Path, named: &[String]) {
-    let Ok(entries) = std::fs::read_dir(root.join("owners")) else { return };
-    for entry in entries.flatten() {
-        let Ok(file) = File::open(entry.path()) else { continue };
-        if file.try_lock().is_ok() && !named.iter().any(|name| entry.file_name() == name.as_str()) {
-            let _ = std::fs::remove_file(entry.path());
-        }
+    for (path, _locked) in stale(root, named) {
+        let _ = std::fs::remove_file(path);
     }
 }

@@ -10,14 +10,13 @@
 //!
 //! A directory without a record is being made or being removed; when nobody does either any more, it is garbage.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::status::ExitStatus;
+use crate::content::lock::{Held, Lock};
 use crate::name::ContainerId;
 use crate::{Error, ErrorKind, Result};
 
@@ -111,8 +110,28 @@ pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
 
 /// The record of one container; `None` when there is none, or none that can be read.
 pub(crate) fn read(root: &Path, id: &str) -> Option<Info> {
-    let bytes = std::fs::read(root.join("containers").join(id).join("state.json")).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    look(root, id).ok()
+}
+
+/// The record of one container.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when there is none; [`Corrupt`](ErrorKind::Corrupt) when it is not what this crate
+/// writes, as a power cut may leave it.
+pub(crate) fn look(root: &Path, id: &str) -> Result<Info> {
+    let step = "read the container's record";
+    let path = root.join("containers").join(id).join("state.json");
+    let bytes = std::fs::read(&path).map_err(|error| Error::io(step, "open", error).path(&path))?;
+    let info: Info = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, step)
+            .path(&path)
+            .because(format!("it is not what this crate writes: {error}"))
+            .source_is(error)
+    })?;
+    if info.id.to_string() != id {
+        return Err(Error::new(ErrorKind::Corrupt, step).path(&path).because("it is another container's"));
+    }
+    Ok(info)
 }
 
 /// The names in `containers/`.
@@ -133,19 +152,9 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Info>> {
     Ok(all)
 }
 
-/// Lets one program at a time change names, until the file is closed.
-fn lock_names(root: &Path) -> Result<File> {
-    let step = "lock the names of containers";
-    let path = root.join("names.lock");
-    let fail = |syscall| {
-        let path = path.clone();
-        move |error| Error::io(step, syscall, error).path(path)
-    };
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(fail("open"))?;
-    file.lock().map_err(fail("flock"))?;
-    Ok(file)
+/// Lets one program at a time change names.
+fn lock_names(root: &Path) -> Result<Held> {
+    Lock::new(root, "names", "lock the names of containers").exclusive()
 }
 
 /// Takes a name for a container whose record is written: without one, the next that wants the name takes it for a
@@ -181,6 +190,26 @@ pub(crate) fn give_name_back(root: &Path, name: &str, id: &ContainerId) {
     let _lock = lock_names(root);
     if std::fs::read_link(&path).is_ok_and(|target| target == Path::new(&id.to_string())) {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Names whose containers are gone.
+pub(crate) fn dangling_names(root: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(root.join("names")) else { return vec![] };
+    entries.flatten().map(|entry| entry.path()).filter(|path| is_dangling(root, path)).collect()
+}
+
+fn is_dangling(root: &Path, name: &Path) -> bool {
+    std::fs::read_link(name).is_ok_and(|holder| !root.join("containers").join(holder).join("state.json").exists())
+}
+
+/// Removes a name whose container is gone; one that has been taken again meanwhile stays.
+pub(crate) fn remove_dangling_name(root: &Path, name: &Path) -> Result<()> {
+    let _lock = lock_names(root)?;
+    match is_dangling(root, name) {
+        true => std::fs::remove_file(name)
+            .map_err(|error| Error::io("remove a name that is left over", "unlink", error).path(name)),
+        false => Ok(()),
     }
 }
 

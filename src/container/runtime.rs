@@ -1,5 +1,6 @@
 //! What every container of one engine root shares: the roots, the chosen backends, and the mark of ownership.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
 use crate::cgroup::{self, Driver, Group};
+use crate::content::Measured;
 use crate::isolation::{Identity, Isolation, Range};
-use crate::layer::Reown;
+use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
@@ -22,7 +24,7 @@ pub(crate) struct Runtime {
     root_dir: File,
     pub(crate) host: Host,
     pub(crate) identity: Identity,
-    pub(crate) snapshotter: Box<dyn Snapshotter>,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
     /// Why the snapshotter is not overlay.
     pub(crate) snapshotter_note: Option<String>,
     pub(crate) isolation: Box<dyn Isolation>,
@@ -37,7 +39,7 @@ impl Runtime {
         root: &Path,
         host: Host,
         identity: Identity,
-        snapshotter: (Box<dyn Snapshotter>, Option<String>),
+        snapshotter: (Arc<dyn Snapshotter>, Option<String>),
         isolation: Box<dyn Isolation>,
     ) -> Result<Arc<Runtime>> {
         let step = "open the engine's root";
@@ -103,24 +105,37 @@ impl Runtime {
 
     /// Removes a container's directory, whoever owns the files in it.
     pub(crate) fn remove_directory(&self, id: &str) -> Result<()> {
-        let containers = self.root.join("containers");
-        let parent = File::open(&containers)
-            .map_err(|error| Error::io("remove the container's files", "open", error).path(&containers))?;
-        match &self.identity {
+        self.remove_in("containers", id.as_ref())
+    }
+
+    fn remove_in(&self, place: &str, name: &OsStr) -> Result<()> {
+        let place = self.root.join(place);
+        let step = "remove files of the root";
+        let parent = File::open(&place).map_err(|error| Error::io(step, "open", error).path(&place))?;
+        match (&self.identity, sys::fs::remove_tree(parent.as_fd(), name)) {
+            (_, Ok(())) => Ok(()),
             // Files may belong to ids of the range, which only a user namespace with that range may remove.
-            Identity::Range { .. } => {
-                if sys::fs::remove_tree(parent.as_fd(), id.as_ref()).is_ok() {
-                    return Ok(());
-                }
-                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), id.as_ref())
+            (Identity::Range { .. }, Err(_)) => {
+                // Where the tree is a subvolume, that has to go by itself: nothing can be moved out of it.
+                self.snapshotter.remove(&place.join(name))?;
+                Range::new(&self.identity, &self.root)?.remove(parent.as_fd(), name)
             }
-            _ => match sys::fs::remove_tree(parent.as_fd(), id.as_ref()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io("remove the container's files", "unlinkat", error).path(containers.join(id)))
-                }
-                _ => Ok(()),
-            },
+            (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            (_, Err(error)) => Err(Error::io(step, "unlinkat", error).path(place.join(name))),
         }
+    }
+
+    /// What `dir`, which belongs to a container or layer, takes with everything in it, whoever owns it.
+    pub(crate) fn measure(&self, dir: BorrowedFd<'_>) -> Result<Measured> {
+        match &self.identity {
+            Identity::Host => sys::usage::measure(dir).map_err(|error| Error::io("measure a directory", "open", error)),
+            identity => Range::new(identity, &self.root)?.measure(dir),
+        }
+    }
+
+    /// Removes what somebody left in `tmp/`, whoever owns it.
+    pub(crate) fn remove_temporary(&self, name: &OsStr) -> Result<()> {
+        self.remove_in("tmp", name)
     }
 
     /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.
@@ -130,9 +145,12 @@ impl Runtime {
     /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
     /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
     /// container is right all the same, see [`as_it_is`](super::as_it_is).
-    pub(crate) fn sweep(&self, alone: bool) -> Vec<String> {
+    pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Vec<String> {
         let mut named = vec![];
         let mut failures = vec![];
+        if alone && let Err(error) = super::snapshot::sweep(self, ownership) {
+            failures.push(error.to_string());
+        }
         let ids = record::ids(&self.root).unwrap_or_else(|error| {
             failures.push(error.to_string());
             vec![]

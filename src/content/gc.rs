@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Store;
-use super::index::Exclusive;
+use super::index::{Index, IndexEntry};
+use super::lease::Leases;
+use super::lock::Held;
 use crate::name::{Digest, MediaType};
 use crate::{Error, ErrorKind, Result};
 
@@ -49,7 +51,67 @@ struct Reference {
     _other: BTreeMap<String, Value>,
 }
 
+/// A collection under way: nobody takes a lease on a digest or changes the index until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Collection<'a> {
+    store: &'a Store,
+    index: Index,
+    leases: Leases,
+    _no_tags: Held,
+    _no_leases: Held,
+}
+
+/// A blob that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreached {
+    pub(crate) digest: Digest,
+    /// Its length in bytes.
+    pub(crate) size: u64,
+}
+
+impl Collection<'_> {
+    /// The index as it is.
+    pub(crate) fn entries(&self) -> &[IndexEntry] {
+        &self.index.manifests
+    }
+
+    /// The leases as they are.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Replaces the entries of the index.
+    pub(crate) fn set_entries(&mut self, entries: Vec<IndexEntry>) -> Result<()> {
+        if self.index.manifests != entries {
+            self.index.manifests = entries;
+            self.store.write_index(&self.index)?;
+        }
+        Ok(())
+    }
+
+    /// The blobs that neither `entries`, nor live leases, nor `roots` reach.
+    ///
+    /// # Errors
+    /// Those of [`Store::gc`].
+    pub(crate) fn unreached(&self, entries: &[IndexEntry], roots: &[Digest]) -> Result<Vec<Unreached>> {
+        let mut open: Vec<(Digest, Option<MediaType>)> =
+            entries.iter().map(|entry| (entry.digest.clone(), Some(entry.media_type.clone()))).collect();
+        open.extend(roots.iter().chain(&self.leases.held).cloned().map(|digest| (digest, None)));
+        let reached = self.store.reached(open)?;
+        let unreached = self.store.blobs()?.into_iter().filter(|digest| !reached.contains(digest));
+        Ok(unreached.map(|digest| Unreached { size: self.store.size(&digest).unwrap_or(0), digest }).collect())
+    }
+}
+
 impl Store {
+    /// Begins a collection: waits for leases that are taking a digest and for changes of the index.
+    pub(crate) fn collection(&self) -> Result<Collection<'_>> {
+        let no_leases = self.gc_lock().alone()?;
+        let no_tags = self.lock_index()?;
+        let (index, leases) = (self.read_index()?, self.leases()?);
+        Ok(Collection { store: self, index, leases, _no_tags: no_tags, _no_leases: no_leases })
+    }
+
     /// Removes every blob that no root reaches. Roots are the index, live leases and `roots`.
     ///
     /// Waits for leases that are taking a digest and for changes of the index, and they wait for it.
@@ -58,12 +120,25 @@ impl Store {
     /// [`ErrorKind::Corrupt`] where a reachable manifest cannot be read as one: what it needs is unknown, so nothing
     /// is removed.
     pub fn gc(&self, roots: &[Digest]) -> Result<Collected> {
-        let _no_leases = self.lock_file("gc.lock", Exclusive::Yes)?;
-        let _no_tags = self.lock_index()?;
-        let mut open: Vec<(Digest, Option<MediaType>)> =
-            self.tags()?.into_iter().map(|entry| (entry.digest, Some(entry.media_type))).collect();
-        open.extend(roots.iter().cloned().map(|digest| (digest, None)));
-        open.extend(self.leased()?.into_iter().map(|digest| (digest, None)));
+        self.collect(&self.collection()?, roots)
+    }
+
+    /// [`Store::gc`] within a collection that goes on.
+    pub(crate) fn collect(&self, collection: &Collection<'_>, roots: &[Digest]) -> Result<Collected> {
+        let unreached = collection.unreached(collection.entries(), roots)?;
+        collection.leases.bury();
+        let mut collected = Collected::default();
+        for Unreached { digest, size } in unreached {
+            self.remove_blob(&digest)?;
+            collected.freed += size;
+            collected.removed.push(digest);
+        }
+        collected.kept = self.blobs()?.len();
+        Ok(collected)
+    }
+
+    /// Everything that can be reached from the blobs of `open`, itself included.
+    fn reached(&self, mut open: Vec<(Digest, Option<MediaType>)>) -> Result<HashSet<Digest>> {
         let mut reached = HashSet::new();
         while let Some((digest, media_type)) = open.pop() {
             let references =
@@ -73,17 +148,7 @@ impl Store {
             let many = [references.layers, references.manifests, references.blobs].into_iter().flatten().flatten();
             open.extend(single.chain(many).map(|reference| (reference.digest, reference.media_type)));
         }
-        let mut collected = Collected::default();
-        for digest in self.blobs()? {
-            if reached.contains(&digest) {
-                collected.kept += 1;
-                continue;
-            }
-            collected.freed += self.size(&digest).unwrap_or(0);
-            self.remove_blob(&digest)?;
-            collected.removed.push(digest);
-        }
-        Ok(collected)
+        Ok(reached)
     }
 
     /// What a blob names. The media type decides where it is known; without one (leases and roots are bare digests)

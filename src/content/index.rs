@@ -1,7 +1,7 @@
 //! The tags: `index.json`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::Store;
+use super::lock::{Held, Lock};
 use crate::name::{Digest, MediaType, Platform};
 use crate::{Error, ErrorKind, Result};
 
@@ -66,12 +67,13 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(des
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-#[derive(PartialEq, Clone, Serialize, Deserialize)]
-struct Index {
+/// The whole file.
+#[derive(Debug, PartialEq, Clone, Serialize, Deserialize)]
+pub(super) struct Index {
     #[serde(rename = "schemaVersion")]
     schema_version: u32,
     #[serde(default, deserialize_with = "null_is_default")]
-    manifests: Vec<IndexEntry>,
+    pub(super) manifests: Vec<IndexEntry>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -85,7 +87,7 @@ impl Store {
         Ok(self.read_index()?.manifests)
     }
 
-    fn read_index(&self) -> Result<Index> {
+    pub(super) fn read_index(&self) -> Result<Index> {
         let path = self.path("index.json");
         let file = match fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
             Ok(file) => file,
@@ -121,47 +123,21 @@ impl Store {
         let mut index = self.read_index()?;
         let before = index.manifests.clone();
         let result = change(&mut index.manifests)?;
-        let path = self.path("index.json");
-        if index.manifests != before || !path.exists() {
-            let bytes = serde_json::to_vec(&index)
-                .map_err(|error| Error::new(ErrorKind::Invalid, "write the index").source_is(error))?;
-            self.write_file(&path, &bytes)?;
+        if index.manifests != before || !self.path("index.json").exists() {
+            self.write_index(&index)?;
         }
         Ok(result)
     }
 
-    /// Locks the index against changes; the lock ends with the file.
-    pub(super) fn lock_index(&self) -> Result<File> {
-        self.lock_file("index.lock", Exclusive::Yes)
+    /// Writes the index as a whole. The caller has the index lock.
+    pub(super) fn write_index(&self, index: &Index) -> Result<()> {
+        let bytes = serde_json::to_vec(index)
+            .map_err(|error| Error::new(ErrorKind::Invalid, "write the index").source_is(error))?;
+        self.write_file(&self.path("index.json"), &bytes)
     }
 
-    /// Opens and locks a lock file of the store, waiting for it.
-    pub(super) fn lock_file(&self, name: &str, exclusive: Exclusive) -> Result<File> {
-        let path = self.path(name);
-        let failed = |syscall| {
-            let path = path.clone();
-            move |error| Error::io("lock the store", syscall, error).path(path)
-        };
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("open"))?;
-        match exclusive {
-            Exclusive::Yes => file.lock(),
-            Exclusive::No => file.lock_shared(),
-        }
-        .map_err(failed("flock"))?;
-        Ok(file)
+    /// Locks the index against changes.
+    pub(super) fn lock_index(&self) -> Result<Held> {
+        Lock::new(self.root(), "index", "lock the store").exclusive()
     }
-}
-
-/// Whether a lock admits others.
-#[derive(Clone, Copy)]
-pub(super) enum Exclusive {
-    Yes,
-    No,
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 
 use super::tmp::TmpFile;
-use super::{Store, corrupt_blob, make_dir};
+use super::{Lease, Store, corrupt_blob, make_dir};
 use crate::name::{Algorithm, Digest, Hasher};
 use crate::{Error, ErrorKind, Result};
 
@@ -47,7 +47,20 @@ impl Ingest {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the bytes are not those announced; nothing is left behind.
-    pub fn commit(mut self) -> Result<Digest> {
+    pub fn commit(self) -> Result<Digest> {
+        self.commit_with(None)
+    }
+
+    /// [`Ingest::commit`] of a blob whose digest could not be held before, since it is known only now: `lease` holds it
+    /// from the moment that it is visible.
+    ///
+    /// # Errors
+    /// Those of [`Ingest::commit`] and of [`Lease::hold`].
+    pub fn commit_held(self, lease: &Lease) -> Result<Digest> {
+        self.commit_with(Some(lease))
+    }
+
+    fn commit_with(mut self, lease: Option<&Lease>) -> Result<Digest> {
         self.flush_buffer().map_err(|error| Error::io("write a blob", "write", error))?;
         let Ingest { store, file, hasher, expected, size, written, .. } = self;
         let digest = hasher.finish();
@@ -62,6 +75,10 @@ impl Ingest {
             && expected != digest
         {
             return Err(corrupt_blob(&expected, &digest));
+        }
+        // Before it is visible, so that no collection comes between.
+        if let Some(lease) = lease {
+            lease.hold(&digest)?;
         }
         let path = store.blob_path(&digest);
         // A loss of power under relaxed durability may have cut the older one short.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use super::Store;
-use super::index::Exclusive;
+use super::lock::Lock;
 use crate::name::Digest;
 use crate::{Error, Result, sys};
 
@@ -29,10 +29,17 @@ impl Lease {
     /// # Errors
     /// Where the lease's file cannot be written.
     pub fn hold(&self, digest: &Digest) -> Result<()> {
-        let _no_gc = self.store.lock_file("gc.lock", Exclusive::No)?;
-        (&self.file)
-            .write_all(format!("{digest}\n").as_bytes())
-            .map_err(|error| Error::io(STEP, "write", error).path(&self.path))
+        self.hold_all([digest])
+    }
+
+    /// Holds several digests. The unpacked layer of a DiffID that is held stays as well.
+    ///
+    /// # Errors
+    /// Those of [`Lease::hold`].
+    pub fn hold_all<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<()> {
+        let lines: String = digests.into_iter().map(|digest| format!("{digest}\n")).collect();
+        let _no_gc = self.store.gc_lock().share()?;
+        (&self.file).write_all(lines.as_bytes()).map_err(|error| Error::io(STEP, "write", error).path(&self.path))
     }
 }
 
@@ -65,10 +72,15 @@ impl Store {
         }
     }
 
-    /// The digests that live leases hold; removes the files of dead ones. The caller has the gc lock exclusively.
-    pub(super) fn leased(&self) -> Result<Vec<Digest>> {
+    /// What keeps collections away while it is shared.
+    pub(super) fn gc_lock(&self) -> Lock {
+        Lock::new(self.root(), "gc", "lock the store")
+    }
+
+    /// The leases as they are. Who has the gc lock alone knows that no live one changes.
+    pub(crate) fn leases(&self) -> Result<Leases> {
         let dir = self.path("leases");
-        let mut held = Vec::new();
+        let mut leases = Leases::default();
         for entry in fs::read_dir(&dir).map_err(|error| Error::io(STEP, "readdir", error).path(&dir))? {
             let path = entry.map_err(|error| Error::io(STEP, "readdir", error).path(&dir))?.path();
             let mut file = match fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
@@ -77,18 +89,41 @@ impl Store {
             };
             match file.try_lock() {
                 Ok(()) => {
-                    let _ = fs::remove_file(&path);
+                    leases.dead.push((path, file));
                     continue;
                 }
-                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::WouldBlock) => leases.live += 1,
                 Err(TryLockError::Error(error)) => return Err(Error::io(STEP, "flock", error).path(&path)),
             }
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(|error| Error::io(STEP, "read", error).path(&path))?;
-            for line in text.lines() {
-                held.push(line.parse::<Digest>()?);
+            // On a full disk a line may have been cut short; whoever wrote it was told, and holds nothing by it.
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            for line in whole.lines() {
+                leases.held.push(line.parse::<Digest>().map_err(|error| error.path(&path))?);
             }
         }
-        Ok(held)
+        Ok(leases)
+    }
+}
+
+/// See [`Store::leases`].
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    /// What live leases hold.
+    pub(crate) held: Vec<Digest>,
+    /// How many of them live.
+    pub(crate) live: usize,
+    /// Files of dead ones, locked by us so that nobody else takes them for his.
+    pub(crate) dead: Vec<(PathBuf, File)>,
+}
+
+impl Leases {
+    /// Removes what dead programs left.
+    pub(crate) fn bury(&self) {
+        for (path, _) in &self.dead {
+            // What cannot be removed now is garbage for the next collection.
+            let _ = fs::remove_file(path);
+        }
     }
 }

@@ -9,6 +9,7 @@
 //!   blobs/sha256/<hex>     complete and verified, or absent; never changed once there
 //!   leases/<random>        digests, one a line; locked as long as the lease lives. A file that is not locked is garbage
 //!   gc.lock                held shared while a lease takes a digest, exclusively while gc marks and sweeps
+//!   gc.gate                held by who waits to have gc.lock alone; whoever shares it passes through here
 //!   tmp/<random>           files and directories being made, each locked by its maker. One that is not locked is garbage
 //! ```
 //!
@@ -23,6 +24,7 @@ mod gc;
 mod index;
 mod ingest;
 mod lease;
+pub(crate) mod lock;
 pub(crate) mod tmp;
 
 use std::fs::{self, File};
@@ -32,9 +34,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use gc::Collected;
+pub(crate) use gc::Collection;
 pub use index::{IndexEntry, REF_NAME};
 pub use ingest::Ingest;
 pub use lease::Lease;
+pub(crate) use lease::Leases;
 
 use crate::name::{Algorithm, Digest};
 pub use crate::sys::usage::{Measured, Usage};
@@ -121,6 +125,13 @@ impl Store {
         self.inner.durability
     }
 
+    /// Reads the marker of the image layout again.
+    pub(crate) fn check_layout(&self) -> Result<()> {
+        let path = self.path("oci-layout");
+        let text = fs::read_to_string(&path).map_err(|error| Error::io("open the store", "read", error).path(&path))?;
+        check_layout(&text).map_err(|error| error.path(path))
+    }
+
     /// Makes the skeleton; `oci-layout` last.
     fn make(&self) -> Result<()> {
         for name in ["blobs", "blobs/sha256", "tmp", "leases"] {
@@ -140,7 +151,7 @@ impl Store {
         self.inner.root.join(name)
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         let mut path = self.path("blobs");
         path.push(digest.algorithm().as_str());
         path.push(digest.hex());

@@ -144,6 +144,34 @@ impl Drop for TmpDir {
     }
 }
 
+/// A directory that was visible and is now on its way out, locked by us.
+#[derive(Debug)]
+pub(crate) struct Buried {
+    /// Its name in `tmp/`.
+    pub(crate) name: OsString,
+    _lock: File,
+}
+
+/// Takes the directory `path` out of sight, into `dir`; `None` where it is gone, or somebody else is doing the same.
+/// Needs no space on the disk.
+pub(crate) fn bury(path: &Path, dir: &Path) -> io::Result<Option<Buried>> {
+    let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let name = random_name()?;
+    match fs::rename(path, dir.join(&name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(|()| Some(Buried { name: name.into(), _lock: file })),
+    }
+}
+
 /// Removes `path`, whatever it is.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

@@ -108,7 +108,7 @@ impl Images {
         let bytes = manifest.to_bytes()?;
         let descriptor = Descriptor::new(MediaType::OciManifest, session.put(&bytes)?, bytes.len() as u64);
         let image = Image::new(self.clone(), Resolved { descriptor, manifest, config });
-        let _hold = self.hold()?;
+        session.hold_layers(&image)?;
         image.ensure_layers(options.progress.as_ref())?;
         self.content().update_index(|entries| {
             if let Some(name) = &options.reference {

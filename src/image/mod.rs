@@ -21,7 +21,8 @@
 //! ```text
 //! <root>/index.json        one entry per name; an image without any name has one entry without a name
 //! <root>/blobs/sha256/…    manifests, configs, layers as they came
-//! <root>/images.lock       held shared while a container comes to be, exclusively while images are removed
+//! <root>/images.lock       shared while a container comes to be, had alone by who takes images away
+//! <root>/images.gate       held by who waits to have that lock alone; whoever shares it passes through here
 //! <root>/layers/…          the unpacked layers, see crate::layer
 //! ```
 //! The entries of `index.json` are the roots of garbage collection, together with leases. An entry points at the
@@ -41,9 +42,9 @@ pub(crate) mod tests;
 mod unpack;
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
 pub use pack::FileOwner;
 use resolve::{Resolved, Wanted};
 
+use crate::content::lock::Lock;
 use crate::content::{self, IndexEntry};
 use crate::error::{Error, Result};
 use crate::layer::{LayerProgress, LayerStore};
@@ -159,19 +161,28 @@ impl Images {
         &self.0.platform
     }
 
-    /// All images with their names, each image once; ordered by first name, the nameless ones last.
+    /// All images with their names, each image once; ordered by first name, the nameless ones last. Waits for nobody;
+    /// an image that is removed meanwhile may be listed or not.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`NotFound`](crate::ErrorKind::NotFound) when an entry's manifest or config is
     /// damaged or missing; the message names the entry, and removing that name works all the same.
     pub fn list(&self) -> Result<Vec<Listed>> {
         let mut list: Vec<Listed> = Vec::new();
+        let mut places: HashMap<ImageId, usize> = HashMap::new();
         for entry in self.content().tags()? {
-            let image = self.open_entry(&entry)?;
+            let image = match self.open_entry(&entry) {
+                // No lock is taken, so the image may have been removed since the index was read.
+                Err(_) if !self.content().tags()?.contains(&entry) => continue,
+                other => other?,
+            };
             let tag = index::name_of(&entry);
-            match list.iter_mut().find(|listed| listed.image == image) {
+            match places.get(image.id()).and_then(|place| list.get_mut(*place)) {
                 Some(listed) => listed.tags.extend(tag),
-                None => list.push(Listed { image, tags: tag.into_iter().collect() }),
+                None => {
+                    places.insert(image.id().clone(), list.len());
+                    list.push(Listed { image, tags: tag.into_iter().collect() });
+                }
             }
         }
         for listed in &mut list {
@@ -199,41 +210,9 @@ impl Images {
         entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
     }
 
-    /// Keeps removals away while it lives, in this process and in others. Whoever makes a container takes it before
-    /// the image is looked up, and drops it when the container's record, which removals look at, is written.
-    ///
-    /// Any number of holds go together; a removal waits for them, and they for it.
-    pub(crate) fn hold(&self) -> Result<Hold> {
-        let file = self.lock_file()?;
-        file.lock_shared().map_err(|error| self.lock_failed("flock", error))?;
-        Ok(Hold { _lock: file })
-    }
-
-    /// Waits until nobody holds, and keeps it so.
-    pub(crate) fn hold_alone(&self) -> Result<Hold> {
-        let file = self.lock_file()?;
-        file.lock().map_err(|error| self.lock_failed("flock", error))?;
-        Ok(Hold { _lock: file })
-    }
-
-    /// [`Images::hold_alone`], when that needs no waiting.
-    pub(crate) fn try_hold_alone(&self) -> Result<Option<Hold>> {
-        let file = self.lock_file()?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Hold { _lock: file })),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(error)) => Err(self.lock_failed("flock", error)),
-        }
-    }
-
-    fn lock_file(&self) -> Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.open(self.content().path(LOCK)).map_err(|error| self.lock_failed("open", error))
-    }
-
-    fn lock_failed(&self, syscall: &'static str, error: std::io::Error) -> Error {
-        Error::io("lock the images", syscall, error).path(self.content().path(LOCK))
+    /// What containers come to be under, and removals wait for; see [`lock`].
+    pub(crate) fn lock(&self) -> Lock {
+        lock(self.content().root())
     }
 
     /// The image that an entry of the index stands for.
@@ -254,13 +233,11 @@ impl Images {
     }
 }
 
-/// The file below the root that [`Images::hold`] locks.
-const LOCK: &str = "images.lock";
-
-/// See [`Images::hold`]. Dropping it ends it.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    _lock: File,
+/// The lock between containers that come to be and images that go. Whoever makes a container shares it from before the
+/// image is looked up until the container's record, which removals look at, is written. Any number of them go together;
+/// a removal has the lock alone.
+pub(crate) fn lock(root: &Path) -> Lock {
+    Lock::new(root, "images", "lock the images")
 }
 
 /// The blobs that an image needs.

@@ -9,8 +9,8 @@ impl Image {
     /// The image's unpacked layers, lowest first. What is not unpacked yet is unpacked now, several layers at a time;
     /// where all are there, this costs a look at each.
     ///
-    /// Whoever lets something stand on the layers holds [`Images::hold`](super::Images::hold) from before this call
-    /// until a removal can see that they are in use.
+    /// Whoever lets something stand on the layers shares [`Images::lock`](super::Images::lock) from before this call
+    /// until a removal can see that they are in use, or holds their DiffIDs by a lease.
     pub(crate) fn ensure_layers(&self, progress: Option<&Observer>) -> Result<Vec<Layer>> {
         let layers: Vec<(Digest, DiffId)> =
             self.layers().map(|(diff_id, blob)| (blob.digest.clone(), diff_id.clone())).collect();

@@ -12,7 +12,7 @@ use crate::launch::{self, Op, Payload, Plan};
 use crate::layer::{Owner, Reown};
 use crate::probe::IdRange;
 use crate::sys::usage::{self, Measured, Usage};
-use crate::{Error, ErrorKind, Result, sys};
+use crate::{Error, ErrorKind, Result};
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 
@@ -51,7 +51,8 @@ impl Reown for Range {
         let mut bytes = Vec::new();
         let mut list = Payload(&mut bytes);
         for owner in owners {
-            list.str(&owner.path);
+            // The kernel has no empty path.
+            list.str(if owner.path.is_empty() { b"." } else { &owner.path });
             list.u32(owner.uid);
             list.u32(owner.gid);
             list.u32(owner.mode.unwrap_or(u32::MAX));
@@ -90,7 +91,6 @@ impl Reown for Range {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {}
             other => return other.map_err(fail("open")),
         }
-        let device = sys::fs::fstat(dir).map_err(fail("fstat"))?.st_dev;
         // A file: the helper has ended before anybody would read a pipe.
         let mut out = tempfile::tempfile_in(self.root.join("tmp")).map_err(fail("open"))?;
         self.run(|plan| {
@@ -101,20 +101,21 @@ impl Reown for Range {
         })?;
         let mut records = Vec::new();
         out.rewind().and_then(|()| out.read_to_end(&mut records)).map_err(fail("read"))?;
-        Ok(measured(&records, device))
+        Ok(measured(&records))
     }
 }
 
-/// Reads the stub's records: `inode, inodes, bytes`; inode 0 stands for files without another name.
-fn measured(records: &[u8], device: u64) -> Measured {
+/// Reads the stub's records: `device, inode, inodes, bytes`; inode 0 stands for files without another name.
+fn measured(records: &[u8]) -> Measured {
     let mut measured = Measured::default();
-    let (records, _) = records.as_chunks::<24>();
+    let (records, _) = records.as_chunks::<32>();
     for record in records {
         let (words, _) = record.as_chunks::<8>();
         let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
-        match word(0) {
-            0 => measured.add_single(Usage { inodes: word(1), bytes: word(2) }),
-            inode => measured.add_linked(device, inode, word(2)),
+        match (word(0), word(1)) {
+            (_, 0) => measured.add_single(Usage { inodes: word(2), bytes: word(3) }),
+            // As stat(2) has the number of a device, so that both counts know a file by the same number.
+            (device, inode) => measured.add_linked(libc::makedev((device >> 32) as u32, device as u32), inode, word(3)),
         }
     }
     measured

@@ -4,143 +4,250 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::view::{Found, View, as_path};
+use super::view::{Found, View, as_path, child, shown};
+use super::{Owner, Ownership};
 use crate::sys::fs::{self, Stat, Time};
-use crate::sys::xattr;
+use crate::sys::path::components;
+use crate::sys::{reflink, xattr};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "copy the image's tree";
+
+/// What becomes of the contents of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Shared with the original where the file system can do that, else written.
+    SharedOrWritten,
+    /// Shared, or the copy fails.
+    Shared,
+}
 
 fn failed(syscall: &'static str, path: &[u8]) -> impl Fn(io::Error) -> Error {
     move |error| Error::io(STEP, syscall, error).path(as_path(path))
 }
 
+/// A failed look at the original. The layers of a range hold files that only its ids may read.
+fn unread(syscall: &'static str, path: &[u8]) -> impl Fn(io::Error) -> Error {
+    move |error| {
+        let denied = error.raw_os_error() == Some(libc::EACCES);
+        let error = failed(syscall, path)(error);
+        if !denied {
+            return error;
+        }
+        error
+            .because("it belongs to another id, or its mode forbids reading, and this user is not root")
+            .remedy("use the overlay snapshotter, which reads nothing, or work as root")
+    }
+}
+
 /// Copies what `view` shows into the directory `into`, which exists and is empty: types, modes, times, attributes, hard
-/// links; with `owners` also owners and device nodes, which take root.
+/// links, holes; owners and device nodes as far as `ownership` allows.
 ///
-/// Links are never followed, on either side. Sockets are left out: nobody listens on a copy.
+/// Links are never followed, on either side. Sockets are left out: nobody listens on a copy. Few descriptors are open at
+/// a time, however deep the tree is.
 ///
 /// # Errors
 /// Those of the file system. What was copied stays; the caller removes the tree.
-pub(crate) fn copy(view: &View, into: &Path, owners: bool) -> Result<()> {
-    let target = File::open(into).map_err(|error| Error::io(STEP, "open", error).path(into))?;
+pub(crate) fn copy(view: &View, into: &Path, ownership: &Ownership, contents: Contents) -> Result<()> {
+    let root = File::open(into).map_err(|error| Error::io(STEP, "open", error).path(into))?;
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let root = OwnedFd::from(root);
     let mut copier =
-        Copier { view, owners, links: HashMap::new(), root: target.try_clone().map_err(failed("fcntl", b"/"))? };
-    copier.directory(b"", target.as_fd())?;
-    if let Some(found) = view.lookup(b"")? {
-        copier.finish(&found, target.as_fd(), b"/")?;
+        Copier { view, ownership, contents, own, links: HashMap::new(), root, owners: vec![], can_share: true };
+    copier.tree()?;
+    match ownership {
+        Ownership::Mapped(reown) if !copier.owners.is_empty() => reown.reown(copier.root.as_fd(), &copier.owners),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 struct Copier<'a> {
     view: &'a View,
-    owners: bool,
+    ownership: &'a Ownership,
+    contents: Contents,
+    /// This process' ids.
+    own: (u32, u32),
     /// Where a file with several names was written first.
     links: HashMap<(u64, u64), Vec<u8>>,
-    root: File,
+    root: OwnedFd,
+    /// What only somebody with a range of ids can set.
+    owners: Vec<Owner>,
+    /// The two trees can share blocks, as far as is known.
+    can_share: bool,
 }
 
 impl Copier<'_> {
-    fn directory(&mut self, path: &[u8], target: BorrowedFd<'_>) -> Result<()> {
-        for name in self.view.names(path)?.unwrap_or_default() {
-            let mut inner = path.to_vec();
-            if !inner.is_empty() {
-                inner.push(b'/');
+    /// All directories, each by its path from the root, parents first; then what is to be set on them, the deepest first,
+    /// since files made in them would change it.
+    fn tree(&mut self) -> Result<()> {
+        let mut done: Vec<Vec<u8>> = vec![];
+        let mut open: Vec<Vec<u8>> = vec![vec![]];
+        while let Some(path) = open.pop() {
+            if let Some(found) = self.view.lookup(&path)? {
+                let target = self.target(&path)?;
+                for name in shown(&found).map_err(unread("getdents64", &path))? {
+                    let inner = joined(&path, name.to_bytes());
+                    let Some(entry) = child(&found, &name).map_err(unread("openat", &inner))? else { continue };
+                    if entry.is_dir() {
+                        fs::mkdirat(target.as_fd(), &name, 0o700).map_err(failed("mkdirat", &inner))?;
+                        open.push(inner);
+                    } else {
+                        self.entry(&inner, &name, &entry, target.as_fd())?;
+                    }
+                }
             }
-            inner.extend_from_slice(name.to_bytes());
-            if let Some(found) = self.view.lookup(&inner)? {
-                self.entry(&inner, &name, &found, target)?;
+            done.push(path);
+        }
+        while let Some(path) = done.pop() {
+            if let Some(found) = self.view.lookup(&path)? {
+                let from = found.open().map_err(unread("openat", &path))?;
+                self.finish(&found, from.as_fd(), self.target(&path)?.as_fd(), &path)?;
             }
         }
         Ok(())
     }
 
+    /// A directory of the copy; all those above it can be entered until it is finished.
+    fn target(&self, path: &[u8]) -> Result<OwnedFd> {
+        let mut here = fs::open_dir(self.root.as_fd(), c".").map_err(failed("openat", path))?;
+        for name in components(path) {
+            let name = fs::c_string(name).map_err(failed("openat", path))?;
+            here = fs::open_dir(here.as_fd(), &name).map_err(failed("openat", path))?;
+        }
+        Ok(here)
+    }
+
+    /// Anything but a directory.
     fn entry(&mut self, path: &[u8], name: &CStr, found: &Found, target: BorrowedFd<'_>) -> Result<()> {
         let stat = &found.stat;
-        if !found.is_dir() && stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                return self.link(first, target, name, path);
-            }
-            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
-        }
+        let full = matches!(self.ownership, Ownership::Full);
         match found.file_type() {
-            libc::S_IFDIR => {
-                fs::mkdirat(target, name, 0o700).map_err(failed("mkdirat", path))?;
-                let made = fs::open_dir(target, name).map_err(failed("openat", path))?;
-                self.directory(path, made.as_fd())?;
-                self.finish(found, made.as_fd(), path)
-            }
+            _ if stat.st_nlink > 1 && self.linked(path, name, stat, target)? => Ok(()),
             libc::S_IFREG => {
-                let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-                let mut made = File::from(fs::openat(target, name, flags, 0o600).map_err(failed("openat", path))?);
-                let mut from = File::from(found.open().map_err(failed("openat", path))?);
-                // copy_file_range(2) underneath: a reflink where the file system has them.
-                io::copy(&mut from, &mut made).map_err(failed("copy_file_range", path))?;
-                self.finish(found, made.as_fd(), path)
+                let from = File::from(found.open().map_err(unread("openat", path))?);
+                let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+                let made = File::from(fs::openat(target, name, flags, 0o600).map_err(failed("openat", path))?);
+                self.contents(&from, &made, stat, path)?;
+                self.finish(found, from.as_fd(), made.as_fd(), path)
             }
             libc::S_IFLNK => {
                 let link = CString::new(found.target().map_err(failed("readlinkat", path))?)
                     .map_err(|_| Error::new(ErrorKind::Corrupt, STEP).path(as_path(path)))?;
                 fs::symlinkat(&link, target, name).map_err(failed("symlinkat", path))?;
-                if self.owners {
+                if full {
                     fs::lchownat(target, name, stat.st_uid, stat.st_gid).map_err(failed("fchownat", path))?;
                 }
+                self.give(path, stat, None, vec![]);
                 fs::lutimensat(target, name, time(stat)).map_err(failed("utimensat", path))
             }
-            libc::S_IFIFO => {
-                fs::mknodat(target, name, libc::S_IFIFO | 0o600, 0).map_err(failed("mknodat", path))?;
-                self.finish_node(found, target, name, path)
-            }
-            libc::S_IFCHR | libc::S_IFBLK if self.owners => {
-                let kind = found.file_type() | 0o600;
-                fs::mknodat(target, name, kind, stat.st_rdev).map_err(failed("mknodat", path))?;
-                self.finish_node(found, target, name, path)
+            kind @ (libc::S_IFIFO | libc::S_IFCHR | libc::S_IFBLK) if full || kind == libc::S_IFIFO => {
+                fs::mknodat(target, name, kind | 0o600, stat.st_rdev).map_err(failed("mknodat", path))?;
+                if full {
+                    fs::lchownat(target, name, stat.st_uid, stat.st_gid).map_err(failed("fchownat", path))?;
+                }
+                let handle = fs::open_handle(target, name).map_err(failed("openat", path))?;
+                fs::chmod_handle(handle.as_fd(), stat.st_mode & 0o7777).map_err(failed("chmod", path))?;
+                self.give(path, stat, Some(stat.st_mode & 0o7777), vec![]);
+                fs::lutimensat(target, name, time(stat)).map_err(failed("utimensat", path))
             }
             _ => Ok(()),
         }
     }
 
-    fn link(&self, first: &[u8], target: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<()> {
-        let first = fs::c_string(first).map_err(failed("linkat", path))?;
-        // The first name lies in a tree that this copy makes and that nobody else knows yet.
-        fs::linkat(self.root.as_fd(), &first, target, name).map_err(failed("linkat", path))
+    /// One more name of a file that was copied already.
+    fn linked(&mut self, path: &[u8], name: &CStr, stat: &Stat, target: BorrowedFd<'_>) -> Result<bool> {
+        let key = (stat.st_dev, stat.st_ino);
+        let Some(first) = self.links.get(&key) else {
+            // Sockets are not copied, and no name of them either.
+            if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+                self.links.insert(key, path.to_vec());
+            }
+            return Ok(false);
+        };
+        let (parent, last) = match first.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&first[..slash], &first[slash + 1..]),
+            None => (&[][..], &first[..]),
+        };
+        let from = self.target(parent)?;
+        let last = fs::c_string(last).map_err(failed("linkat", path))?;
+        fs::linkat(from.as_fd(), &last, target, name).map_err(failed("linkat", path))?;
+        Ok(true)
     }
 
-    fn finish_node(&self, found: &Found, target: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<()> {
-        if self.owners {
-            fs::lchownat(target, name, found.stat.st_uid, found.stat.st_gid).map_err(failed("fchownat", path))?;
+    fn contents(&mut self, from: &File, made: &File, stat: &Stat, path: &[u8]) -> Result<()> {
+        if self.can_share {
+            match reflink::clone_file(from.as_fd(), made.as_fd()) {
+                Ok(()) => return Ok(()),
+                Err(error) if self.contents == Contents::Shared || !reflink::cannot_clone(&error) => {
+                    return Err(failed("ioctl_ficlone", path)(error));
+                }
+                // Layers may lie on several file systems, but hardly ever do.
+                Err(_) => self.can_share = false,
+            }
         }
-        let handle = fs::open_handle(target, name).map_err(failed("openat", path))?;
-        fs::chmod_handle(handle.as_fd(), found.stat.st_mode & 0o7777).map_err(failed("chmod", path))?;
-        fs::lutimensat(target, name, time(&found.stat)).map_err(failed("utimensat", path))
+        reflink::copy_data(from, made, stat.st_size.unsigned_abs()).map_err(failed("copy_file_range", path))
     }
 
     /// Owner, attributes, mode, time: in this order, since each may undo a later one.
-    fn finish(&self, found: &Found, made: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+    fn finish(&mut self, found: &Found, from: BorrowedFd<'_>, made: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
         let stat = &found.stat;
-        if self.owners {
-            fs::fchown(made, stat.st_uid, stat.st_gid).map_err(failed("fchownat", path))?;
+        if matches!(self.ownership, Ownership::Full) {
+            fs::fchown(made, stat.st_uid, stat.st_gid).map_err(failed("fchown", path))?;
         }
-        let from = found.open().map_err(failed("openat", path))?;
-        for name in xattr::list(from.as_fd()).map_err(failed("flistxattr", path))? {
+        let mut privileged = vec![];
+        for name in xattr::list(from).map_err(failed("flistxattr", path))? {
             let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
             if overlay.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
                 continue;
             }
-            let Some(value) = xattr::get(from.as_fd(), &name).map_err(failed("fgetxattr", path))? else { continue };
+            let Some(value) = xattr::get(from, &name).map_err(failed("fgetxattr", path))? else { continue };
             match xattr::set(made, &name, &value) {
-                // What only root may set is not there without root.
-                Err(error) if !self.owners && error.raw_os_error() == Some(libc::EPERM) => {}
+                // What only root may set is not there without root, or is set by who may.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => match self.ownership {
+                    Ownership::Full => return Err(failed("fsetxattr", path)(error)),
+                    Ownership::Single => {}
+                    Ownership::Mapped(_) => privileged.push((name.into_bytes(), inside(value))),
+                },
                 other => other.map_err(failed("fsetxattr", path))?,
             }
         }
-        fs::fchmod(made, stat.st_mode & 0o7777).map_err(failed("fchmod", path))?;
+        let mode = stat.st_mode & 0o7777;
+        fs::fchmod(made, mode).map_err(failed("fchmod", path))?;
+        self.give(path, stat, Some(mode), privileged);
         fs::futimens(made, time(stat)).map_err(failed("futimens", path))
     }
+
+    /// Notes what has to be done as another id.
+    fn give(&mut self, path: &[u8], stat: &Stat, mode: Option<u32>, xattrs: Vec<(Vec<u8>, Vec<u8>)>) {
+        let Ownership::Mapped(reown) = self.ownership else { return };
+        if (stat.st_uid, stat.st_gid) == self.own && xattrs.is_empty() {
+            return;
+        }
+        let (uid, gid) = reown.container_ids(stat.st_uid, stat.st_gid);
+        self.owners.push(Owner { path: path.to_vec(), uid, gid, mode, xattrs });
+    }
+}
+
+/// File capabilities as a user namespace's root writes them. Seen from outside they name the namespace's root (version 3
+/// of `struct vfs_ns_cap_data`); inside they do not (version 2).
+fn inside(mut value: Vec<u8>) -> Vec<u8> {
+    if value.len() == 24 && value[3] == 3 {
+        value.truncate(20);
+        value[3] = 2;
+    }
+    value
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut inner = path.to_vec();
+    if !inner.is_empty() {
+        inner.push(b'/');
+    }
+    inner.extend_from_slice(name);
+    inner
 }
 
 fn time(stat: &Stat) -> Time {
@@ -171,7 +278,8 @@ mod tests {
         let (kind, mode) = (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::empty());
         nix::sys::stat::mknod(&at("up/a/gone"), kind, mode, device).unwrap();
         let view = View::new([at("up"), at("low")]).unwrap();
-        copy(&view, &at("out"), nix::unistd::geteuid().is_root()).unwrap();
+        let ownership = if nix::unistd::geteuid().is_root() { Ownership::Full } else { Ownership::Single };
+        copy(&view, &at("out"), &ownership, Contents::SharedOrWritten).unwrap();
         assert!(!at("out/a/gone").exists());
         assert_eq!(std::fs::read_link(at("out/link")).unwrap(), Path::new("/etc/passwd"));
         assert_eq!(std::fs::read(at("out/a/b/old")).unwrap(), b"old");

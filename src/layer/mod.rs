@@ -22,12 +22,16 @@ pub(crate) mod tar;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod usage;
 mod view;
 
 pub use compression::{Compression, Decoder};
-pub(crate) use copy::copy;
+pub(crate) use copy::{Contents, copy};
 pub use limits::Limits;
+pub(crate) use store::Grave;
+pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
 pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
+pub(crate) use usage::measure;
 pub use view::View;

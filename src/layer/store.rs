@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pipeline::{self, Job};
 use super::{Below, Limits, Ownership, Skipped, Unpacked, View, WhiteoutFormat};
-use crate::content::tmp::{self, TmpDir};
+use crate::content::tmp::{self, Buried, TmpDir};
 use crate::content::{self, Durability};
 use crate::name::{ChainId, DiffId, Digest};
 use crate::{Error, ErrorKind, Result, sys};
@@ -83,6 +83,11 @@ impl Layer {
         &self.tree
     }
 
+    /// The directory that the layer is in, with what is known about it.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What it is.
     pub fn diff_id(&self) -> &DiffId {
         &self.record.diff_id
@@ -134,6 +139,7 @@ pub struct LayerStore {
 }
 
 const STEP: &str = "unpack the layer";
+const REMOVE: &str = "remove the layer";
 
 impl LayerStore {
     /// Opens the layers beside the blobs of `content`, and sweeps what dead processes left half made.
@@ -314,16 +320,49 @@ impl LayerStore {
     /// # Errors
     /// Where the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Layer>> {
-        let dir = self.dir();
-        let failed = |error| Error::io("list the layers", "readdir", error).path(&dir);
         let mut layers = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            if let Some(name) = name.to_str().filter(|name| !name.ends_with(".lock")) {
-                layers.extend(self.read(name)?);
-            }
+        for name in self.names()? {
+            layers.extend(self.read(&name)?);
         }
         Ok(layers)
+    }
+
+    /// The names in `layers/` that are layers.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let dir = self.dir();
+        let failed = |error| Error::io("list the layers", "readdir", error).path(&dir);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.to_str().filter(|name| !name.ends_with(".lock")).map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// Where the layer `name` is.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// The layer `name`, with a look at whether it is what the name says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where it is not.
+    pub(crate) fn look(&self, name: &str) -> Result<Layer> {
+        let corrupt = |why: &'static str| Error::new(ErrorKind::Corrupt, "find the layer").because(why);
+        let layer = self.read(name)?.ok_or_else(|| corrupt("it has no layer.json"))?;
+        let stem = match &layer.record.chain_id {
+            None => layer.record.diff_id.hex().to_owned(),
+            Some(chain_id) => format!("chain-{}", chain_id.hex()),
+        };
+        let way = name.strip_prefix(&stem).map(|rest| rest.strip_suffix("-user").unwrap_or(rest));
+        if !matches!(way, Some("" | "-single" | "-mapped")) {
+            return Err(corrupt("its layer.json is that of another layer"));
+        }
+        if !fs::symlink_metadata(&layer.tree).is_ok_and(|status| status.is_dir()) {
+            return Err(corrupt("it has no tree"));
+        }
+        Ok(layer)
     }
 
     /// Removes a layer's tree; one that is gone is fine. The caller knows that no image and no container needs it.
@@ -331,20 +370,38 @@ impl LayerStore {
     /// # Errors
     /// Where something of it stays; it is out of sight even then, and swept by the next open.
     pub fn remove(&self, layer: &Layer) -> Result<()> {
-        let step = "remove the layer";
-        // Renamed first, so that what is visible is whole. The directory that receives it is locked by us meanwhile.
-        let grave = TmpDir::create(&self.content.path("tmp"))?;
-        let to = grave.path().join("layer");
-        match fs::rename(&layer.dir, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io(step, "rename", error).path(&layer.dir)),
+        self.bury(layer)?.map_or(Ok(()), Grave::remove)
+    }
+
+    /// Takes a layer out of sight at once; `None` where it is gone already. Removing what it was is the slow part, and
+    /// needs no lock any more.
+    pub(crate) fn bury(&self, layer: &Layer) -> Result<Option<Grave>> {
+        let tmp = self.content.path("tmp");
+        let buried =
+            tmp::bury(&layer.dir, &tmp).map_err(|error| Error::io(REMOVE, "rename", error).path(&layer.dir))?;
+        Ok(buried.map(|buried| Grave {
+            buried,
+            tmp,
+            from: layer.dir.clone(),
+            ownership: self.options.ownership.clone(),
+        }))
+    }
+
+    /// Lock files of unpackings whose programs are dead, locked by us.
+    pub(crate) fn stale_locks(&self) -> Result<Vec<(PathBuf, File)>> {
+        let dir = self.dir();
+        let failed = |error| Error::io("list the layers", "readdir", error).path(&dir);
+        let mut stale = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "lock")
+                && let Ok(file) = File::open(&path)
+                && file.try_lock().is_ok()
+            {
+                stale.push((path, file));
+            }
         }
-        let parent = grave.dir().as_fd();
-        match (&self.options.ownership, sys::fs::remove_tree(parent, "layer".as_ref())) {
-            (Ownership::Mapped(reown), Err(_)) => reown.remove(parent, "layer".as_ref()),
-            (_, result) => result.map_err(|error| Error::io(step, "unlink", error).path(&layer.dir)),
-        }
+        Ok(stale)
     }
 
     fn ensure_with<B: Below + Sync>(
@@ -448,14 +505,40 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// A layer that is out of sight, and still takes space.
+#[derive(Debug)]
+pub(crate) struct Grave {
+    buried: Buried,
+    tmp: PathBuf,
+    from: PathBuf,
+    ownership: Ownership,
+}
+
+impl Grave {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Where something of it stays, to be swept by the next open.
+    pub(crate) fn remove(self) -> Result<()> {
+        let Grave { buried, tmp, from, ownership } = self;
+        let fail = |syscall, error| Error::io(REMOVE, syscall, error).path(&from);
+        let tmp = File::open(&tmp).map_err(|error| fail("open", error))?;
+        match (&ownership, sys::fs::remove_tree(tmp.as_fd(), &buried.name)) {
+            (Ownership::Mapped(reown), Err(_)) => reown.remove(tmp.as_fd(), &buried.name),
+            (_, result) => result.map_err(|error| fail("unlink", error)),
+        }
+    }
+}
+
 /// A lock file that goes with its lock.
-struct LockFile {
+#[derive(Debug)]
+pub(crate) struct LockFile {
     path: PathBuf,
     _file: File,
 }
 
 impl LockFile {
-    fn acquire(path: PathBuf) -> Result<LockFile> {
+    pub(crate) fn acquire(path: PathBuf) -> Result<LockFile> {
         let failed = |syscall| {
             let path = path.clone();
             move |error| Error::io("lock the layer", syscall, error).path(path)

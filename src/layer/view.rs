@@ -150,17 +150,7 @@ impl View {
         if !found.is_dir() {
             return Ok(None);
         }
-        // The uppermost layer that has a name decides whether it shows.
-        let mut seen = BTreeMap::new();
-        for dir in &found.dirs {
-            for name in names(dir.as_fd()).map_err(failed(path))? {
-                if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
-                    let stat = lstatat(dir.as_fd(), vacant.key()).map_err(failed(path))?;
-                    vacant.insert(!is_whiteout(&stat));
-                }
-            }
-        }
-        Ok(Some(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect()))
+        shown(&found).map(Some).map_err(failed(path))
     }
 
     /// Resolves `path`; `follow` says whether a symlink at its end is followed too.
@@ -246,8 +236,23 @@ impl View {
     }
 }
 
+/// The names that a merged directory shows, sorted.
+pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
+    // The uppermost layer that has a name decides whether it shows.
+    let mut seen = BTreeMap::new();
+    for share in &dir.dirs {
+        for name in names(share.as_fd())? {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
+                let stat = lstatat(share.as_fd(), vacant.key())?;
+                vacant.insert(!is_whiteout(&stat));
+            }
+        }
+    }
+    Ok(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect())
+}
+
 /// Looks `name` up in a merged directory.
-fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
+pub(super) fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
     for share in &dir.dirs {
         let stat = match lstatat(share.as_fd(), name) {

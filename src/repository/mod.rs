@@ -12,6 +12,7 @@
 mod remove;
 mod resolve;
 
+pub(crate) use remove::Needless;
 pub use remove::Removed;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -1,12 +1,16 @@
 //! Taking names away, and with the last one the image.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use super::resolve::Meaning;
-use crate::content::IndexEntry;
+use crate::content::lock::Held;
+use crate::content::{Collection, IndexEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
+use crate::layer::{Grave, Layer};
 use crate::name::{ChainId, DiffId, Reference};
+use crate::snapshot;
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct Removed {
 }
 
 /// Says which images have containers, whatever state those are in. Asked while no new container can come to be, see
-/// [`Images::hold`].
+/// [`Images::lock`].
 pub(crate) type InUse<'a> = &'a dyn Fn() -> Result<HashSet<ImageId>>;
 
 impl Images {
@@ -35,7 +39,7 @@ impl Images {
     /// changed. Errors of the file system while blobs and layers go: then the names are gone, and the next removal
     /// takes what stayed.
     pub(crate) fn remove(&self, text: &str, force: bool, in_use: InUse<'_>) -> Result<Removed> {
-        let _alone = self.hold_alone()?;
+        let alone = self.lock().alone()?;
         let used = in_use()?;
         let meaning = Meaning::of(text)?;
         let removed = self.content().update_index(|entries| {
@@ -47,7 +51,7 @@ impl Images {
             let image = self.resolve(text)?;
             self.delete(entries, &image, force, &used)
         })?;
-        self.collect(removed, &used)
+        self.collect(alone, removed, &used)
     }
 
     /// Removes all nameless images without containers, and everything else that nothing needs.
@@ -55,26 +59,44 @@ impl Images {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn prune(&self, in_use: InUse<'_>) -> Result<Removed> {
-        let _alone = self.hold_alone()?;
+        let alone = self.lock().alone()?;
         let used = in_use()?;
         let removed = self.content().update_index(|entries| {
-            let mut removed = Removed::default();
-            // A damaged image may be the one that a container uses, unless all of those are accounted for.
-            let damaged_may_go = used.is_subset(&self.known(entries));
-            entries.retain(|entry| {
-                if entry.ref_name().is_some() {
-                    return true;
-                }
-                let Ok(image) = self.open_entry(entry) else { return !damaged_may_go };
-                if used.contains(image.id()) {
-                    return true;
-                }
-                removed.deleted.push(image.id().clone());
-                false
-            });
+            let (stay, removed) = self.without_needless(entries, &used, false);
+            *entries = stay;
             Ok(removed)
         })?;
-        self.collect(removed, &used)
+        self.collect(alone, removed, &used)
+    }
+
+    /// What is left of the index when the nameless images without containers go, or with `all` every image without
+    /// containers; and what went.
+    pub(crate) fn without_needless(
+        &self,
+        entries: &[IndexEntry],
+        used: &HashSet<ImageId>,
+        all: bool,
+    ) -> (Vec<IndexEntry>, Removed) {
+        let mut removed = Removed::default();
+        // A damaged image may be the one that a container uses, unless all of those are accounted for.
+        let damaged_may_go = used.is_subset(&self.known(entries));
+        let mut stay = entries.to_vec();
+        stay.retain(|entry| {
+            if entry.ref_name().is_some() && !all {
+                return true;
+            }
+            match self.open_entry(entry) {
+                Ok(image) if used.contains(image.id()) => return true,
+                Ok(image) if removed.deleted.contains(image.id()) => {}
+                Ok(image) => removed.deleted.push(image.id().clone()),
+                Err(_) if damaged_may_go => {}
+                Err(_) => return true,
+            }
+            removed.untagged.extend(index::name_of(entry));
+            false
+        });
+        removed.untagged.sort_unstable();
+        (stay, removed)
     }
 
     /// One name goes; `entry` is out of the list already.
@@ -154,18 +176,41 @@ impl Images {
         entries.iter().filter(move |entry| self.is_same(entry, image))
     }
 
-    /// Removes blobs and unpacked layers that nothing needs any more.
-    fn collect(&self, mut removed: Removed, used: &HashSet<ImageId>) -> Result<Removed> {
-        removed.freed = self.content().gc(&[])?.freed;
-        self.collect_layers(used)?;
-        Ok(removed)
+    /// Removes blobs and unpacked layers that nothing needs any more. The slow part, emptying the layers' trees, comes
+    /// when nobody waits any more.
+    fn collect(&self, alone: Held, mut removed: Removed, used: &HashSet<ImageId>) -> Result<Removed> {
+        let collection = self.content().collection()?;
+        removed.freed = self.content().collect(&collection, &[])?.freed;
+        let needless = self.needless(&collection, collection.entries(), used)?;
+        // As much as possible goes, then the first failure is told.
+        let mut result = Ok(());
+        for base in &needless.bases {
+            result = result.and(self.remove_base(base));
+        }
+        let graves: Vec<Result<Option<Grave>>> = needless.layers.iter().map(|it| self.layers().bury(it)).collect();
+        drop((collection, alone));
+        for grave in graves {
+            result = result.and(grave.and_then(|grave| grave.map_or(Ok(()), Grave::remove)));
+        }
+        result.map(|()| removed)
     }
 
-    fn collect_layers(&self, used: &HashSet<ImageId>) -> Result<()> {
+    /// Removes a merged stack of layers that nothing needs.
+    pub(crate) fn remove_base(&self, base: &Path) -> Result<()> {
+        snapshot::remove_base(self.content().root(), base, &self.layers().options().ownership)
+    }
+
+    /// What of the unpacked layers no image of `entries` and no live lease needs. Nothing where that is not known of all
+    /// images: a damaged one may stand under a container.
+    pub(crate) fn needless(
+        &self,
+        collection: &Collection<'_>,
+        entries: &[IndexEntry],
+        used: &HashSet<ImageId>,
+    ) -> Result<Needless> {
         let (mut diff_ids, mut chain_ids, mut known) = (HashSet::new(), HashSet::new(), HashSet::new());
-        for entry in self.content().tags()? {
-            // A damaged image may stand under a container; what it needs is unknown, so everything stays.
-            let Ok(image) = self.open_entry(&entry) else { return Ok(()) };
+        for entry in entries {
+            let Ok(image) = self.open_entry(entry) else { return Ok(Needless::default()) };
             let stack: &[DiffId] = &image.config().rootfs.diff_ids;
             let mut chain = None;
             for diff_id in stack {
@@ -177,21 +222,28 @@ impl Images {
             known.insert(image.id().clone());
         }
         if !used.is_subset(&known) {
-            return Ok(());
+            return Ok(Needless::default());
         }
-        // As much as possible goes, then the first failure is told.
-        let mut failure = None;
-        for layer in self.layers().list()? {
+        let held = &collection.leases().held;
+        let mut layers = self.layers().list()?;
+        layers.retain(|layer| {
             let needed = match layer.chain_id() {
                 Some(chain_id) => chain_ids.contains(chain_id),
                 None => diff_ids.contains(layer.diff_id()),
             };
-            if !needed && let Err(error) = self.layers().remove(&layer) {
-                failure.get_or_insert(error);
-            }
-        }
-        failure.map_or(Ok(()), Err)
+            !needed && !held.contains(&layer.diff_id().0)
+        });
+        let bases = snapshot::needless_bases(self.content().root(), |chain_id| chain_ids.contains(chain_id))?;
+        Ok(Needless { layers, bases })
     }
+}
+
+/// Unpacked things that nothing needs.
+#[derive(Debug, Default)]
+pub(crate) struct Needless {
+    pub(crate) layers: Vec<Layer>,
+    /// Directories of merged stacks of layers.
+    pub(crate) bases: Vec<PathBuf>,
 }
 
 /// The entry of a name; a digest in it has to be the entry's.
@@ -210,6 +262,6 @@ fn take_named(entries: &mut Vec<IndexEntry>, name: &Reference) -> Option<IndexEn
 fn in_use_error(text: &str, id: &ImageId) -> Error {
     Error::new(ErrorKind::Conflict, "remove the image")
         .path(text)
-        .because(format!("a container uses the image {}", id.short()))
-        .remedy("remove its containers first")
+        .because(format!("a container or a saved snapshot uses the image {}", id.short()))
+        .remedy("remove its containers and snapshots first")
 }

@@ -189,8 +189,8 @@ fn a_damaged_image_can_be_removed_by_name() {
 fn a_hold_makes_removals_wait() {
     let root = root();
     let image = load(&root, "held", &["held:1"]);
-    let hold = root.images.hold().unwrap();
-    let also = root.images.hold().unwrap();
+    let hold = root.images.lock().share().unwrap();
+    let also = root.images.lock().share().unwrap();
     std::thread::scope(|scope| {
         let removal = scope.spawn(|| root.images.remove("held:1", false, &nobody).unwrap());
         std::thread::sleep(std::time::Duration::from_millis(50));

@@ -1,20 +1,29 @@
-//! The copy backend: the whole tree, written out. For hosts where overlay is refused.
+//! The copy backend: the whole tree, written out. For hosts where overlay is refused and nothing can be shared.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
-use super::{Base, Changes, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
-use crate::Result;
-use crate::layer;
+use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
+use super::{remove_at, usage_of};
+use crate::layer::{self, Contents, Ownership, View};
+use crate::{Error, Result};
 
-/// Copies the base into a directory of the container's own.
-#[derive(Debug, Clone, Copy)]
+/// Copies the base into a directory of the container's own. Blocks are shared all the same where the file system can do
+/// that, and holes stay holes.
+///
+/// Rootless, what files of the base say about owners is kept as far as `ownership` can express it. With a subordinate
+/// range, files that only other ids of the range may read cannot be copied, which is an error that names the first.
+#[derive(Debug, Clone)]
 pub struct Copy {
-    /// Owners cannot be changed; what files of the base say about them is not carried over.
-    pub rootless: bool,
+    ownership: Ownership,
 }
 
-/// Written when the copy is complete: a half-made one is made again.
-const COMPLETE: &str = "rootfs.complete";
+impl Copy {
+    /// Copies with the ownership that the layers were unpacked with.
+    pub fn new(ownership: Ownership) -> Copy {
+        Copy { ownership }
+    }
+}
 
 impl Snapshotter for Copy {
     fn name(&self) -> &'static str {
@@ -22,30 +31,54 @@ impl Snapshotter for Copy {
     }
 
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
-        let layers = match base {
-            Base::Layers(layers) => layers,
-            // A host tree is never copied: what cannot be overlaid is shown read-only.
-            Base::Directory(path) => return directory::read_only(path),
-        };
-        let rootfs = dir.join("rootfs");
-        let complete = dir.join(COMPLETE);
-        if !complete.exists() {
-            remove_at(dir, "rootfs")?;
-            directory_at(&rootfs, 0o755)?;
-            layer::copy(&layer::View::of_layers(layers)?, &rootfs, !self.rootless)?;
-            std::fs::write(&complete, b"")
-                .map_err(|error| crate::Error::io("prepare the snapshot", "write", error).path(&complete))?;
+        // A host tree is never copied: what cannot be overlaid is shown read-only.
+        if let Base::Directory(path) = base {
+            return directory::read_only(path);
         }
-        let root = Mount::Bind { source: rootfs, read_only: false, recursive: false };
-        Ok(Snapshot { root, inner: vec![], masked: vec![], notes: vec![] })
+        if !dir.join("rootfs").exists() {
+            copy_to(&View::new(base.trees()?)?, dir, "rootfs", &self.ownership, Contents::SharedOrWritten)?;
+        }
+        Ok(snapshot(dir))
     }
 
     fn changes(&self, dir: &Path) -> Changes {
         Changes::Tree(dir.join("rootfs"))
     }
 
-    fn remove(&self, dir: &Path) -> Result<()> {
-        remove_at(dir, COMPLETE)?;
-        remove_at(dir, "rootfs")
+    fn usage(&self, dir: &Path) -> Result<Usage> {
+        usage_of([dir.join("rootfs")], &self.ownership)
     }
+
+    fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+        copy_to(&View::new([dir.join("rootfs")])?, into, "tree", &self.ownership, Contents::SharedOrWritten)
+    }
+
+    fn remove(&self, dir: &Path) -> Result<()> {
+        remove_at(dir, &WRITABLE, &self.ownership)
+    }
+}
+
+/// The names below a container's directory that trees of its own have, finished and not.
+pub(super) const WRITABLE: [&str; 2] = ["rootfs", "rootfs.new"];
+
+/// What to mount where the whole tree is the container's own.
+pub(super) fn snapshot(dir: &Path) -> Snapshot {
+    Snapshot::of(Mount::Bind { source: dir.join("rootfs"), read_only: false, recursive: false })
+}
+
+/// Copies what `view` shows to `name` in `dir`, where it appears when it is whole.
+pub(super) fn copy_to(view: &View, dir: &Path, name: &str, ownership: &Ownership, contents: Contents) -> Result<()> {
+    let half = format!("{name}.new");
+    remove_at(dir, &[&half], ownership)?;
+    let new = dir.join(&half);
+    directory_at(&new, 0o755)?;
+    let copied = layer::copy(view, &new, ownership, contents).and_then(|()| {
+        let to = dir.join(OsStr::new(name));
+        std::fs::rename(&new, &to).map_err(|error| Error::io(PREPARE, "rename", error).path(to))
+    });
+    if copied.is_err() {
+        // The first failure is the one to be told.
+        let _ = remove_at(dir, &[&half], ownership);
+    }
+    copied
 }

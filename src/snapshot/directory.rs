@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::overlay::{directory_like, mode_of};
 use super::{Mount, Snapshot, directory_at};
+use crate::layer::Ownership;
 use crate::{Error, ErrorKind, Result, sys};
 
 /// Directories that a container has of its own: what the host mounts there is not carried over.
@@ -58,7 +59,7 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
         Mount::Bind { source: base.clone(), read_only: true, recursive: true }
     } else {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
-        directory_like(&upper, &base, mode_of(&base)?, !rootless)?;
+        directory_like(&upper, &base, mode_of(&base)?, &owners(rootless))?;
         directory_at(&work, 0o700)?;
         for mount in &below {
             maker.cover(mount)?;
@@ -82,7 +83,7 @@ pub(super) fn read_only(base: &Path) -> Result<Snapshot> {
         base.display()
     )];
     let root = Mount::Bind { source: base, read_only: true, recursive: true };
-    Ok(Snapshot { root, inner, masked: vec![], notes })
+    Ok(Snapshot { inner, notes, ..Snapshot::of(root) })
 }
 
 /// In a tree that is bound read-only, the directories that every container mounts on have to be there.
@@ -110,6 +111,11 @@ fn canonical(base: &Path) -> Result<PathBuf> {
             .because("it is no directory"));
     }
     Ok(path)
+}
+
+/// Owners of the host's directories are no ids of a range, so rootless nothing is given to them.
+fn owners(rootless: bool) -> Ownership {
+    if rootless { Ownership::Single } else { Ownership::Full }
 }
 
 struct Maker<'a> {
@@ -140,7 +146,7 @@ impl Maker<'_> {
         self.count += 1;
         let (upper, work) = (place.join("upper"), place.join("work"));
         directory_at(&place, 0o700)?;
-        directory_like(&upper, path, mode_of(path)?, !self.rootless)?;
+        directory_like(&upper, path, mode_of(path)?, &owners(self.rootless))?;
         directory_at(&work, 0o700)?;
         let mount = Mount::Overlay { lower: vec![path.to_owned()], upper, work };
         self.inner.push((self.relative(path), mount));

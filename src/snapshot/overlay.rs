@@ -1,19 +1,53 @@
 //! The overlay backend: two directories per container, whatever the image's size.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::{Base, Changes, Mount, Snapshot, Snapshotter, directory, directory_at, remove_at};
+use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
+use super::{remove_at, trees, usage_of};
+use crate::layer::{Layer, Owner, Ownership};
 use crate::probe::Host;
 use crate::{Error, Result, sys};
 
 /// Overlayfs, see Documentation/filesystems/overlayfs.rst; rootless with `userxattr` (Linux 5.11).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Overlay {
-    /// The mounts will be performed in a user namespace.
-    pub rootless: bool,
+    ownership: Ownership,
+}
+
+/// The names below a container's directory that are ours.
+const WRITABLE: [&str; 3] = ["upper", "work", "inner"];
+
+impl Overlay {
+    /// Overlays over layers that were unpacked with this ownership. With any but [`Ownership::Full`] the mounts are meant
+    /// for a user namespace.
+    pub fn new(ownership: Ownership) -> Overlay {
+        Overlay { ownership }
+    }
+
+    fn over(&self, dir: &Path, model: Option<&Path>, trees: Vec<std::path::PathBuf>) -> Result<Snapshot> {
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        // The root of the merged tree shows the upper directory: mode, owner and attributes that the image gave.
+        let mut notes = vec![];
+        match model {
+            Some(tree) => {
+                directory_like(&upper, tree, mode_of(tree)?, &self.ownership)?;
+                notes.extend(if let Ownership::Single = self.ownership { foreign_root(tree)? } else { None });
+            }
+            None => directory_at(&upper, 0o755)?,
+        }
+        directory_at(&work, 0o700)?;
+        let root = Mount::Overlay { lower: trees, upper, work };
+        Ok(Snapshot { notes, ..Snapshot::of(root) })
+    }
+}
+
+/// The tree of the uppermost layer that says what the root directory is like.
+fn root_of(layers: &[Layer]) -> Option<&Path> {
+    layers.iter().rev().find(|layer| layer.sets_root()).map(Layer::tree)
 }
 
 impl Snapshotter for Overlay {
@@ -23,23 +57,14 @@ impl Snapshotter for Overlay {
 
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
         match base {
-            Base::Layers(layers) => {
-                let (upper, work) = (dir.join("upper"), dir.join("work"));
-                // The root of the merged tree shows the upper directory: mode, owner and attributes that the image gave.
-                let mut notes = vec![];
-                match layers.iter().rev().find(|layer| layer.sets_root()).map(|layer| layer.tree()) {
-                    Some(tree) => {
-                        directory_like(&upper, tree, mode_of(tree)?, !self.rootless)?;
-                        notes.extend(if self.rootless { foreign_root(tree)? } else { None });
-                    }
-                    None => directory_at(&upper, 0o755)?,
-                }
-                directory_at(&work, 0o700)?;
-                // Each once: overlayfs refuses a layer that an image has twice.
-                let lower = crate::layer::trees(layers).into_iter().map(Path::to_owned).collect();
-                Ok(Snapshot { root: Mount::Overlay { lower, upper, work }, inner: vec![], masked: vec![], notes })
+            // Each once: overlayfs refuses a layer that an image has twice.
+            Base::Layers(layers) => self.over(dir, root_of(layers), trees(layers, &[])?),
+            Base::Frozen(layers, parts) => {
+                let trees = trees(layers, parts)?;
+                let model = parts.last().and(trees.first()).cloned();
+                self.over(dir, model.as_deref().or(root_of(layers)), trees)
             }
-            Base::Directory(path) => directory::snapshot(dir, path, self.rootless),
+            Base::Directory(path) => directory::snapshot(dir, path, !matches!(self.ownership, Ownership::Full)),
         }
     }
 
@@ -47,62 +72,120 @@ impl Snapshotter for Overlay {
         Changes::Upper(dir.join("upper"))
     }
 
-    fn remove(&self, dir: &Path) -> Result<()> {
-        for name in ["upper", "work", "inner"] {
-            remove_at(dir, name)?;
+    fn usage(&self, dir: &Path) -> Result<Usage> {
+        // Of a host tree there are several. Work directories are the kernel's, empty, and closed to everybody but root.
+        let inner = std::fs::read_dir(dir.join("inner")).into_iter().flatten().flatten();
+        let uppers = inner.map(|entry| entry.path().join("upper")).chain([dir.join("upper")]);
+        usage_of(uppers, &self.ownership)
+    }
+
+    fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+        let (upper, to) = (dir.join("upper"), into.join("upper"));
+        let fail = |error| Error::io("freeze the snapshot", "rename", error).path(&upper);
+        match std::fs::rename(&upper, &to) {
+            // A directory changes its parent only for who may write to it.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                as_own(&upper, &to, &self.ownership, || std::fs::rename(&upper, &to).map_err(fail))
+            }
+            other => other.map_err(fail),
         }
-        Ok(())
+    }
+
+    fn remove(&self, dir: &Path) -> Result<()> {
+        remove_at(dir, &WRITABLE, &self.ownership)
     }
 }
 
-/// Makes an upper directory that stands for `model`: its mode and attributes, with `owner` also its owner. One that is
-/// there already is the container's.
-pub(super) fn directory_like(path: &Path, model: &Path, mode: u32, owner: bool) -> Result<()> {
-    let fail = |syscall| move |error| Error::io("prepare the snapshot", syscall, error).path(path);
+/// Does something to the directory `at` that takes its owner and his right to write, and gives it back, wherever it is
+/// then. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
+fn as_own(at: &Path, then: &Path, ownership: &Ownership, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let was = std::fs::metadata(at).map_err(|error| Error::io("freeze the snapshot", "stat", error).path(at))?;
+    let mode = was.mode() & 0o7777;
+    let give = |at: &Path, owner: (u32, u32), mode| match ownership {
+        Ownership::Mapped(_) => give_root(at, owner, mode, ownership),
+        _ => std::fs::set_permissions(at, std::fs::Permissions::from_mode(mode))
+            .map_err(|error| Error::io("freeze the snapshot", "chmod", error).path(at)),
+    };
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    give(at, own, 0o700)?;
+    let done = act();
+    let back = give(if done.is_ok() { then } else { at }, (was.uid(), was.gid()), mode);
+    done.and(back)
+}
+
+/// Gives a directory to an owner of the range, as this process sees ids.
+fn give_root(at: &Path, (uid, gid): (u32, u32), mode: u32, ownership: &Ownership) -> Result<()> {
+    let Ownership::Mapped(reown) = ownership else { return Ok(()) };
+    // A handle: what it will belong to may not let us read it, and need not now.
+    let handle = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(at);
+    let handle = handle.map_err(|error| Error::io("set the owner of the root directory", "open", error).path(at))?;
+    let (uid, gid) = reown.container_ids(uid, gid);
+    reown.reown(handle.as_fd(), &[Owner { path: vec![], uid, gid, mode: Some(mode), xattrs: vec![] }])
+}
+
+/// Makes an upper directory that stands for `model`: its mode and attributes, and its owner as far as `ownership` can
+/// express it. One that is there already is the container's.
+pub(super) fn directory_like(path: &Path, model: &Path, mode: u32, ownership: &Ownership) -> Result<()> {
+    let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
     if path.exists() {
         return Ok(());
     }
     directory_at(path, mode)?;
     // A directory that may not be listed has attributes that may not be read.
-    let Ok(from) = File::open(model) else { return Ok(()) };
-    let made = match File::open(path) {
-        Err(_) if !owner => return Ok(()),
-        other => other.map_err(fail("open"))?,
-    };
-    if owner {
-        let status = from.metadata().map_err(fail("fstat"))?;
-        sys::fs::fchown(made.as_fd(), status.uid(), status.gid()).map_err(fail("fchown"))?;
+    if let Ok(from) = File::open(model) {
+        let made = match File::open(path) {
+            Err(_) if !matches!(ownership, Ownership::Full) => None,
+            other => Some(other.map_err(fail("open"))?),
+        };
+        if let Some(made) = made {
+            take_after(&from, &made, mode, matches!(ownership, Ownership::Full)).map_err(|(call, e)| fail(call)(e))?;
+        }
     }
-    for name in sys::xattr::list(from.as_fd()).map_err(fail("flistxattr"))? {
+    let status = std::fs::metadata(model).map_err(|error| Error::io(PREPARE, "stat", error).path(model))?;
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if (status.uid(), status.gid()) == own {
+        return Ok(());
+    }
+    give_root(path, (status.uid(), status.gid()), mode, ownership)
+}
+
+fn take_after(from: &File, made: &File, mode: u32, owner: bool) -> Result<(), (&'static str, io::Error)> {
+    let failed = |syscall| move |error| (syscall, error);
+    if owner {
+        let status = from.metadata().map_err(failed("fstat"))?;
+        sys::fs::fchown(made.as_fd(), status.uid(), status.gid()).map_err(failed("fchown"))?;
+    }
+    for name in sys::xattr::list(from.as_fd()).map_err(failed("flistxattr"))? {
         // Those of overlay say something about the model's place in its own stack.
         let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
         if overlay.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
             continue;
         }
-        let Some(value) = sys::xattr::get(from.as_fd(), &name).map_err(fail("fgetxattr"))? else { continue };
+        let Some(value) = sys::xattr::get(from.as_fd(), &name).map_err(failed("fgetxattr"))? else { continue };
         match sys::xattr::set(made.as_fd(), &name, &value) {
             // The file systems need not be the same, nor the rights on them.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP)) => {}
-            other => other.map_err(fail("fsetxattr"))?,
+            other => other.map_err(failed("fsetxattr"))?,
         }
     }
     // An ACL changes it, and so does a new owner.
-    sys::fs::fchmod(made.as_fd(), mode).map_err(fail("fchmod"))
+    sys::fs::fchmod(made.as_fd(), mode).map_err(failed("fchmod"))
 }
 
-/// Says so where an image gives its root directory to a user whom only a user namespace could give files to.
+/// Says so where an image gives its root directory to a user whom only a range of ids could give files to.
 fn foreign_root(tree: &Path) -> Result<Option<String>> {
-    let status =
-        std::fs::metadata(tree).map_err(|error| Error::io("prepare the snapshot", "stat", error).path(tree))?;
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let foreign = (status.uid(), status.gid()) != own;
-    Ok(foreign.then(|| "the root directory belongs to root and not to the user that the image gives it to".into()))
+    // One that may not be listed says nothing about its owner either.
+    let Ok(file) = File::open(tree) else { return Ok(None) };
+    // Where unpacking records the owner that it could not give.
+    let recorded = sys::xattr::get(file.as_fd(), c"user.rootlesscontainers")
+        .map_err(|error| Error::io(PREPARE, "fgetxattr", error).path(tree))?;
+    let note = "the root directory belongs to root and not to the user that the image gives it to";
+    Ok(recorded.map(|_| note.to_owned()))
 }
 
 /// Permission bits of a directory.
 pub(super) fn mode_of(path: &Path) -> Result<u32> {
-    let status =
-        std::fs::metadata(path).map_err(|error| Error::io("prepare the snapshot", "stat", error).path(path))?;
+    let status = std::fs::metadata(path).map_err(|error| Error::io(PREPARE, "stat", error).path(path))?;
     Ok(status.mode() & 0o7777)
 }
 

@@ -7,6 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use super::reflink::{delete_subvolume, is_subvolume};
+
 /// What fstat(2) says.
 pub(crate) type Stat = libc::stat;
 
@@ -265,7 +267,8 @@ pub(crate) fn clear_umask_of_this_thread() -> bool {
 const MAX_OPEN: usize = 32;
 
 /// Removes `name` in `parent` and everything below it, without following symlinks and without crossing into another
-/// file system. Directories that forbid it are made writable first. A name that is absent is fine.
+/// file system; btrfs' subvolumes go with the rest. Directories that forbid it are made writable first. A name that is
+/// absent is fine.
 ///
 /// Descriptors and stack stay bounded however deep the tree is: what lies deeper than [`MAX_OPEN`] is moved up next to
 /// `name`'s own children first. After an error the rest of the tree is gone as far as it could be removed.
@@ -279,16 +282,12 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()
         Err(error) => return Err(error),
     }
     let top = open_writable(parent, &name)?;
-    let device = fstat(top.as_fd())?.st_dev;
-    let mut removal = Removal { top: top.as_fd(), device, raised: 0, first_error: None };
-    // What was moved up is removed in a further round.
-    loop {
-        let raised = removal.raised;
-        removal.clear(top.as_fd(), 1)?;
-        if removal.raised == raised || removal.first_error.is_some() {
-            break;
-        }
+    let stat = fstat(top.as_fd())?;
+    if is_subvolume(top.as_fd(), &stat) && delete_subvolume(parent, &name).is_ok() {
+        return Ok(());
     }
+    let mut removal = Removal { top: top.as_fd(), outer: None, device: stat.st_dev, raised: 0, first_error: None };
+    removal.empty()?;
     match (rmdirat(parent, &name), removal.first_error) {
         (Ok(()), _) => Ok(()),
         (Err(error), None) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -321,7 +320,11 @@ fn open_writable(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
 }
 
 struct Removal<'a> {
+    /// What is being emptied; directories that lie too deep are moved up to it.
     top: BorrowedFd<'a>,
+    /// Inside a subvolume of the tree: the tree's top, which subvolumes inside this one are moved up to. Directories
+    /// cannot leave their subvolume, subvolumes can.
+    outer: Option<BorrowedFd<'a>>,
     device: libc::dev_t,
     /// How many directories were moved up so far; makes their new names.
     raised: u64,
@@ -329,6 +332,18 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
+    /// Empties the top.
+    fn empty(&mut self) -> io::Result<()> {
+        // What was moved up is removed in a further round.
+        loop {
+            let raised = self.raised;
+            self.clear(self.top, 1)?;
+            if self.raised == raised || self.first_error.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Empties `dir`; failures of single names are noted and skipped.
     fn clear(&mut self, dir: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
         for name in names(dir)? {
@@ -351,7 +366,12 @@ impl Removal<'_> {
             other => return other,
         }
         let child = open_writable(dir, name)?;
-        if fstat(child.as_fd())?.st_dev != self.device {
+        let stat = fstat(child.as_fd())?;
+        if stat.st_dev != self.device {
+            // Of a directory that something is mounted on, rmdir(2) has said so above (`EBUSY`).
+            if is_subvolume(child.as_fd(), &stat) {
+                return self.subvolume(dir, name, child.as_fd(), (depth, stat.st_dev));
+            }
             // Something is mounted here: not ours to empty.
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
@@ -359,13 +379,45 @@ impl Removal<'_> {
             self.clear(child.as_fd(), depth + 1)?;
             return rmdirat(dir, name);
         }
-        loop {
-            self.raised += 1;
-            let raised = c_string(format!("raised-{}", self.raised).as_bytes())?;
-            match rename_new(dir, name, self.top, &raised) {
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-                other => return other,
-            }
+        self.raised = raise(dir, name, self.top, self.raised)?;
+        Ok(())
+    }
+
+    /// A btrfs subvolume inside: deleted as a whole, or, where that is not allowed, emptied and removed as a directory.
+    /// That is done for those at the very top only, where deeper ones are moved to: however deep subvolumes are nested,
+    /// one is in hand at a time.
+    fn subvolume(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        child: BorrowedFd<'_>,
+        (depth, device): (usize, libc::dev_t),
+    ) -> io::Result<()> {
+        if delete_subvolume(dir, name).is_ok() {
+            return Ok(());
+        }
+        let outer = self.outer.unwrap_or(self.top);
+        if depth > 1 || self.outer.is_some() {
+            self.raised = raise(dir, name, outer, self.raised)?;
+            return Ok(());
+        }
+        let mut inner = Removal { top: child, outer: Some(outer), device, raised: self.raised, first_error: None };
+        inner.empty()?;
+        self.raised = inner.raised;
+        match inner.first_error {
+            Some(error) => Err(error),
+            None => rmdirat(dir, name),
+        }
+    }
+}
+
+/// Moves `name` to a new name in `top`, numbered above `number`; returns the number.
+fn raise(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, mut number: u64) -> io::Result<u64> {
+    loop {
+        number += 1;
+        match rename_new(dir, name, top, &c_string(format!("raised-{number}").as_bytes())?) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            other => return other.map(|()| number),
         }
     }
 }

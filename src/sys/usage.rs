@@ -1,7 +1,7 @@
 //! What a tree takes on its file system, as du(1) counts it.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -80,7 +80,7 @@ fn is_directory(stat: &Stat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFDIR
 }
 
-/// Measures `dir` and everything below it: `measure(dir)?.usage()` is what du(1) says. No symlink is followed, and nothing that is mounted inside is counted.
+/// Measures `dir` and everything below it: `measure(dir)?.usage()` is what du(1) says. No symlink is followed. Subvolumes inside are counted, and with them, as du(1) does, what is mounted inside.
 ///
 /// May run while others change the tree: what goes meanwhile may or may not be counted. Two descriptors are enough
 /// however deep the tree is; memory follows the number of directories that wait for their turn.
@@ -105,9 +105,6 @@ pub(crate) fn measure(dir: BorrowedFd<'_>) -> io::Result<Measured> {
                 other => other?,
             };
             let stat = fs::fstat(child.as_fd())?;
-            if stat.st_dev != level.id.0 {
-                continue;
-            }
             measured.add(&stat);
             let below = Level::of(&child, &stat, &mut measured)?;
             above.push(std::mem::replace(&mut level, below));
@@ -123,6 +120,28 @@ pub(crate) fn measure(dir: BorrowedFd<'_>) -> io::Result<Measured> {
             return Ok(measured);
         }
     }
+}
+
+/// Measures `name` in `dir`, whatever it is, and everything below it; nothing where it is not there.
+pub(crate) fn measure_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Measured> {
+    match (fs::lstatat(dir, name), fs::open_dir(dir, name)) {
+        (Ok(stat), Ok(open)) if is_directory(&stat) => measure(open.as_fd()),
+        (Ok(stat), Err(error)) if is_directory(&stat) => Err(error),
+        (Ok(stat), _) => {
+            let mut measured = Measured::default();
+            measured.add(&stat);
+            Ok(measured)
+        }
+        (Err(error), _) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Measured::default()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// What `dir` takes without anything that is in it.
+pub(crate) fn measure_itself(dir: BorrowedFd<'_>) -> io::Result<Measured> {
+    let mut measured = Measured::default();
+    measured.add(&fs::fstat(dir)?);
+    Ok(measured)
 }
 
 /// A directory on the way down.

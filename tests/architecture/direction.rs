@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "launch",
     "isolation",
     "container",
+    "system",
     "build",
     "engine",
     // These only translate or check; nothing of the engine may need them.

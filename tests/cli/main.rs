@@ -15,4 +15,6 @@ mod options;
 mod output;
 mod run;
 mod signals;
+mod snapshots;
+mod system;
 mod usage;

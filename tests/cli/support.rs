@@ -112,12 +112,17 @@ impl Root {
 impl Drop for Root {
     fn drop(&mut self) {
         // With a range of ids, files belong to ids that only the program itself can remove.
-        for (list, remove) in [(["ps", "-aq"], ["rm", "-f"]), (["images", "-aq"], ["rmi", "-f"])] {
-            let Ok(output) = self.command(&list).stderr(Stdio::null()).output() else { continue };
+        let lists: [(&[&str], &[&str]); 3] = [
+            (&["ps", "-aq"], &["rm", "-f"]),
+            (&["snapshots", "-q"], &["snapshot", "rm"]),
+            (&["images", "-aq"], &["rmi", "-f"]),
+        ];
+        for (list, remove) in lists {
+            let Ok(output) = self.command(list).stderr(Stdio::null()).output() else { continue };
             let names = String::from_utf8_lossy(&output.stdout).into_owned();
             let names: Vec<&str> = names.lines().collect();
             if !names.is_empty() {
-                let _ = self.command(&remove).args(names).stdout(Stdio::null()).stderr(Stdio::null()).status();
+                let _ = self.command(remove).args(names).stdout(Stdio::null()).stderr(Stdio::null()).status();
             }
         }
     }

@@ -10,6 +10,7 @@ mod rootfs;
 mod security;
 #[path = "../support/mod.rs"]
 mod shared;
+mod snapshots;
 mod support;
 mod trap;
 

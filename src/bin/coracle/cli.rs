@@ -55,6 +55,13 @@ pub enum Command {
     Stop(Stop),
     /// Remove containers
     Rm(Rm),
+    /// Look after the root as a whole: is it in order, what takes the space, what can go
+    #[command(subcommand, arg_required_else_help = true)]
+    System(System),
+    /// Save what stopped containers have written, so that others can be started on it
+    Snapshot(Snapshot),
+    /// List saved snapshots
+    Snapshots(Snapshots),
     /// Say what this host can do, what it cannot, and what would change that
     Doctor,
     /// Show the version
@@ -156,7 +163,8 @@ pub struct Inspect {
 
 #[derive(Args)]
 #[command(override_usage = "coracle run [OPTIONS] IMAGE [COMMAND...]\n       \
-                            coracle run [OPTIONS] --rootfs DIR -- COMMAND...")]
+                            coracle run [OPTIONS] --rootfs DIR -- COMMAND...\n       \
+                            coracle run [OPTIONS] --snapshot ID [COMMAND...]")]
 pub struct Run {
     /// Remove the container when it has ended
     #[arg(long)]
@@ -218,6 +226,9 @@ pub struct Run {
     /// Run over a directory of the host, which stays as it is, in place of an image
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
+    /// Start on a saved snapshot, in place of an image
+    #[arg(long, value_name = "ID", conflicts_with = "rootfs")]
+    pub snapshot: Option<String>,
     /// The least isolation to accept: ASPECT=full|partial|none, or nothing; see `coracle doctor`
     #[arg(long, value_name = "REQUIREMENT")]
     pub require: Vec<String>,
@@ -226,8 +237,8 @@ pub struct Run {
     pub tty: bool,
     #[arg(short, long, hide = true)]
     pub detach: bool,
-    /// The image (none with --rootfs), the command and its arguments
-    #[arg(trailing_var_arg = true, required_unless_present = "rootfs", value_name = "IMAGE")]
+    /// The image (none with --rootfs and --snapshot), the command and its arguments
+    #[arg(trailing_var_arg = true, required_unless_present_any = ["rootfs", "snapshot"], value_name = "IMAGE")]
     pub words: Vec<String>,
 }
 
@@ -242,6 +253,44 @@ pub struct Ps {
     /// Those that have ended as well
     #[arg(short, long)]
     pub all: bool,
+    /// What each has written takes on the disk; with snapshot backends that give it a whole tree, that tree
+    #[arg(short, long)]
+    pub size: bool,
+    /// Print IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Snapshot {
+    #[command(subcommand)]
+    pub command: Option<SnapshotCommand>,
+    /// Names, IDs, or beginnings of IDs
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub enum SnapshotCommand {
+    /// List saved snapshots
+    Ls(Snapshots),
+    /// Remove saved snapshots that no container stands on
+    Rm(SnapshotIds),
+}
+
+#[derive(Args)]
+pub struct SnapshotIds {
+    /// IDs, or beginnings of IDs
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub names: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Snapshots {
     /// Print IDs only
     #[arg(short, long)]
     pub quiet: bool,
@@ -282,4 +331,47 @@ pub struct Rm {
     pub force: bool,
     #[command(flatten)]
     pub containers: Names,
+}
+
+#[derive(Subcommand)]
+pub enum System {
+    /// Look whether everything is whole; changes nothing, and exits with 1 when something is damaged
+    Check(Check),
+    /// Show what takes the space, to the byte
+    Df(Df),
+    /// Remove what nobody needs: garbage of killed programs, nameless images without containers, layers without images
+    Prune(Prune),
+}
+
+#[derive(Args)]
+pub struct Check {
+    /// Compare the sizes of layers, and do not read them
+    #[arg(long)]
+    pub quick: bool,
+    /// Read and verify every byte; so it is unless told otherwise
+    #[arg(long = "full", conflicts_with = "quick")]
+    pub _full: bool,
+}
+
+#[derive(Args)]
+pub struct Df {
+    /// One by one
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Args)]
+pub struct Prune {
+    /// Images with names as well, where no container uses them
+    #[arg(short, long)]
+    pub all: bool,
+    /// Containers that have ended as well, with all that they wrote
+    #[arg(long)]
+    pub containers: bool,
+    /// Only say what would go
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Accepted for docker's sake: nothing is asked
+    #[arg(short = 'f', long = "force", hide = true)]
+    pub _force: bool,
 }

@@ -46,8 +46,19 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
     containers.retain(|info| arguments.all || info.state == State::Running);
     // docker's order: the latest first.
     containers.reverse();
+    // One that goes meanwhile takes nothing any more.
+    let usage = |info: &Info| engine.find_container(&info.id.to_string()).and_then(|container| container.usage()).ok();
     if context.json {
-        context.out.json(&containers.iter().map(summary).collect::<Vec<_>>());
+        let with_size = |info| {
+            let mut object = summary(info);
+            if let (true, Some(object)) = (arguments.size, object.as_object_mut()) {
+                let usage = usage(info);
+                object.insert("bytes".to_owned(), usage.map(|usage| usage.bytes).into());
+                object.insert("inodes".to_owned(), usage.map(|usage| usage.inodes).into());
+            }
+            object
+        };
+        context.out.json(&containers.iter().map(with_size).collect::<Vec<_>>());
         return Ok(0);
     }
     let id = |info: &Info| if arguments.no_trunc { info.id.to_string() } else { info.id.short().to_owned() };
@@ -58,25 +69,29 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
         return Ok(0);
     }
     let names = image_names(&engine);
-    let mut table = Table::new(["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
+    let size = arguments.size.then_some("SIZE".to_owned());
+    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
+    let mut table = Table::new(head.into_iter().chain(size));
     for info in &containers {
         let command = info.command.join(" ");
         let command = if arguments.no_trunc { command } else { human::shorten(&command, 20) };
-        table.row([
+        let size = arguments.size.then(|| usage(info).map_or_else(|| "-".to_owned(), |usage| human::size(usage.bytes)));
+        let row = [
             id(info),
             info.image.as_ref().and_then(|id| names.get(id)).unwrap_or(&info.base).clone(),
             format!("\"{command}\""),
             human::ago(Some(&info.created)),
             status(info),
             info.name.clone().unwrap_or_default(),
-        ]);
+        ];
+        table.row(row.into_iter().chain(size));
     }
     context.out.text(&table.render());
     Ok(0)
 }
 
 /// A name for each image that has one. A damaged image must not keep containers from being listed.
-fn image_names(engine: &Engine) -> HashMap<String, String> {
+pub fn image_names(engine: &Engine) -> HashMap<String, String> {
     let images = engine.list_images().unwrap_or_default();
     let named =
         images.iter().filter_map(|listed| Some((listed.image.id().to_string(), listed.tags.first()?.familiar())));

@@ -6,7 +6,9 @@
 //! image.rs     load, import, images, tag, rmi, history      change.rs: Dockerfile instructions of import
 //! run.rs       run      options.rs: mounts, variables, security options      signals.rs: forwarding
 //! container.rs ps, wait, kill, stop, rm
+//! snapshot.rs  snapshot, snapshots
 //! inspect.rs   inspect
+//! system.rs    system check, df, prune
 //! doctor.rs    doctor, version
 //! failure.rs   errors and exit statuses      output.rs, table.rs, human.rs, progress.rs: what people and programs read
 //! ```
@@ -26,6 +28,8 @@ mod output;
 mod progress;
 mod run;
 mod signals;
+mod snapshot;
+mod system;
 mod table;
 
 use std::ffi::OsString;
@@ -98,6 +102,9 @@ fn dispatch(command: Command, context: &mut Context) -> Result<u8, Failure> {
         Command::Kill(arguments) => container::kill(context, &arguments),
         Command::Stop(arguments) => container::stop(context, &arguments),
         Command::Rm(arguments) => container::remove(context, &arguments),
+        Command::System(command) => system::system(context, &command),
+        Command::Snapshot(arguments) => snapshot::snapshot(context, &arguments),
+        Command::Snapshots(arguments) => snapshot::list(context, &arguments),
         Command::Doctor => doctor::doctor(context),
         Command::Version => doctor::version(context),
     }

@@ -62,10 +62,12 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         );
         return Err(refusal.remedy("leave --tty out; -i passes standard input on"));
     }
-    let (mut builder, command) = match (&arguments.rootfs, arguments.words.split_first()) {
-        (Some(directory), _) => (engine.sandbox_over(absolute(directory)?), &*arguments.words),
-        (None, Some((image, command))) => (engine.image(image)?.container(), command),
-        (None, None) => return Err(Failure::new(ErrorKind::Invalid, "run a container", "no image was named")),
+    let words = &*arguments.words;
+    let (mut builder, command) = match (&arguments.rootfs, &arguments.snapshot, words.split_first()) {
+        (Some(directory), ..) => (engine.sandbox_over(absolute(directory)?), words),
+        (None, Some(id), _) => (engine.find_snapshot(id)?.container(), words),
+        (None, None, Some((image, command))) => (engine.image(image)?.container(), command),
+        (None, None, None) => return Err(Failure::new(ErrorKind::Invalid, "run a container", "no image was named")),
     };
     if !command.is_empty() {
         builder = builder.command(command);

@@ -11,13 +11,13 @@ const GAP: usize = 3;
 
 impl Table {
     /// An empty table.
-    pub fn new<const N: usize>(headings: [&str; N]) -> Table {
-        Table { rows: vec![headings.map(str::to_owned).to_vec()] }
+    pub fn new(headings: impl IntoIterator<Item = impl Into<String>>) -> Table {
+        Table { rows: vec![headings.into_iter().map(Into::into).collect()] }
     }
 
     /// One more row, with as many cells as there are headings. Control characters do not reach the terminal.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| one_line(cell)).collect());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| one_line(&cell)).collect());
     }
 
     /// The whole table, each line with its end.

@@ -129,8 +129,8 @@ impl Images {
                 .map_err(|error| if error.failed_path().is_some() { error } else { error.path(&path) })
             }
         }?;
-        let _hold = self.hold()?;
         for (image, _) in &images {
+            session.hold_layers(image)?;
             image.ensure_layers(options.progress.as_ref())?;
         }
         self.content().update_index(|entries| {

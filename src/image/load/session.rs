@@ -1,14 +1,12 @@
 //! One load under way: what it has taken in, and the lease that keeps it.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use crate::content::{Ingest, Lease};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Images, Observer, Progress};
+use crate::image::{Image, Images, Observer, Progress};
 use crate::name::Digest;
 
 /// Bytes are copied in pieces of this size, and progress is told after each.
@@ -91,28 +89,18 @@ impl Session {
         let mut ingest = self.images.content().ingest(expected, size)?;
         write(&mut ingest).map_err(named)?;
         let written = ingest.written();
-        // A blob whose name is known only now could be collected between its commit and the hold on it.
-        let _no_gc = if expected.is_none() { Some(self.no_collection()?) } else { None };
-        let digest = ingest.commit().map_err(named)?;
-        if expected.is_none() {
-            self.lease.hold(&digest)?;
-        }
+        let digest = match expected {
+            Some(_) => ingest.commit(),
+            None => ingest.commit_held(&self.lease),
+        };
+        let digest = digest.map_err(named)?;
         self.new.insert(digest.clone());
         Ok((digest, written))
     }
 
-    /// Keeps collections away while it lives: the content store's own lock, shared, as a lease takes it for a moment.
-    fn no_collection(&self) -> Result<File> {
-        let path = self.images.content().path("gc.lock");
-        let failed = |syscall| {
-            let path = path.clone();
-            move |error| Error::io(STEP, syscall, error).path(path)
-        };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(failed("open"))?;
-        file.lock_shared().map_err(failed("flock"))?;
-        Ok(file)
+    /// The layers of an image that are about to be unpacked: from now on they stay, too.
+    pub fn hold_layers(&self, image: &Image) -> Result<()> {
+        self.lease.hold_all(image.config().rootfs.diff_ids.iter().map(|diff_id| &diff_id.0))
     }
 
     /// Takes in a document.

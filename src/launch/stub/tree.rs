@@ -85,19 +85,19 @@ pub fn remove(dir: i32, name: &[u8]) -> Result<(), Failed> {
 /// Directories deeper than this are refused. Three words of untouched memory each.
 const MAX_DEPTH: usize = 64 * 1024;
 
-/// Writes to `out` what `tree` and everything below it takes, as records of three words of 64 bits: `inode, inodes,
-/// bytes`. A record with an inode is one file that has several names, and may come again; those with inode 0 add up to
-/// everything else. Symlinks are not followed, and mounts inside are not counted.
+/// Writes to `out` what `tree` and everything below it takes, as records of four words of 64 bits: `device, inode,
+/// inodes, bytes`. A record with an inode is one file that has several names, and may come again; those with inode 0
+/// add up to everything else. Symlinks are not followed.
 ///
-/// Two descriptors do, however deep it is: of a directory on the way, only its number and where to go on are kept.
+/// Two descriptors do, however deep it is: of a directory on the way, only its numbers and where to go on are kept.
 pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
     let failed = |sys: Sys| move |errno: i32| (sys, errno, 0);
     let top = kernel::status(tree).map_err(failed(Sys::Statx))?;
-    let above = kernel::fresh_words(MAX_DEPTH * 2).map_err(failed(Sys::Mmap))?;
+    let above = kernel::fresh_words(MAX_DEPTH * 3).map_err(failed(Sys::Mmap))?;
     let mut records = Records { out, buffer: [0; 3072], filled: 0 };
     let mut rest = (1u64, top.blocks * 512);
     let mut at = open_directory_as_it_is(tree, b".\0").map_err(failed(Sys::Openat))?;
-    let mut inode = top.inode;
+    let mut here = (top.inode, device(&top));
     let mut depth = 0;
     loop {
         let mut child = None;
@@ -106,12 +106,9 @@ pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
                 Err(kernel::ENOENT) => return Ok(true),
                 other => other?,
             };
-            if status.device != top.device {
-                return Ok(true);
-            }
             if !status.is_directory() {
                 match status.links {
-                    2.. => records.put(status.inode, 1, status.blocks * 512)?,
+                    2.. => records.put(device(&status), status.inode, 1, status.blocks * 512)?,
                     _ => rest = (rest.0 + 1, rest.1 + status.blocks * 512),
                 }
                 return Ok(true);
@@ -119,7 +116,7 @@ pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
             match open_directory_as_it_is(at, name) {
                 Ok(opened) => {
                     rest = (rest.0 + 1, rest.1 + status.blocks * 512);
-                    child = Some((opened, status.inode, next));
+                    child = Some((opened, (status.inode, device(&status)), next));
                     Ok(false)
                 }
                 Err(kernel::ENOENT | kernel::ENOTDIR | kernel::ELOOP) => Ok(true),
@@ -129,32 +126,38 @@ pub fn measure(tree: i32, out: i32) -> Result<(), Failed> {
         walked.map_err(failed(Sys::Getdents))?;
         match child {
             Some((opened, below, next)) => {
-                let Some(place) = above.get_mut(depth * 2..depth * 2 + 2) else {
+                let Some(place) = above.get_mut(depth * 3..depth * 3 + 3) else {
                     return Err((Sys::Openat, kernel::ENAMETOOLONG, 0));
                 };
-                place.copy_from_slice(&[inode as usize, next as usize]);
+                place.copy_from_slice(&[here.0 as usize, here.1 as usize, next as usize]);
                 depth += 1;
                 kernel::close(at);
-                (at, inode) = (opened, below);
+                (at, here) = (opened, below);
             }
             None if depth == 0 => break,
             None => {
                 depth -= 1;
                 let parent = open_directory_as_it_is(at, b"..\0").map_err(failed(Sys::Openat))?;
                 kernel::close(at);
-                let (Some(wanted), Some(next)) = (above.get(depth * 2), above.get(depth * 2 + 1)) else { break };
+                let Some(&[inode, device_of, next]) = above.get(depth * 3..depth * 3 + 3) else { break };
                 let status = kernel::status(parent).map_err(failed(Sys::Statx))?;
                 // Somebody has moved the directory that we were in.
-                if status.inode as usize != *wanted || status.device != top.device {
+                here = (inode as u64, device_of as u64);
+                if (status.inode, device(&status)) != here {
                     return Err((Sys::Openat, kernel::EAGAIN, 0));
                 }
-                kernel::seek(parent, *next as u64).map_err(failed(Sys::Lseek))?;
-                (at, inode) = (parent, status.inode);
+                kernel::seek(parent, next as u64).map_err(failed(Sys::Lseek))?;
+                at = parent;
             }
         }
     }
-    records.put(0, rest.0, rest.1).map_err(failed(Sys::Write))?;
+    records.put(0, 0, rest.0, rest.1).map_err(failed(Sys::Write))?;
     records.flush().map_err(failed(Sys::Write))
+}
+
+/// Major and minor number in one word.
+fn device(status: &kernel::Status) -> u64 {
+    (status.device.0 as u64) << 32 | status.device.1 as u64
 }
 
 /// What [`measure`] has to say, gathered.
@@ -165,8 +168,8 @@ struct Records {
 }
 
 impl Records {
-    fn put(&mut self, inode: u64, inodes: u64, bytes: u64) -> Outcome<()> {
-        for word in [inode, inodes, bytes] {
+    fn put(&mut self, device: u64, inode: u64, inodes: u64, bytes: u64) -> Outcome<()> {
+        for word in [device, inode, inodes, bytes] {
             if let Some(place) = self.buffer.get_mut(self.filled..self.filled + 8) {
                 place.copy_from_slice(&word.to_ne_bytes());
             }

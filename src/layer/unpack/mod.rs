@@ -83,7 +83,8 @@ impl fmt::Debug for Ownership {
 /// One thing in a tree whose ownership needs an identity that this process has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Where it is, relative to the tree, with components separated by `/` and no symlink on the way.
+    /// Where it is, relative to the tree, with components separated by `/` and no symlink on the way; empty for the
+    /// tree's root itself.
     pub path: Vec<u8>,
     /// The owner as the container will see it.
     pub uid: u32,
@@ -114,7 +115,7 @@ pub trait Reown: Send + Sync {
     /// Where something of it stays.
     fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
 
-    /// What `dir` and everything below it takes, whoever owns it; mounts inside are not counted.
+    /// What `dir` and everything below it takes, whoever owns it.
     ///
     /// # Errors
     /// Where a directory cannot be read all the same.

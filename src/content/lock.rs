@@ -1,0 +1,137 @@
+//! Locks between programs: flock(2) on files that stay where they are.
+//!
+//! The kernel gives a lock that is shared to everyone who shares it, also while somebody waits to have it alone; an
+//! unbroken stream of sharers would keep that one waiting for ever. So there is a **gate** beside such a lock: sharers
+//! pass through it, and whoever waits to be alone keeps it closed meanwhile. What is shared is therefore to be held
+//! shortly, and never taken by somebody who holds it already.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// A lock file.
+#[derive(Debug, Clone)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    step: &'static str,
+}
+
+/// A lock that is held; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Held {
+    file: File,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing would not do where the host program has forked meanwhile: the copy keeps the lock.
+        let _ = self.file.unlock();
+    }
+}
+
+impl Lock {
+    /// The lock `<root>/<name>.lock`; `step` is what failing to get it is called.
+    pub(crate) fn new(root: &Path, name: &str, step: &'static str) -> Lock {
+        Lock { path: root.join(format!("{name}.lock")), step }
+    }
+
+    /// Waits until nobody has it alone, and shares it.
+    pub(crate) fn share(&self) -> Result<Held> {
+        let _through = self.take(&self.gate(), File::lock_shared)?;
+        self.take(&self.path, File::lock_shared)
+    }
+
+    /// Waits until nobody else has it, and keeps it so.
+    pub(crate) fn alone(&self) -> Result<Held> {
+        let _closed = self.take(&self.gate(), File::lock)?;
+        self.take(&self.path, File::lock)
+    }
+
+    /// [`Lock::alone`] for a lock that nobody ever shares, which needs no gate.
+    pub(crate) fn exclusive(&self) -> Result<Held> {
+        self.take(&self.path, File::lock)
+    }
+
+    /// [`Lock::alone`], when that needs no waiting.
+    pub(crate) fn try_alone(&self) -> Result<Option<Held>> {
+        let file = self.open(&self.path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Held { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(self.failed("flock", &self.path, error)),
+        }
+    }
+
+    fn gate(&self) -> PathBuf {
+        self.path.with_extension("gate")
+    }
+
+    fn take(&self, path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Held> {
+        let file = self.open(path)?;
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(Held { file }),
+                // A signal handler of the host program ran.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("flock", path, error)),
+            }
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<File> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(path).map_err(|error| self.failed("open", path, error))
+    }
+
+    fn failed(&self, syscall: &'static str, path: &Path, error: io::Error) -> Error {
+        Error::io(self.step, syscall, error).path(path)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_stream_of_sharers_does_not_starve_who_wants_it_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let lock = Lock::new(place.path(), "it", "lock it");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    // Each has the next one before it gives this one back: the lock is never free.
+                    while !done.load(Ordering::Relaxed) {
+                        let held = lock.share().unwrap();
+                        std::thread::sleep(std::time::Duration::from_millis(2));
+                        drop(held);
+                    }
+                });
+            }
+            for _ in 0..5 {
+                drop(lock.alone().unwrap());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_fork_that_keeps_the_file_does_not_keep_the_lock() {
+        let place = tempfile::tempdir().unwrap();
+        let lock = Lock::new(place.path(), "it", "lock it");
+        let held = lock.alone().unwrap();
+        assert!(lock.try_alone().unwrap().is_none());
+        // What a fork has: another descriptor of the same open file.
+        let copy = held.file.try_clone().unwrap();
+        drop(held);
+        assert!(lock.try_alone().unwrap().is_some());
+        drop(copy);
+    }
+}

@@ -1,0 +1,109 @@
+//! Stacks of layers merged into one btrfs subvolume each, which containers get snapshots of.
+//!
+//! ```text
+//! <root>/bases/<name>/tree/   the merged tree, a subvolume; never changed after the rename that publishes <name>
+//! <root>/bases/<name>.lock    held by whoever makes it; gone when nobody does
+//! <root>/tmp/<random>/tree/   being made or removed
+//! ```
+//!
+//! `<name>` is the hex ChainID of the stack, and `-single` or `-mapped` where ownership is written in another way than
+//! root's. A base is a cache: containers do not need it once they are prepared, and one that is missing is made again.
+//! Preparing and collecting exclude each other by `images.lock`, which the callers hold.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use crate::content::Durability;
+use crate::content::tmp::TmpDir;
+use crate::layer::{self, Contents, Layer, LockFile, Ownership, View};
+use crate::name::{ChainId, DiffId};
+use crate::sys::reflink;
+use crate::{Error, ErrorKind, Result, sys};
+
+use super::{directory_at, remove_at};
+
+const STEP: &str = "merge the layers into one tree";
+
+fn suffix(ownership: &Ownership) -> &'static str {
+    match ownership {
+        Ownership::Full => "",
+        Ownership::Single => "-single",
+        Ownership::Mapped(_) => "-mapped",
+    }
+}
+
+/// The merged tree of `layers`, lowest first, made first where it is not there.
+pub(super) fn ensure(root: &Path, layers: &[Layer], ownership: &Ownership) -> Result<PathBuf> {
+    let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id().clone()).collect();
+    let Some(chain_id) = ChainId::of(&diff_ids) else {
+        return Err(Error::new(ErrorKind::Invalid, STEP).because("there are none"));
+    };
+    let bases = root.join("bases");
+    let dir = bases.join(format!("{}{}", chain_id.hex(), suffix(ownership)));
+    let tree = dir.join("tree");
+    if tree.exists() {
+        return Ok(tree);
+    }
+    directory_at(&bases, 0o700)?;
+    let lock = LockFile::acquire(dir.with_extension("lock"))?;
+    // Somebody else may have been faster.
+    if tree.exists() {
+        return Ok(tree);
+    }
+    let staging = TmpDir::create(&root.join("tmp"))?;
+    if let Err(error) = make(&staging, layers, ownership) {
+        // Where that fails, a later open sweeps.
+        let _ = remove_at(staging.path(), &["tree"], ownership);
+        return Err(error);
+    }
+    // Always durable: what is half there after a power cut would be the base of all later containers.
+    staging.publish(&dir, Durability::Full)?;
+    drop(lock);
+    Ok(tree)
+}
+
+fn make(staging: &TmpDir, layers: &[Layer], ownership: &Ownership) -> Result<()> {
+    let path = staging.path().join("tree");
+    reflink::make_subvolume(staging.dir().as_fd(), c"tree")
+        .map_err(|error| Error::io(STEP, "ioctl_btrfs_subvol_create", error).path(&path))?;
+    layer::copy(&View::of_layers(layers)?, &path, ownership, Contents::Shared)?;
+    sys::fs::syncfs(staging.dir().as_fd()).map_err(|error| Error::io(STEP, "syncfs", error).path(path))
+}
+
+/// The bases whose stack is not `needed`.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub(crate) fn needless(root: &Path, needed: impl Fn(&ChainId) -> bool) -> Result<Vec<PathBuf>> {
+    let bases = root.join("bases");
+    let failed = |error| Error::io("list merged trees", "readdir", error).path(&bases);
+    let entries = match fs::read_dir(&bases) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        other => other.map_err(failed)?,
+    };
+    let mut needless = vec![];
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let hex = name.to_str().and_then(|name| name.get(..64));
+        let chain_id = hex.and_then(|hex| format!("sha256:{hex}").parse().ok());
+        let lock = Path::new(&name).extension().is_some();
+        if !lock && !chain_id.is_some_and(|chain_id| needed(&chain_id)) {
+            needless.push(bases.join(name));
+        }
+    }
+    Ok(needless)
+}
+
+/// Removes a base. The caller sees to it that nobody prepares a snapshot meanwhile.
+///
+/// # Errors
+/// Those of the file system, the first one; what stays is out of sight, and swept by a later open.
+pub(crate) fn remove(root: &Path, dir: &Path, ownership: &Ownership) -> Result<()> {
+    // Renamed first, so that what is visible is whole.
+    let grave = TmpDir::create(&root.join("tmp"))?;
+    let to = grave.path().join("base");
+    fs::rename(dir, &to).map_err(|error| Error::io("remove merged trees", "rename", error).path(dir))?;
+    remove_at(&to, &["tree"], ownership)
+}

@@ -1,0 +1,127 @@
+//! The reflink backend: a tree of the container's own that shares its blocks with the base.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::copy::{WRITABLE, copy_to, snapshot};
+use super::{Base, Changes, PREPARE, Snapshot, Snapshotter, Usage, bases, directory};
+use super::{remove_at, usage_of};
+use crate::content::tmp::TmpFile;
+use crate::layer::{Contents, Ownership, View};
+use crate::sys::{self, reflink};
+use crate::{Error, ErrorKind, Result};
+
+/// Trees that share blocks, see ioctl_ficlone(2) and btrfs-subvolume(8).
+///
+/// On btrfs the layers of an image are merged once into a subvolume below `<root>/bases/`, and each container gets a
+/// snapshot of that: in constant time, whatever the image's size. Removing one takes constant time as root and with the
+/// mount option `user_subvol_rm_allowed`; otherwise its files are removed one by one.
+///
+/// Elsewhere (xfs) each file of the layers is cloned: time and inodes follow the number of files, space does not. A
+/// merged tree between the two would save no clone, so there is none.
+///
+/// What [`Copy`](struct@super::Copy) says about ownership holds here too.
+#[derive(Debug, Clone)]
+pub struct Reflink {
+    root: PathBuf,
+    ownership: Ownership,
+    subvolumes: bool,
+}
+
+impl Reflink {
+    /// For the engine root `root`, with the ownership that the layers were unpacked with.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where the root's file system cannot share blocks; it is tried.
+    pub fn new(root: &Path, ownership: Ownership) -> Result<Reflink> {
+        let step = "use the reflink snapshotter";
+        let tmp = root.join("tmp");
+        let fail = |syscall| {
+            let tmp = tmp.clone();
+            move |error| Error::io(step, syscall, error).path(tmp)
+        };
+        let (mut from, mut to) = (TmpFile::create(&tmp)?, TmpFile::create(&tmp)?);
+        // Longer than what btrfs and xfs would keep in the inode itself.
+        sys::fs::write_all(from.file().as_fd(), &[1; 8192]).map_err(fail("write"))?;
+        match reflink::clone_file(from.file().as_fd(), to.file().as_fd()) {
+            Err(error) if reflink::cannot_clone(&error) => {
+                return Err(Error::new(ErrorKind::Unsupported, step)
+                    .path(root)
+                    .because("its file system cannot share blocks between files")
+                    .remedy("use a root on btrfs, or on xfs made with reflink=1")
+                    .source_is(error));
+            }
+            other => other.map_err(fail("ioctl_ficlone"))?,
+        }
+        let subvolumes = reflink::is_btrfs(to.file().as_fd());
+        Ok(Reflink { root: root.to_owned(), ownership, subvolumes })
+    }
+
+    /// Makes `name` in `dir` a snapshot of the subvolume `source`; false where that is none, or where only the owner of
+    /// it may do that.
+    fn take(&self, source: &Path, dir: &Path, name: &str) -> Result<bool> {
+        if !self.subvolumes {
+            return Ok(false);
+        }
+        let fail = |syscall| move |error: io::Error| Error::io(PREPARE, syscall, error).path(source);
+        let (from, to) = (File::open(source).map_err(fail("open"))?, File::open(dir).map_err(fail("open"))?);
+        let name = sys::fs::c_string(name.as_bytes()).map_err(fail("ioctl_btrfs_snap_create"))?;
+        match reflink::snapshot_subvolume(from.as_fd(), to.as_fd(), &name) {
+            Err(error) if reflink::cannot_clone(&error) => Ok(false),
+            other => other.map(|()| true).map_err(fail("ioctl_btrfs_snap_create")),
+        }
+    }
+
+    fn make(&self, dir: &Path, base: &Base) -> Result<()> {
+        let trees = base.trees()?;
+        let whole = match (base, trees.as_slice()) {
+            (Base::Layers(layers), _) if self.subvolumes => Some(bases::ensure(&self.root, layers, &self.ownership)?),
+            (Base::Frozen(..), [tree]) => Some(tree.clone()),
+            _ => None,
+        };
+        if let Some(whole) = whole
+            && self.take(&whole, dir, "rootfs")?
+        {
+            return Ok(());
+        }
+        copy_to(&View::new(trees)?, dir, "rootfs", &self.ownership, Contents::Shared)
+    }
+}
+
+impl Snapshotter for Reflink {
+    fn name(&self) -> &'static str {
+        "reflink"
+    }
+
+    fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
+        if let Base::Directory(path) = base {
+            return directory::read_only(path);
+        }
+        if !dir.join("rootfs").exists() {
+            self.make(dir, base)?;
+        }
+        Ok(snapshot(dir))
+    }
+
+    fn changes(&self, dir: &Path) -> Changes {
+        Changes::Tree(dir.join("rootfs"))
+    }
+
+    fn usage(&self, dir: &Path) -> Result<Usage> {
+        usage_of([dir.join("rootfs")], &self.ownership)
+    }
+
+    fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+        let rootfs = dir.join("rootfs");
+        if self.take(&rootfs, into, "tree")? {
+            return Ok(());
+        }
+        copy_to(&View::new([rootfs])?, into, "tree", &self.ownership, Contents::Shared)
+    }
+
+    fn remove(&self, dir: &Path) -> Result<()> {
+        remove_at(dir, &WRITABLE, &self.ownership)
+    }
+}

@@ -1,0 +1,261 @@
+//! What can go, and its going. One plan serves the dry run and the real one, so that they cannot differ.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::{Garbage, GarbageKind, Leftovers, Root};
+use crate::container::record::{self, Info, State};
+use crate::container::{self, owner};
+use crate::content::lock::Held;
+use crate::content::{Collection, IndexEntry, Measured, Usage};
+use crate::image::ImageId;
+use crate::layer::Grave;
+use crate::name::{ContainerId, Digest, Reference};
+use crate::repository::Needless;
+use crate::{Error, Result};
+
+/// What [`Engine::prune`](crate::Engine::prune) may remove beyond garbage and nameless images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PruneOptions {
+    /// Images with names as well, where no container uses them.
+    pub all_images: bool,
+    /// Containers that have ended and were kept, with all that they wrote.
+    pub containers: bool,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// What went, or with [`dry_run`](PruneOptions::dry_run) would go.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// Containers that had ended.
+    pub containers: Vec<ContainerId>,
+    /// Names of images, sorted.
+    pub untagged: Vec<Reference>,
+    /// Images.
+    pub images: Vec<ImageId>,
+    /// Blobs that no image needs any more.
+    pub blobs: Vec<Digest>,
+    /// Directories of unpacked layers that no image needs any more.
+    pub layers: Vec<PathBuf>,
+    /// What killed programs left.
+    pub garbage: Vec<Garbage>,
+    /// What all of it took on the disk.
+    pub freed: Usage,
+    /// What could not be removed, and why; none of it is counted above.
+    pub failures: Vec<Error>,
+}
+
+/// What would go, with everything locked that has to stay as it is until it has gone.
+pub(super) struct Plan<'a> {
+    alone: Held,
+    collection: Collection<'a>,
+    entries: Vec<IndexEntry>,
+    containers: Vec<Info>,
+    untagged: Vec<Reference>,
+    images: Vec<ImageId>,
+    blobs: Vec<Digest>,
+    needless: Needless,
+    leftovers: Leftovers,
+    garbage: Vec<Garbage>,
+}
+
+impl Root<'_> {
+    /// See [`Engine::prune`](crate::Engine::prune).
+    pub(crate) fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
+        let plan = self.plan(options)?;
+        if options.dry_run { plan.told(self) } else { plan.done(self) }
+    }
+
+    /// Finds what can go.
+    pub(super) fn plan(&self, options: &PruneOptions) -> Result<Plan<'_>> {
+        let alone = self.images.lock().alone()?;
+        let collection = self.images.content().collection()?;
+        let leftovers = self.leftovers(Some(&alone))?;
+        let (mut containers, mut stay) = (vec![], vec![]);
+        for info in self.containers()? {
+            let over = matches!(info.state, State::Exited | State::Dead);
+            // One that is not kept and whose program lives is that program's to remove.
+            let kept = info.keep || owner::lives(self.path(), &info.owner);
+            match (kept, over && info.keep && options.containers) {
+                // Among the leftovers.
+                (false, _) => {}
+                (true, true) => containers.push(info),
+                (true, false) => stay.push(info),
+            }
+        }
+        let used = self.used_images(&stay)?;
+        let (entries, removed) = self.images.without_needless(collection.entries(), &used, options.all_images);
+        let blobs = collection.unreached(&entries, &[])?.into_iter().map(|blob| blob.digest).collect();
+        let needless = self.images.needless(&collection, &entries, &used)?;
+        let garbage = self.garbage_of(&leftovers, collection.leases());
+        Ok(Plan {
+            alone,
+            collection,
+            entries,
+            containers,
+            untagged: removed.untagged,
+            images: removed.deleted,
+            blobs,
+            needless,
+            leftovers,
+            garbage,
+        })
+    }
+
+    fn container_path(&self, info: &Info) -> PathBuf {
+        record::directory(self.path(), &info.id)
+    }
+}
+
+impl Plan<'_> {
+    /// What would go.
+    fn told(self, root: &Root<'_>) -> Result<Pruned> {
+        let mut seen = Measured::default();
+        for path in self.paths(root) {
+            seen.absorb(root.measure(&path)?);
+        }
+        Ok(Pruned {
+            containers: self.containers.iter().map(|info| info.id.clone()).collect(),
+            untagged: self.untagged,
+            images: self.images,
+            blobs: self.blobs,
+            layers: layers_of(&self.needless),
+            garbage: self.garbage,
+            freed: seen.usage(),
+            failures: vec![],
+        })
+    }
+
+    /// Everything that would go, by kind.
+    pub(super) fn by_kind(&self, root: &Root<'_>) -> Vec<Garbage> {
+        let content = root.images.content();
+        let blobs = self.blobs.iter().map(|digest| (GarbageKind::Blob, content.blob_path(digest)));
+        let layers = layers_of(&self.needless).into_iter().map(|path| (GarbageKind::Layer, path));
+        let containers = self.containers.iter().map(|info| (GarbageKind::Container, root.container_path(info)));
+        let all = blobs.chain(layers).chain(containers).map(|(kind, path)| Garbage { kind, path });
+        all.chain(self.garbage.iter().cloned()).collect()
+    }
+
+    fn paths(&self, root: &Root<'_>) -> Vec<PathBuf> {
+        self.by_kind(root).into_iter().map(|garbage| garbage.path).collect()
+    }
+
+    /// Removes it: first what stands on images, then images, then what those stood on, so that what is visible at any
+    /// instant is whole.
+    fn done(mut self, root: &Root<'_>) -> Result<Pruned> {
+        let (images, content) = (root.images, root.images.content());
+        let mut tally = Tally { root, seen: Measured::default(), pruned: Pruned::default() };
+        for info in &self.containers {
+            let path = root.container_path(info);
+            if tally.removes(&path, || container::take_away(root.runtime, info, None)) {
+                tally.pruned.containers.push(info.id.clone());
+            }
+        }
+        // What was being made is locked by us; that can wait until nobody waits for the other locks.
+        let (later, now): (Vec<Garbage>, _) =
+            self.garbage.into_iter().partition(|garbage| garbage.kind == GarbageKind::Temporary);
+        for garbage in now {
+            let path = &garbage.path;
+            let name = path.file_name().unwrap_or_default();
+            let removed = tally.removes(path, || match garbage.kind {
+                GarbageKind::Container => {
+                    match self.leftovers.containers.iter().find(|info| info.id.as_str() == name) {
+                        Some(info) => container::take_away(root.runtime, info, None),
+                        None => root.runtime.remove_directory(&name.to_string_lossy()),
+                    }
+                }
+                GarbageKind::Name => record::remove_dangling_name(root.path(), path),
+                _ => match fs::remove_file(path) {
+                    // Whoever opens the root sweeps, too.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(Error::io("remove garbage", "unlink", error).path(path))
+                    }
+                    _ => Ok(()),
+                },
+            });
+            if removed {
+                tally.pruned.garbage.push(garbage);
+            }
+        }
+        // What stays of a container stands on its image.
+        if tally.pruned.failures.is_empty()
+            && let Err(error) = self.collection.set_entries(std::mem::take(&mut self.entries))
+        {
+            tally.pruned.failures.push(error);
+        }
+        if !tally.pruned.failures.is_empty() {
+            return Ok(tally.finish());
+        }
+        (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images);
+        for digest in self.blobs {
+            if tally.removes(&content.blob_path(&digest), || content.remove_blob(&digest)) {
+                tally.pruned.blobs.push(digest);
+            }
+        }
+        let mut graves: Vec<Grave> = vec![];
+        for base in self.needless.bases {
+            if tally.removes(&base, || images.remove_base(&base)) {
+                tally.pruned.layers.push(base);
+            }
+        }
+        for layer in &self.needless.layers {
+            let bury = || images.layers().bury(layer).map(|grave| graves.extend(grave));
+            if tally.removes(layer.dir(), bury) {
+                tally.pruned.layers.push(layer.dir().to_owned());
+            }
+        }
+        drop((self.collection, self.alone));
+        // The slow part, when nobody waits any more.
+        for garbage in later {
+            let name = garbage.path.file_name().unwrap_or_default();
+            if tally.removes(&garbage.path, || root.runtime.remove_temporary(name)) {
+                tally.pruned.garbage.push(garbage);
+            }
+        }
+        for grave in graves {
+            if let Err(error) = grave.remove() {
+                tally.pruned.failures.push(error);
+            }
+        }
+        Ok(tally.finish())
+    }
+}
+
+/// Where needless layers are.
+pub(super) fn layers_of(needless: &Needless) -> Vec<PathBuf> {
+    let layers = needless.layers.iter().map(|layer| layer.dir().to_owned());
+    needless.bases.iter().cloned().chain(layers).collect()
+}
+
+/// What has gone so far.
+struct Tally<'a> {
+    root: &'a Root<'a>,
+    seen: Measured,
+    pruned: Pruned,
+}
+
+impl Tally<'_> {
+    fn finish(mut self) -> Pruned {
+        self.pruned.freed = self.seen.usage();
+        self.pruned
+    }
+
+    /// Measures what is at `path` and removes it; false where it stays.
+    fn removes(&mut self, path: &std::path::Path, remove: impl FnOnce() -> Result<()>) -> bool {
+        // What cannot be measured can go all the same.
+        let measured = self.root.measure(path).unwrap_or_default();
+        match remove() {
+            Ok(()) => {
+                self.seen.absorb(measured);
+                true
+            }
+            Err(error) => {
+                self.pruned.failures.push(error);
+                false
+            }
+        }
+    }
+}

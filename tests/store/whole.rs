@@ -1,0 +1,206 @@
+//! What check finds, what df counts, what prune takes.
+
+use std::path::{Path, PathBuf};
+
+use coracle::container::{Lifetime, State};
+use coracle::system::{Depth, GarbageKind, PruneOptions, Pruned};
+use coracle::{Engine, ErrorKind};
+
+use super::lab::{Lab, image, scratch, with_programs};
+use super::support::{archive, assert_whole, du};
+
+/// An engine that needs no containers; the directory goes with it.
+fn engine() -> (tempfile::TempDir, Engine) {
+    let dir = scratch();
+    let engine = Engine::open(dir.path().join("root")).unwrap();
+    (dir, engine)
+}
+
+fn load(dir: &Path, engine: &Engine, bytes: &[u8]) -> coracle::Image {
+    let file = dir.join("image.tar");
+    std::fs::write(&file, bytes).unwrap();
+    engine.load(file).unwrap()
+}
+
+/// Removes everything, so that files of foreign ids do not stay.
+fn clear(engine: &Engine) {
+    let all = PruneOptions { all_images: true, containers: true, dry_run: false };
+    let pruned = engine.prune(&all).unwrap();
+    assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+}
+
+fn blob(engine: &Engine, digest: &coracle::Digest) -> PathBuf {
+    engine.root().join("blobs/sha256").join(digest.hex())
+}
+
+/// What a change to the root makes of the check; the change is taken back.
+fn found(engine: &Engine, path: &Path, change: impl FnOnce(&Path), depth: Depth) -> Vec<String> {
+    let aside = engine.root().parent().unwrap().join("aside");
+    std::fs::rename(path, &aside).unwrap();
+    change(path);
+    let report = engine.check(depth).unwrap();
+    if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.ok();
+    std::fs::rename(&aside, path).unwrap();
+    assert!(engine.check(Depth::Full).unwrap().is_whole());
+    assert!(report.findings.iter().all(|finding| !finding.remedy.is_empty()));
+    report.findings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn damage_of_every_kind_is_found_and_named() {
+    let (dir, engine) = engine();
+    let image = load(dir.path(), &engine, &archive("damage:1", 1, 2, 3, 1000));
+    let report = assert_whole(&engine);
+    assert_eq!((report.names, report.blobs, report.layers, report.garbage.len()), (1, 4, 2, 0));
+    let root = engine.root();
+    let layer = image.manifest().layers[0].digest.clone();
+    let unpacked = std::fs::read_dir(root.join("layers")).unwrap().next().unwrap().unwrap().path();
+    let flipped = |path: &Path| {
+        let mut bytes =
+            std::fs::read(path.parent().unwrap().parent().unwrap().parent().unwrap().join("../aside")).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let nothing = |_: &Path| {};
+    let empty = |path: &Path| std::fs::write(path, "").unwrap();
+    let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let link = |path: &Path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+    let text = |path: &Path| std::fs::write(path, "{\"x\":").unwrap();
+    type Change<'a> = &'a dyn Fn(&Path);
+    let cases: [(PathBuf, Change, &str); 14] = [
+        (blob(&engine, &layer), &flipped, "have the digest sha256:"),
+        (blob(&engine, &layer), &nothing, "it is missing, and the manifest sha256:"),
+        (blob(&engine, &layer), &empty, "it has 0 bytes, but the manifest"),
+        (blob(&engine, &layer), &fifo, "not a regular file"),
+        (blob(&engine, &layer), &link, "not a regular file"),
+        (blob(&engine, image.id().digest()), &flipped, "its bytes have the digest"),
+        (blob(&engine, image.id().digest()), &nothing, "it is missing, and the manifest"),
+        (blob(&engine, image.digest()), &flipped, "its bytes have the digest"),
+        (blob(&engine, image.digest()), &nothing, "the entry of \"docker.io/library/damage:1\" in index.json"),
+        (root.join("index.json"), &text, "not an OCI image index"),
+        (root.join("oci-layout"), &text, "not what it should be"),
+        (unpacked.join("layer.json"), &text, "not what this crate writes"),
+        (unpacked.join("layer.json"), &nothing, "it has no layer.json"),
+        (unpacked.join("tree"), &nothing, "it has no tree"),
+    ];
+    for (path, change, wanted) in cases {
+        let lines = found(&engine, &path, change, Depth::Full);
+        assert!(lines.iter().any(|line| line.contains(wanted)), "{}: {wanted}: {lines:#?}", path.display());
+    }
+    // A layer's bytes are not read by a quick look, its size is.
+    assert_eq!(found(&engine, &blob(&engine, &layer), flipped, Depth::Quick), Vec::<String>::new());
+    assert_eq!(found(&engine, &blob(&engine, &layer), empty, Depth::Quick).len(), 1);
+    // A layer under the name of another one.
+    let other = unpacked.with_file_name("0".repeat(64));
+    std::fs::rename(&unpacked, &other).unwrap();
+    let lines: Vec<String> = engine.check(Depth::Quick).unwrap().findings.iter().map(ToString::to_string).collect();
+    assert!(lines[0].contains("that of another layer") && lines[0].contains("remove"), "{lines:?}");
+    std::fs::rename(&other, &unpacked).unwrap();
+    clear(&engine);
+    assert_whole(&engine);
+}
+
+#[test]
+fn garbage_is_no_damage_and_goes() {
+    let (dir, engine) = engine();
+    load(dir.path(), &engine, &archive("stays:1", 1, 2, 3, 1000));
+    let gone = load(dir.path(), &engine, &archive("goes:1", 2, 2, 3, 1000));
+    let root = engine.root();
+    // As a kill leaves it between the index and the blobs.
+    let index = std::fs::read(root.join("index.json")).unwrap();
+    let mut document: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    document["manifests"].as_array_mut().unwrap().retain(|entry| !entry.to_string().contains("goes"));
+    std::fs::write(root.join("index.json"), document.to_string()).unwrap();
+    std::fs::create_dir_all(root.join("tmp/0123/deep")).unwrap();
+    std::fs::write(root.join("tmp/4567"), vec![1; 10_000]).unwrap();
+    std::fs::write(root.join("leases/89ab"), format!("{}\n", gone.digest())).unwrap();
+    std::fs::write(root.join("layers/abc.lock"), "").unwrap();
+    std::fs::create_dir_all(root.join("owners")).unwrap();
+    std::fs::write(root.join("owners/cdef"), "").unwrap();
+    std::fs::create_dir_all(root.join("names")).unwrap();
+    std::os::unix::fs::symlink("0".repeat(64), root.join("names/left")).unwrap();
+    std::fs::create_dir_all(root.join("containers").join("1".repeat(64)).join("upper/x")).unwrap();
+
+    let report = assert_whole(&engine);
+    let number = |kind| report.garbage.iter().filter(|piece| piece.kind == kind).count();
+    use GarbageKind::{Blob, Container, Layer, Mark, Name, Temporary};
+    assert_eq!([Blob, Layer, Container, Name, Temporary, Mark].map(number), [3, 1, 1, 1, 2, 3], "{report:#?}");
+
+    let before = du(root);
+    let same = |pruned: Pruned| {
+        assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
+        (pruned.images, pruned.blobs, pruned.layers, pruned.garbage, pruned.freed)
+    };
+    let would = same(engine.prune(&PruneOptions { dry_run: true, ..PruneOptions::default() }).unwrap());
+    assert_eq!(du(root), before);
+    assert_eq!((would.1.len(), would.2.len(), would.3.len()), (3, 1, 7));
+    let did = same(engine.prune(&PruneOptions::default()).unwrap());
+    assert_eq!(did, would);
+    if let (Some(before), Some(after)) = (before, du(root)) {
+        // Directories that had many names may have shrunk, or not.
+        assert!(before - after >= did.4.bytes, "{before} - {after}, {:?}", did.4);
+    }
+    assert_eq!(assert_whole(&engine).garbage, []);
+    assert_eq!(engine.list_images().unwrap().len(), 1);
+    assert!(engine.prune(&PruneOptions::default()).unwrap().freed.bytes == 0);
+    clear(&engine);
+    assert!(engine.list_images().unwrap().is_empty());
+    let usage = engine.disk_usage().unwrap();
+    assert_eq!((usage.images.count, usage.layers.count, usage.containers.count), (0, 0, 0));
+}
+
+#[test]
+fn what_lives_is_neither_garbage_nor_pruned() {
+    let Some(lab) = Lab::new() else { return };
+    let engine = &lab.engine;
+    let image = image(engine);
+    let busy = with_programs(image.container()).command(["sleep", "1000"]).spawn().unwrap();
+    let over = with_programs(image.container()).command(["sh", "-c", "echo some > /home/file"]).name("over").keep(true);
+    let over = over.spawn().unwrap();
+    over.wait().unwrap();
+    let all = PruneOptions { all_images: true, ..PruneOptions::default() };
+    let usage = engine.disk_usage().unwrap();
+    assert_eq!((usage.containers.count, usage.containers.active), (2, 1));
+    assert_eq!((usage.images.count, usage.images.active, usage.images.reclaimable), (1, 1, 0));
+    assert!(usage.containers.reclaimable > 0 && usage.containers.reclaimable < usage.containers.usage.bytes);
+    let report = assert_whole(engine);
+    assert_eq!((report.containers, &report.garbage[..]), (2, &[][..]));
+
+    let pruned = engine.prune(&all).unwrap();
+    assert_eq!((pruned.containers.len(), pruned.images.len(), pruned.freed.bytes), (0, 0, 0), "{pruned:?}");
+    let pruned = engine.prune(&PruneOptions { containers: true, ..all }).unwrap();
+    assert_eq!(pruned.containers, [over.id()]);
+    assert!(pruned.images.is_empty() && pruned.failures.is_empty(), "{pruned:?}");
+    assert!(pruned.freed.bytes > 0);
+    assert_eq!(engine.containers().unwrap().len(), 1);
+    assert_eq!(engine.find_container("over").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_whole(engine);
+    drop(busy);
+    drop(over);
+    let pruned = engine.prune(&all).unwrap();
+    assert_eq!((pruned.images.len(), pruned.untagged.len(), pruned.layers.len()), (1, 1, 1), "{pruned:?}");
+    assert_whole(engine);
+    lab.assert_clean();
+}
+
+#[test]
+fn a_container_without_its_base_is_found() {
+    let Some(lab) = Lab::new() else { return };
+    let engine = &lab.engine;
+    let image = image(engine);
+    let kept = with_programs(image.container()).command(["true"]).name("kept").keep(true).lifetime(Lifetime::Attached);
+    let kept = kept.spawn().unwrap();
+    kept.wait().unwrap();
+    assert_eq!(kept.info().state, State::Exited);
+    let record = engine.root().join("containers").join(kept.id().to_string()).join("state.json");
+    let index = engine.root().join("index.json");
+    let lines = found(engine, &index, |path| std::fs::write(path, "{\"schemaVersion\":2}").unwrap(), Depth::Quick);
+    assert!(lines.len() == 1 && lines[0].contains("image") && lines[0].contains("is not there"), "{lines:?}");
+    let lines = found(engine, &record, |path| std::fs::write(path, "{").unwrap(), Depth::Quick);
+    assert!(lines.len() == 1 && lines[0].contains("not what this crate writes"), "{lines:?}");
+    let layer = std::fs::read_dir(engine.root().join("layers")).unwrap().next().unwrap().unwrap().path();
+    let lines = found(engine, &layer, |_| {}, Depth::Quick);
+    assert!(lines.len() == 1 && lines[0].contains("not unpacked"), "{lines:?}");
+    kept.remove().unwrap();
+    assert_whole(engine);
+}
