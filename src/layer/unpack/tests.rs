@@ -674,9 +674,72 @@ fn odd_parents_are_errors_and_nothing_waits() {
     );
 }
 
+/// A hard link's mode was given to what the symlink that it names leads to.
+#[test]
+fn cve_2021_32760_modes_do_not_go_through_links() {
+    let evil = |name: &[u8], link: &[u8]| Block::new(name, b'1').link(link).mode(0o4777).owner(9, 9).mtime(9);
+    attack(Archive::new().symlink("s", "@/secret").block(evil(b"h", b"s")), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("h").symlink_metadata().unwrap().is_symlink());
+    });
+    let file = Archive::new().file("f", b"x").symlink("s", "@/secret").block(evil(b"s", b"f"));
+    attack(file, |tree, result| {
+        result.unwrap();
+        let metadata = tree.join("s").symlink_metadata().unwrap();
+        // A link has no metadata of its own: the file keeps what it was made with.
+        assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o644, 2));
+    });
+}
+
+#[test]
+fn names_with_line_ends_are_names_and_nul_is_none() {
+    let odd = "a\nb\rc\td\x1b[31m";
+    attack(Archive::new().file(odd, b"x").symlink("s", odd), |tree, result| {
+        result.unwrap();
+        assert_eq!(fs::read(tree.join(odd)).unwrap(), b"x");
+    });
+    for key in ["path", "linkpath", "GNU.sparse.name"] {
+        attack(Archive::new().pax(&[(key, b"a\0b")]).symlink("s", "t"), |_, result| {
+            assert_eq!(error_kind(result), ErrorKind::Hostile);
+        });
+    }
+    // A field ends at its first NUL; what stands behind it is nobody's.
+    attack(Archive::new().block(Block::new(b"a\0/../../evil", b'0')), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("a").is_file());
+    });
+}
+
+#[test]
+fn device_nodes_are_made_for_root_of_the_host_only() {
+    let archive = || Archive::new().block(Block::new(b"sda", b'4').device(8, 0).mode(0o666)).end();
+    for (ownership, is_device) in [(Ownership::Full, is_root()), (Ownership::Single, false)] {
+        if matches!(ownership, Ownership::Full) && !is_root() {
+            continue;
+        }
+        let place = place();
+        let options = LayerOptions { ownership, ..options(WhiteoutFormat::OverlayUser) };
+        let (unpacked, _) = unpack_at(&place.path().join("tree"), &archive(), &options, &[]).unwrap();
+        let made = place.path().join("tree/sda").symlink_metadata().unwrap();
+        assert_eq!(made.file_type().is_block_device(), is_device);
+        assert_eq!(unpacked.skipped.is_empty(), is_device);
+        assert_eq!(made.len(), 0);
+    }
+}
+
 #[test]
 fn bombs_stop_at_a_named_limit() {
-    let limits = Limits { depth: 20, bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits {
+        depth: 20,
+        bytes: 1 << 20,
+        entries: 30,
+        path_length: 200,
+        xattrs: 3,
+        xattr_bytes: 1000,
+        pax_bytes: 5000,
+        sparse_pieces: 5,
+        ..Limits::default()
+    };
     let options = LayerOptions { limits, ..options(WhiteoutFormat::OverlayUser) };
     let limit = |archive: Archive| {
         let place = place();
@@ -694,4 +757,17 @@ fn bombs_stop_at_a_named_limit() {
     assert!(limit(doubling.file("s3/x/x/x", b"")).contains("depth"));
     let sparse = Block::new(b"s", b'S').gnu().with(483, format!("{:011o}\0", 2 << 20).as_bytes());
     assert!(limit(Archive::new().block(sparse)).contains("bytes"));
+    let many = (0..31).fold(Archive::new(), |archive, number| archive.file(&number.to_string(), b""));
+    assert!(limit(many).contains("`entries` of 30"));
+    let pax = |records: &[(&str, &[u8])]| limit(Archive::new().pax(records).file("f", b""));
+    assert!(pax(&[("path", &[b'p'; 201])]).contains("`path_length` of 200"));
+    assert!(pax(&[("linkpath", &[b'p'; 201])]).contains("`path_length` of 200"));
+    assert!(pax(&[("comment", &[b'c'; 5000])]).contains("`pax_bytes` of 5000"));
+    assert!(pax(&[("SCHILY.xattr.user.a", &[0; 1000])]).contains("`xattr_bytes` of 1000"));
+    let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
+    assert!(pax(&names.each_ref().map(|name| (name.as_str(), &b""[..]))).contains("`xattrs` of 3"));
+    let map: String = (0..6).map(|piece| format!("{},0,", piece * 10)).collect();
+    let pieces = [("GNU.sparse.map", map.trim_end_matches(',').as_bytes()), ("GNU.sparse.size", b"100")];
+    assert!(pax(&pieces).contains("`sparse_pieces` of 5"));
+    assert!(limit(Archive::new().file("f", &[0; 2 << 20])).contains("`bytes`"));
 }
