@@ -205,7 +205,7 @@ fn ten_layers(dir: &Path) {
 fn memory(dir: &Path) {
     let scale = if is_trial() { 100 } else { 1 };
     let count: u64 = 1_000_000 / scale;
-    let size = (2 << 30) / scale;
+    let size = (2048 / scale) << 20;
     measure_memory(dir, &format!("{count} files"), |out| entries(out, count, b'0'));
     measure_memory(dir, &format!("{count} directories"), |out| entries(out, count, b'5'));
     measure_memory(dir, &format!("one file of {} MiB", size >> 20), |out| zeros(out, size));
