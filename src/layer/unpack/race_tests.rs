@@ -20,7 +20,7 @@ use crate::sys::path::{Resolver, Root};
 const SWAPS: [(&str, &str, &str); 3] = [("", "d", "out"), ("d", "sub", "out"), ("d/sub", "deep", "out")];
 
 /// Archives, resolvers and formats are gone through so many times.
-const ROUNDS: u64 = 200;
+const ROUNDS: u64 = 120;
 
 /// Opens a directory of the tree. Through a symlink the attacker would attack the outside by himself.
 fn open(tree: &Path, name: &str) -> Option<OwnedFd> {
