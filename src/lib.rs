@@ -74,6 +74,9 @@ pub mod snapshot;
 mod sys;
 pub mod system;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
 pub use engine::{Engine, EngineOptions, SnapshotterChoice};
 pub use error::{Error, ErrorKind, Result};

@@ -12,6 +12,7 @@
 //! Layers come from strangers. Every name is resolved beneath the tree's own descriptor, the last component is never
 //! followed, metadata goes through descriptors, and [`Limits`] bound what a layer may cost.
 
+mod acl;
 mod compression;
 mod copy;
 mod limits;
@@ -30,6 +31,7 @@ pub use limits::Limits;
 pub(crate) use store::Grave;
 pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
+pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub(crate) use usage::measure;
 pub use view::View;

@@ -476,7 +476,7 @@ impl LayerStore {
         if let Ownership::Mapped(reown) = &self.options.ownership
             && !owners.is_empty()
         {
-            reown.reown(handle.as_fd(), &owners)?;
+            owners.each_batch(|batch| reown.reown(handle.as_fd(), batch))?;
         }
         let Unpacked { entries, bytes, dependent, sets_root, skipped } = unpacked;
         let chain_id = dependent.then(|| chain_id.clone());
