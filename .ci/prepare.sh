@@ -104,8 +104,8 @@ clean_up() {
 
 stage_tools() {
     local wanted=(
-        acl attr bsdextrautils bubblewrap build-essential busybox-static crun curl file git iproute2 jq libcap2-bin
-        mmdebstrap procps python3 runc skopeo tar uidmap umoci util-linux xz-utils zstd
+        acl attr bsdextrautils btrfs-progs bubblewrap build-essential busybox-static crun curl file git iproute2 jq libcap2-bin
+        mmdebstrap procps python3 runc skopeo tar uidmap umoci util-linux xfsprogs xz-utils zstd
     )
     local missing=() package
     for package in "${wanted[@]}"; do

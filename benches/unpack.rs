@@ -1,5 +1,5 @@
-//! Verify and unpack: a gzip layer of many files, both digests checked. Beside it a floor that does the same with
-//! nothing around it: inflate, two SHA-256, and files made from memory.
+//! Verify and unpack layers that are in the store: both digests checked, every file with its metadata. Beside it a floor
+//! that does the same work with nothing around it: inflate and hash on one thread, hash and write files on another.
 //!
 //! `CORACLE_BENCH_LAYER=FILE` names a layer (a gzip tar) to measure on; without it one is made.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
@@ -7,159 +7,268 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
-use support::{Candidate, compare};
+use support::layers::{Layers, Sample, distribution, tiny_files};
+use support::{Candidate, compare_tidying, fact, is_trial, peak_of};
 
 fn main() {
     let dir = support::scratch();
-    let layer = match std::env::var_os("CORACLE_BENCH_LAYER") {
-        Some(path) => std::fs::read(path).unwrap(),
-        None => make_layer(),
-    };
-    let mut tar = Vec::new();
-    flate2::read::MultiGzDecoder::new(&layer[..]).read_to_end(&mut tar).unwrap();
-    println!("layer: {:.1} MB compressed, {:.1} MB unpacked", layer.len() as f64 / 1e6, tar.len() as f64 / 1e6);
-    let layout = dir.path().join("layout");
-    write_layout(&layout, &layer, &tar);
-
-    let mut count = 0;
-    let floor = || {
-        count += 1;
-        let target = dir.path().join(format!("floor{count}"));
-        std::fs::create_dir(&target).unwrap();
-        floor(&layer, &target);
-        std::fs::remove_dir_all(target).unwrap();
-    };
-    let mut turn = 0;
-    let root = dir.path();
-    let ours = || {
-        turn += 1;
-        let target = root.join(format!("root{turn}"));
-        let engine = coracle::Engine::open(&target).unwrap();
-        engine.load(layout.as_path()).unwrap();
-        drop(engine);
-        std::fs::remove_dir_all(target).unwrap();
-    };
-    compare(
-        "load: copy, verify and unpack one layer (removal included)",
-        9,
-        Duration::ZERO,
-        vec![
-            Candidate { name: "floor: inflate, hash twice, write files", turn: Box::new(floor) },
-            Candidate { name: "coracle load", turn: Box::new(ours) },
-        ],
-    );
+    // First, while nothing is in memory that could be taken up again.
+    if support::wants("memory") {
+        memory(dir.path());
+    }
+    if support::wants("usual layer") {
+        let usual = Sample::usual();
+        usual.describe("the usual layer");
+        beside_the_floor(dir.path(), "verify and unpack the usual layer", &usual, 15);
+    }
+    if support::wants("tiny files") {
+        let count = if is_trial() { 500 } else { 100_000 };
+        let tiny = Sample::of_tar(tiny_files(count));
+        tiny.describe("tiny files");
+        beside_the_floor(dir.path(), &format!("verify and unpack {count} files of 200 bytes"), &tiny, 5);
+    }
+    if support::wants("ten layers") {
+        ten_layers(dir.path());
+    }
 }
 
-/// Both hashes and the files, with two threads and no checks: the tar crate reads, files are written as they come.
-fn floor(layer: &[u8], target: &std::path::Path) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| std::hint::black_box(Sha256::digest(layer)));
-        let mut tar = Vec::new();
-        let mut hash = Sha256::new();
-        let mut decoder = flate2::read::MultiGzDecoder::new(layer);
-        let mut chunk = vec![0; 128 * 1024];
-        loop {
-            let count = decoder.read(&mut chunk).unwrap();
-            if count == 0 {
-                break;
-            }
-            hash.update(&chunk[..count]);
-            tar.extend_from_slice(&chunk[..count]);
-        }
-        std::hint::black_box(hash.finalize());
-        let mut archive = tar::Archive::new(&tar[..]);
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let path = target.join(entry.path().unwrap());
+fn beside_the_floor(dir: &Path, title: &str, sample: &Sample, turns: usize) {
+    let files = File::all(&sample.tar);
+    let target = dir.join("floor");
+    let ours = Layers::new(&dir.join("root"), &[sample]);
+    compare_tidying(
+        title,
+        turns,
+        Duration::ZERO,
+        vec![
+            Candidate {
+                name: "floor: inflate, hash twice, write files",
+                turn: Box::new(|| floor(sample, &files, &target)),
+            },
+            Candidate { name: "coracle", turn: Box::new(|| ours.unpack()) },
+        ],
+        || {
+            let _ = std::fs::remove_dir_all(&target);
+            ours.clear();
+        },
+    );
+    drop(ours);
+    std::fs::remove_dir_all(dir.join("root")).unwrap();
+}
+
+/// What the floor writes: read from the archive beforehand.
+enum File {
+    Directory(String),
+    Regular { path: String, start: usize, end: usize },
+    Symlink { path: String, target: String },
+}
+
+impl File {
+    fn all(tar: &[u8]) -> Vec<File> {
+        let mut files = Vec::new();
+        for entry in tar::Archive::new(tar).entries().unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().to_string_lossy().into_owned();
             match entry.header().entry_type() {
-                tar::EntryType::Directory => drop(std::fs::create_dir_all(path)),
+                tar::EntryType::Directory => files.push(File::Directory(path)),
                 tar::EntryType::Regular => {
-                    let mut bytes = Vec::new();
-                    entry.read_to_end(&mut bytes).unwrap();
-                    drop(std::fs::write(path, bytes));
+                    let start = entry.raw_file_position() as usize;
+                    files.push(File::Regular { path, start, end: start + entry.size() as usize });
                 }
                 tar::EntryType::Symlink => {
-                    let link = entry.link_name().unwrap().unwrap().into_owned();
-                    drop(std::os::unix::fs::symlink(link, path));
+                    let target = entry.link_name().unwrap().unwrap().to_string_lossy().into_owned();
+                    files.push(File::Symlink { path, target });
                 }
                 _ => {}
             }
         }
-    });
-}
-
-/// About the shape of a small distribution: 8,000 files, most of them small, 120 MB in all.
-fn make_layer() -> Vec<u8> {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-    let mut tar = tar::Builder::new(encoder);
-    tar.sparse(false);
-    let files = if support::is_trial() { 200 } else { 8000 };
-    for index in 0..files {
-        if index % 20 == 0 {
-            let mut header = tar::Header::new_ustar();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(0o755);
-            header.set_size(0);
-            tar.append_data(&mut header, format!("dir{}/", index / 20), &[][..]).unwrap();
-        }
-        let size = match next() % 100 {
-            0..60 => next() % 4_000,
-            60..95 => next() % 30_000,
-            _ => next() % 400_000,
-        };
-        // Words, so that it compresses about as well as programs and texts do.
-        let mut body = Vec::with_capacity(size as usize + 16);
-        while body.len() < size as usize {
-            body.extend_from_slice(&(next() % 5000 * 0x0101_0101).to_le_bytes());
-        }
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(body.len() as u64);
-        tar.append_data(&mut header, format!("dir{}/file{index}", index / 20), &body[..]).unwrap();
+        files
     }
-    tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// A minimal OCI image layout around one layer.
-fn write_layout(layout: &std::path::Path, layer: &[u8], tar: &[u8]) {
-    let blobs = layout.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| {
-        let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        std::fs::File::create(blobs.join(&hex)).unwrap().write_all(bytes).unwrap();
-        format!("sha256:{hex}")
-    };
-    let diff_id: String = Sha256::digest(tar).iter().map(|byte| format!("{byte:02x}")).collect();
-    let layer_digest = put(layer);
-    let architecture = coracle::Platform::host().architecture;
-    let config = serde_json::json!({
-        "architecture": architecture, "os": "linux", "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
-    })
-    .to_string();
-    let config_digest = put(config.as_bytes());
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config.len()},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer_digest, "size": layer.len()}],
-    })
-    .to_string();
-    let manifest_digest = put(manifest.as_bytes());
-    let index = serde_json::json!({
-        "schemaVersion": 2,
-        "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest_digest, "size": manifest.len()}],
+/// The same stages on as many threads, without a parser, a check or metadata.
+fn floor(sample: &Sample, files: &[File], target: &Path) {
+    std::fs::create_dir(target).unwrap();
+    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
+    let (send_back, used) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut hash = Sha256::new();
+            let mut tar: Vec<u8> = Vec::with_capacity(sample.tar.len());
+            let mut files = files.iter().peekable();
+            for piece in receive {
+                hash.update(&piece);
+                tar.extend_from_slice(&piece);
+                let _ = send_back.send(piece);
+                while let Some(file) = files.next_if(|file| file.end() <= tar.len()) {
+                    file.write(&tar, target);
+                }
+            }
+            std::hint::black_box(hash.finalize());
+        });
+        let mut hash = Sha256::new();
+        let mut decoder = flate2::read::MultiGzDecoder::new(Hashed { bytes: &sample.blob, hash: &mut hash });
+        loop {
+            let mut piece = used.try_recv().unwrap_or_default();
+            piece.resize(256 << 10, 0);
+            let mut filled = 0;
+            while filled < piece.len() {
+                match decoder.read(&mut piece[filled..]).unwrap() {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            if filled == 0 {
+                break;
+            }
+            piece.truncate(filled);
+            send.send(piece).unwrap();
+        }
+        drop(send);
+        drop(decoder);
+        std::hint::black_box(hash.finalize());
     });
-    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
-    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+struct Hashed<'a> {
+    bytes: &'a [u8],
+    hash: &'a mut Sha256,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl File {
+    fn end(&self) -> usize {
+        if let File::Regular { end, .. } = self { *end } else { 0 }
+    }
+
+    fn write(&self, tar: &[u8], target: &Path) {
+        match self {
+            File::Directory(path) => drop(std::fs::create_dir(target.join(path))),
+            File::Regular { path, start, end } => {
+                let mut options = std::fs::OpenOptions::new();
+                options.write(true).create_new(true).mode(0o644);
+                // Parents without an entry of their own are few, and not worth a floor's time.
+                let Ok(mut file) = options.open(target.join(path)) else { return };
+                file.write_all(&tar[*start..*end]).unwrap();
+            }
+            File::Symlink { path, target: to } => drop(std::os::unix::fs::symlink(to, target.join(path))),
+        }
+    }
+}
+
+/// Ten layers of one image, on one core and on all.
+fn ten_layers(dir: &Path) {
+    let files = if is_trial() { 20 } else { 1500 };
+    let samples: Vec<Sample> = (1..=10).map(|seed| Sample::of_tar(distribution(files, seed))).collect();
+    let layers = Layers::new(&dir.join("root"), &samples.iter().collect::<Vec<_>>());
+    let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|core| all.is_set(*core).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    // Threads get the cores of the thread that makes them.
+    let unpack_on = |cores: &CpuSet| {
+        sched_setaffinity(Pid::from_raw(0), cores).unwrap();
+        layers.unpack();
+        sched_setaffinity(Pid::from_raw(0), &all).unwrap();
+    };
+    let times = compare_tidying(
+        "ten layers of one image",
+        7,
+        Duration::ZERO,
+        vec![
+            Candidate { name: "on one core", turn: Box::new(|| unpack_on(&one)) },
+            Candidate { name: "on all cores", turn: Box::new(|| unpack_on(&all)) },
+        ],
+        || layers.clear(),
+    );
+    let ratio = times[0].median().as_secs_f64() / times[1].median().as_secs_f64();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    fact(&format!("ten layers: {ratio:.2} times as fast on {cores} cores as on one"));
+    std::fs::remove_dir_all(dir.join("root")).unwrap();
+}
+
+/// What the largest layers take, in memory.
+fn memory(dir: &Path) {
+    let scale = if is_trial() { 100 } else { 1 };
+    let count: u64 = 1_000_000 / scale;
+    let size = (2048 / scale) << 20;
+    measure_memory(dir, &format!("{count} files"), |out| entries(out, count, b'0'));
+    measure_memory(dir, &format!("{count} directories"), |out| entries(out, count, b'5'));
+    measure_memory(dir, &format!("one file of {} MiB", size >> 20), |out| zeros(out, size));
+}
+
+fn measure_memory(dir: &Path, name: &str, write: impl FnOnce(&mut Out)) {
+    let layers = Layers::new(&dir.join("root"), &[]);
+    let ingest = layers.content.ingest(None, None).unwrap();
+    let gzip = flate2::write::GzEncoder::new(ingest, flate2::Compression::fast());
+    let mut out = Out { gzip, hash: Sha256::new() };
+    write(&mut out);
+    out.write_all(&[0; 1024]).unwrap();
+    let hex: String = out.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let diff_id = coracle::name::DiffId(format!("sha256:{hex}").parse().unwrap());
+    let blob = out.gzip.finish().unwrap().commit().unwrap();
+    let peak = peak_of(|| drop(layers.store.ensure(&blob, &diff_id, &[]).unwrap()));
+    fact(&format!("memory to unpack a layer of {name}: {:.1} MiB", peak as f64 / f64::from(1 << 20)));
+    std::fs::remove_dir_all(dir.join("root")).unwrap();
+}
+
+/// A layer that is too large to be held, on its way into the store.
+struct Out {
+    gzip: flate2::write::GzEncoder<coracle::content::Ingest>,
+    hash: Sha256,
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.hash.update(bytes);
+        self.gzip.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn header(name: &str, kind: u8, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name).unwrap();
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_mode(0o755);
+    header.set_size(size);
+    header.set_cksum();
+    header
+}
+
+fn entries(out: &mut Out, count: u64, kind: u8) {
+    for index in 0..count {
+        if index % 100 == 0 {
+            let name = format!("srv/application/directory-{}/", index / 100);
+            out.write_all(header(&name, b'5', 0).as_bytes()).unwrap();
+        }
+        let name = format!("srv/application/directory-{}/entry-{index}", index / 100);
+        out.write_all(header(&name, kind, 0).as_bytes()).unwrap();
+    }
+}
+
+fn zeros(out: &mut Out, size: u64) {
+    out.write_all(header("zeros", b'0', size).as_bytes()).unwrap();
+    let piece = vec![0; 1 << 20];
+    for _ in 0..size >> 20 {
+        out.write_all(&piece).unwrap();
+    }
 }

@@ -22,7 +22,7 @@
 //! | [`Container`] | a running (or stopped) instance of an image: a thin writable layer on top, isolated processes inside |
 //! | [`Repository`] | a named set of tags |
 //! | [layer] | one tar of changes, compressed in transit and identified unpacked by its DiffID |
-//! | [snapshot] | a tree that a container can be started on: layers below, a writable directory on top |
+//! | [snapshot] | a tree that a container can be started on: layers below, a writable directory on top; one that is [saved](container::SavedSnapshot) can be started on again |
 //! | [isolation] | what turns a process spec into a launch plan, and says how much of it is enforced |
 //! | launch plan | the flat list of typed steps that the child walks after clone |
 //!
@@ -73,6 +73,9 @@ pub mod security;
 pub mod snapshot;
 mod sys;
 pub mod system;
+
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
 pub use engine::{Engine, EngineOptions, SnapshotterChoice};

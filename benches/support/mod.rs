@@ -1,5 +1,9 @@
-//! Measures alternately, so that whatever else the machine does hits every candidate alike, and prints ratios.
+//! Measures alternately, so that whatever else the machine does hits every candidate alike, and prints ratios. What was
+//! measured goes into a report with plots too, `report/index.html` in cargo's target directory.
 #![allow(dead_code, clippy::unwrap_used)]
+
+pub mod layers;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,9 +32,26 @@ pub fn is_trial() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
+/// Whether this part of a bench was asked for: `cargo bench --bench unpack -- tiny` runs those with `tiny` in their names.
+pub fn wants(part: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| part.contains(&word))
+}
+
 /// Runs all candidates `turns` times, alternately, after one unmeasured turn of each, with a pause before each turn.
 /// The first candidate is the floor that the others are divided by.
-pub fn compare(title: &str, turns: usize, pause: Duration, mut candidates: Vec<Candidate<'_>>) -> Vec<Times> {
+pub fn compare(title: &str, turns: usize, pause: Duration, candidates: Vec<Candidate<'_>>) -> Vec<Times> {
+    compare_tidying(title, turns, pause, candidates, || ())
+}
+
+/// The same, with `tidy` called after each turn, unmeasured.
+pub fn compare_tidying(
+    title: &str,
+    turns: usize,
+    pause: Duration,
+    mut candidates: Vec<Candidate<'_>>,
+    mut tidy: impl FnMut(),
+) -> Vec<Times> {
     let turns = if is_trial() { 2 } else { turns };
     let mut times: Vec<Vec<Duration>> = candidates.iter().map(|_| Vec::with_capacity(turns)).collect();
     for turn in 0..=turns {
@@ -38,11 +59,15 @@ pub fn compare(title: &str, turns: usize, pause: Duration, mut candidates: Vec<C
             std::thread::sleep(pause);
             let start = Instant::now();
             (candidate.turn)();
+            let took = start.elapsed();
+            tidy();
             if turn > 0 {
-                times.push(start.elapsed());
+                times.push(took);
             }
         }
     }
+    let names: Vec<&str> = candidates.iter().map(|candidate| candidate.name).collect();
+    report::add_comparison(title, &names, &times);
     let times: Vec<Times> = times
         .into_iter()
         .map(|mut list| {
@@ -53,10 +78,10 @@ pub fn compare(title: &str, turns: usize, pause: Duration, mut candidates: Vec<C
     println!("\n{title}, {turns} turns each, alternating");
     println!("{:<44} {:>11} {:>11} {:>11} {:>8}", "", "best", "median", "p99", "x floor");
     let floor = times[0].median().as_secs_f64();
-    for (candidate, times) in candidates.iter().zip(&times) {
+    for (name, times) in names.iter().zip(&times) {
         println!(
             "{:<44} {:>11} {:>11} {:>11} {:>8.2}",
-            candidate.name,
+            name,
             millis(times.percentile(0)),
             millis(times.median()),
             millis(times.percentile(99)),
@@ -64,6 +89,12 @@ pub fn compare(title: &str, turns: usize, pause: Duration, mut candidates: Vec<C
         );
     }
     times
+}
+
+/// Says something that is not a time, here and in the report.
+pub fn fact(text: &str) {
+    println!("{text}");
+    report::add_fact(text);
 }
 
 fn millis(time: Duration) -> String {
@@ -79,6 +110,20 @@ pub fn scratch() -> tempfile::TempDir {
         None if memory.is_dir() => tempfile::tempdir_in(memory).unwrap(),
         None => tempfile::tempdir().unwrap(),
     }
+}
+
+/// How much more memory this process had at some instant of `work` than before it, in bytes.
+pub fn peak_of(work: impl FnOnce()) -> u64 {
+    let status = |name: &str| {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    // Sets the peak back to what is in use now.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = status("VmRSS");
+    work();
+    status("VmHWM").saturating_sub(before)
 }
 
 /// The smallest program that ends with status 0: an ELF header, a program header, three instructions.

@@ -56,7 +56,8 @@ pub struct Request {
 /// * `open` finds a group again by name, made by this process or an earlier one; `None` when there is none.
 /// * `list` names the groups below this driver's parent; what lives in them may be another program's container.
 ///
-/// All methods may be called from any thread at any time.
+/// All methods may be called from any thread at any time. [`contract::cgroup_driver`](crate::contract::cgroup_driver)
+/// tries all of this.
 pub trait Driver: fmt::Debug + Send + Sync {
     /// Makes a group of this name: 1 to 128 of `[A-Za-z0-9_-]`.
     fn create(&self, name: &str, request: &Request) -> Result<Group>;

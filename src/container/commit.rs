@@ -10,7 +10,7 @@ use super::{Container, Inner, group_name};
 use crate::cgroup::Group;
 use crate::image::{CommitOptions, Image, Images, Running};
 use crate::isolation::{Identity, Range};
-use crate::layer::{self, Change, ChangeKind, Owners, PackOptions, PackSource, View};
+use crate::layer::{self, Change, ChangeKind, PackOptions, PackOwners, PackSource, View};
 use crate::snapshot::{self, Changes};
 use crate::{Error, ErrorKind, Result};
 
@@ -147,9 +147,9 @@ impl Changed {
         };
         let packing = PackOptions {
             owners: match (&runtime.identity, &range) {
-                (Identity::Range { .. }, Some(range)) => Owners::Mapped(range.clone()),
-                (Identity::Single { .. }, _) => Owners::Recorded,
-                _ => Owners::AsFound,
+                (Identity::Range { .. }, Some(range)) => PackOwners::Mapped(range.clone()),
+                (Identity::Single { .. }, _) => PackOwners::Recorded,
+                _ => PackOwners::AsFound,
             },
             access: range.map(|range| range as _),
             mount_points: info.mount_points.iter().map(|path| relative(Path::new(path))).collect(),
@@ -159,11 +159,14 @@ impl Changed {
     }
 
     fn sources(&self) -> Vec<PackSource<'_>> {
-        let source = |(changes, below)| match changes {
-            Changes::Upper(upper) => PackSource::Upper { upper, below },
-            Changes::Tree(tree) => PackSource::Tree { tree, below },
-        };
-        self.parts.iter().map(|(changes, below)| source((changes, below))).collect()
+        let mut sources = Vec::with_capacity(self.parts.len());
+        for (changes, below) in &self.parts {
+            sources.push(match changes {
+                Changes::Upper(upper) => PackSource::Upper { upper, below },
+                Changes::Tree(tree) => PackSource::Tree { tree, below },
+            });
+        }
+        sources
     }
 
     /// What several parts come to: a later one may have taken back what an earlier one did.

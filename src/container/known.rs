@@ -169,6 +169,22 @@ fn lost(why: &'static str) -> Error {
     Error::new(ErrorKind::Launch, "learn how the container ended").because(format!("the exit status is lost: {why}"))
 }
 
+/// The one thing whose ID starts as somebody wrote it.
+pub(super) fn the_only<T>(
+    mut found: impl Iterator<Item = T>,
+    step: impl Fn() -> String,
+    absent: &'static str,
+    lists: &'static str,
+) -> Result<T> {
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => Err(Error::new(ErrorKind::Invalid, step())
+            .because("several IDs start like that")
+            .remedy("write more digits")),
+        (None, _) => Err(Error::new(ErrorKind::NotFound, step()).because(absent).remedy(lists)),
+    }
+}
+
 /// Finds a container by name, by ID, or by the unambiguous beginning of an ID.
 pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Result<Container> {
     let step = || format!("find the container {text:?}");
@@ -182,20 +198,9 @@ pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Resul
         None => {
             let hex = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
             let ids = if hex { record::ids(root)? } else { vec![] };
-            let mut found = ids.iter().filter(|id| id.starts_with(text)).filter_map(|id| record::read(root, id));
-            match (found.next(), found.next()) {
-                (Some(info), None) => info,
-                (Some(_), Some(_)) => {
-                    return Err(Error::new(ErrorKind::Invalid, step())
-                        .because("several IDs start like that")
-                        .remedy("write more digits"));
-                }
-                (None, _) => {
-                    return Err(Error::new(ErrorKind::NotFound, step())
-                        .because("no container has that name, and no ID starts like that")
-                        .remedy("`coracle ps -a` lists them"));
-                }
-            }
+            let found = ids.iter().filter(|id| id.starts_with(text)).filter_map(|id| record::read(root, id));
+            let absent = "no container has that name, and no ID starts like that";
+            the_only(found, step, absent, "`coracle ps -a` lists them")?
         }
     };
     let foreign = Foreign::of(root, &info);

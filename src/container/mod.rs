@@ -316,10 +316,7 @@ impl Inner {
                 .because("it is running")
                 .remedy("stop or kill it first"));
         }
-        // While a snapshot is taken of it, its files stay.
-        let info = self.lock();
-        let _locked = snapshot::lock(&record::directory(self.runtime.root(), &info.id));
-        take_away(&self.runtime, &info, self.group())
+        take_away(&self.runtime, &self.lock(), self.group())
     }
 
     fn close(&self) -> Result<()> {
@@ -403,9 +400,25 @@ fn clear(group: &Group) -> Result<()> {
         .source_is(error))
 }
 
-/// Removes everything of a container; goes on after a failure and tells the first. Its files stay as long as its
-/// processes do: they would see them vanish, and could make new ones.
-pub(crate) fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+/// Removes everything of a container; waits for whoever takes a snapshot of it. Not for those who hold other locks.
+fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+    // What cannot be locked is going already.
+    let _locked = snapshot::lock(&record::directory(runtime.root(), &info.id));
+    take_all(runtime, info, group)
+}
+
+/// Removes everything of a container whose program is gone, unless somebody has it in hand.
+///
+/// # Errors
+/// [`Conflict`](ErrorKind::Conflict) where that is so.
+pub(crate) fn take_away_unless_in_hand(runtime: &Runtime, info: &Info) -> Result<()> {
+    let _locked = snapshot::try_lock(&record::directory(runtime.root(), &info.id))?;
+    take_all(runtime, info, None)
+}
+
+/// Goes on after a failure and tells the first. Its files stay as long as its processes do: they would see them vanish,
+/// and could make new ones.
+fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
     let result = match group {
         Some(group) => clear(group),
         None => runtime.clear_group(&group_name(&info.id)),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::content::lock::Held;
 use crate::{Error, Result, sys};
 
 const STEP: &str = "mark this program as an owner of containers";
@@ -79,11 +80,18 @@ pub(crate) fn lives(root: &Path, name: &str) -> bool {
         return false;
     }
     let Ok(file) = File::open(root.join("owners").join(name)) else { return false };
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => true,
+        locked => {
+            // A copy in a fork of the host program would keep it.
+            let _ = locked.map(|()| file.unlock());
+            false
+        }
+    }
 }
 
 /// The marks that nobody holds and no container names any more, locked by us.
-pub(crate) fn stale(root: &Path, named: &[String]) -> Vec<(PathBuf, File)> {
+pub(crate) fn stale(root: &Path, named: &[String]) -> Vec<(PathBuf, Held)> {
     let Ok(entries) = std::fs::read_dir(root.join("owners")) else { return vec![] };
     let mut stale = vec![];
     for entry in entries.flatten() {
@@ -91,9 +99,9 @@ pub(crate) fn stale(root: &Path, named: &[String]) -> Vec<(PathBuf, File)> {
             continue;
         }
         if let Ok(file) = File::open(entry.path())
-            && file.try_lock().is_ok()
+            && let Ok(Some(lock)) = Held::try_take(file)
         {
-            stale.push((entry.path(), file));
+            stale.push((entry.path(), lock));
         }
     }
     stale

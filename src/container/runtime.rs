@@ -181,7 +181,7 @@ impl Runtime {
     /// A container whose program is gone.
     fn settle(&self, mut info: Info) -> Result<()> {
         if !info.keep {
-            return super::take_away(self, &info, None);
+            return super::take_away_unless_in_hand(self, &info);
         }
         if matches!(info.state, State::Created | State::Running) {
             self.clear_group(&super::group_name(&info.id))?;

@@ -9,8 +9,8 @@
 //! With overlay the writes *move* into the snapshot, and the container goes on on top of it with an empty upper
 //! directory. Taking one is, in this order:
 //!
-//! 1. lock the container's directory, so that there is one at a time; hold `images.lock` shared, which keeps the image,
-//!    and half-made snapshots from being swept;
+//! 1. hold `images.lock` shared, which keeps the image, and half-made snapshots from being swept; then lock the
+//!    container's directory, so that there is one at a time;
 //! 2. make `snapshots/<new>/` with its record, which names the snapshot below as parent;
 //! 3. point the container's `below` at the new one. It has no frozen part, so whoever follows `below` skips it and goes
 //!    on with its parent: nothing has changed yet;
@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::known::the_only;
 use super::record::{self, State};
 use super::runtime::Runtime;
 use super::{Container, ContainerBuilder, Control, Inner};
@@ -237,21 +238,9 @@ pub(crate) fn broken(root: &Path) -> Result<Vec<(PathBuf, Error)>> {
 /// Finds a snapshot by ID, or by the unambiguous beginning of one.
 pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Result<SavedSnapshot> {
     let step = || format!("find the snapshot {text:?}");
-    let mut found =
-        all(runtime.root())?.into_iter().filter(|info| !text.is_empty() && info.id.to_string().starts_with(text));
-    let info = match (found.next(), found.next()) {
-        (Some(info), None) => info,
-        (Some(_), Some(_)) => {
-            return Err(Error::new(ErrorKind::Invalid, step())
-                .because("several IDs start like that")
-                .remedy("write more digits"));
-        }
-        (None, _) => {
-            return Err(Error::new(ErrorKind::NotFound, step())
-                .because("no ID starts like that")
-                .remedy("`coracle snapshots` lists them"));
-        }
-    };
+    let begins = |info: &SnapshotInfo| !text.is_empty() && info.id.to_string().starts_with(text);
+    let found = all(runtime.root())?.into_iter().filter(begins);
+    let info = the_only(found, step, "no ID starts like that", "`coracle snapshots` lists them")?;
     let image = images.resolve(&info.image)?;
     Ok(SavedSnapshot { runtime: runtime.clone(), image, info })
 }
@@ -337,7 +326,7 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
         let dir = root.join("containers").join(container);
         // Those that are not kept need none any more, and may be going at this moment.
         if record::read(root, container).is_some_and(|info| info.keep)
-            && let Ok(_locked) = lock(&dir)
+            && let Ok(Some(_locked)) = try_lock(&dir)
         {
             refresh(runtime, &dir)?;
         }
@@ -398,6 +387,8 @@ impl Inner {
                 .remedy("import the directory as an image, and run a container of that"));
         };
         let dir = self.directory();
+        // In this order: whoever has the images to himself locks containers, too.
+        let _hold = images.lock().share()?;
         let _one_at_a_time = lock(&dir)?;
         let runs = match &self.control {
             Control::Own(_) => self.wait(Some(std::time::Duration::ZERO)).is_ok_and(|status| status.is_none()),
@@ -406,7 +397,6 @@ impl Inner {
         if runs {
             return Err(Error::new(ErrorKind::Conflict, STEP).because("it is running").remedy("stop or kill it first"));
         }
-        let _hold = images.lock().share()?;
         // Whoever took the last one may have been killed before it was done.
         refresh(&self.runtime, &dir)?;
         let image = images.resolve(image)?;
@@ -459,6 +449,25 @@ impl Inner {
             sys::fs::syncfs(file.as_fd()).map_err(fail("syncfs"))?;
         }
         Ok(())
+    }
+}
+
+/// [`lock`] for those who hold other locks, which whoever has this one may wait for. `None` where there is no container.
+///
+/// # Errors
+/// [`Conflict`](ErrorKind::Conflict) where somebody has it.
+pub(super) fn try_lock(dir: &Path) -> Result<Option<File>> {
+    let step = "lock the container";
+    let file = match File::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| Error::io(step, "open", error).path(dir))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::new(ErrorKind::Conflict, step).path(dir).because("somebody reads or removes it at this moment"))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(Error::io(step, "flock", error).path(dir)),
     }
 }
 

@@ -83,8 +83,11 @@ impl Collection<'_> {
     /// Replaces the entries of the index.
     pub(crate) fn set_entries(&mut self, entries: Vec<IndexEntry>) -> Result<()> {
         if self.index.manifests != entries {
-            self.index.manifests = entries;
-            self.store.write_index(&self.index)?;
+            let before = std::mem::replace(&mut self.index.manifests, entries);
+            if let Err(error) = self.store.write_index(&self.index) {
+                self.index.manifests = before;
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! Holding blobs that no tag names yet.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use super::Store;
-use super::lock::Lock;
+use super::lock::{Held, Lock};
 use crate::name::Digest;
 use crate::{Error, Result, sys};
 
@@ -87,14 +87,12 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|error| Error::io(STEP, "open", error).path(&path))?,
             };
-            match file.try_lock() {
-                Ok(()) => {
-                    leases.dead.push((path, file));
-                    continue;
-                }
-                Err(TryLockError::WouldBlock) => leases.live += 1,
-                Err(TryLockError::Error(error)) => return Err(Error::io(STEP, "flock", error).path(&path)),
+            let copy = file.try_clone().map_err(|error| Error::io(STEP, "fcntl", error).path(&path))?;
+            if let Some(lock) = Held::try_take(copy).map_err(|error| Error::io(STEP, "flock", error).path(&path))? {
+                leases.dead.push((path, lock));
+                continue;
             }
+            leases.live += 1;
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(|error| Error::io(STEP, "read", error).path(&path))?;
             // On a full disk a line may have been cut short; whoever wrote it was told, and holds nothing by it.
@@ -115,7 +113,7 @@ pub(crate) struct Leases {
     /// How many of them live.
     pub(crate) live: usize,
     /// Files of dead ones, locked by us so that nobody else takes them for his.
-    pub(crate) dead: Vec<(PathBuf, File)>,
+    pub(crate) dead: Vec<(PathBuf, Held)>,
 }
 
 impl Leases {

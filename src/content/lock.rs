@@ -3,10 +3,12 @@
 //! The kernel gives a lock that is shared to everyone who shares it, also while somebody waits to have it alone; an
 //! unbroken stream of sharers would keep that one waiting for ever. So there is a **gate** beside such a lock: sharers
 //! pass through it, and whoever waits to be alone keeps it closed meanwhile. What is shared is therefore to be held
-//! shortly, and never taken by somebody who holds it already.
+//! shortly. A thread that shares a lock already does not pass the gate again: whoever keeps that closed waits for it.
 
+use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -23,12 +25,43 @@ pub(crate) struct Lock {
 #[derive(Debug)]
 pub(crate) struct Held {
     file: File,
+    /// Where it is shared, for [`SHARED`].
+    shared: Option<PathBuf>,
+    /// Not to be sent to another thread, whose list of locks is another one.
+    _here: PhantomData<*const ()>,
+}
+
+thread_local! {
+    /// What this thread shares now.
+    static SHARED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Held {
+    /// Locks something that is open, when nobody else has it locked.
+    pub(crate) fn try_take(file: File) -> io::Result<Option<Held>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Held::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn new(file: File) -> Held {
+        Held { file, shared: None, _here: PhantomData }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // Closing would not do where the host program has forked meanwhile: the copy keeps the lock.
         let _ = self.file.unlock();
+        if let Some(path) = &self.shared {
+            // A thread that is ending has no list any more, and takes no lock.
+            let _ = SHARED.try_with(|shared| {
+                let mut shared = shared.borrow_mut();
+                shared.iter().position(|other| other == path).map(|place| shared.swap_remove(place))
+            });
+        }
     }
 }
 
@@ -40,8 +73,12 @@ impl Lock {
 
     /// Waits until nobody has it alone, and shares it.
     pub(crate) fn share(&self) -> Result<Held> {
-        let _through = self.take(&self.gate(), File::lock_shared)?;
-        self.take(&self.path, File::lock_shared)
+        let again = SHARED.with(|shared| shared.borrow().contains(&self.path));
+        let _through = if again { None } else { Some(self.take(&self.gate(), File::lock_shared)?) };
+        let mut held = self.take(&self.path, File::lock_shared)?;
+        SHARED.with(|shared| shared.borrow_mut().push(self.path.clone()));
+        held.shared = Some(self.path.clone());
+        Ok(held)
     }
 
     /// Waits until nobody else has it, and keeps it so.
@@ -57,12 +94,7 @@ impl Lock {
 
     /// [`Lock::alone`], when that needs no waiting.
     pub(crate) fn try_alone(&self) -> Result<Option<Held>> {
-        let file = self.open(&self.path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Held { file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(self.failed("flock", &self.path, error)),
-        }
+        Held::try_take(self.open(&self.path)?).map_err(|error| self.failed("flock", &self.path, error))
     }
 
     fn gate(&self) -> PathBuf {
@@ -73,7 +105,7 @@ impl Lock {
         let file = self.open(path)?;
         loop {
             match lock(&file) {
-                Ok(()) => return Ok(Held { file }),
+                Ok(()) => return Ok(Held::new(file)),
                 // A signal handler of the host program ran.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.failed("flock", path, error)),
@@ -123,11 +155,31 @@ mod tests {
     }
 
     #[test]
+    fn sharing_again_does_not_wait_for_who_waits_for_us() {
+        let place = tempfile::tempdir().unwrap();
+        let lock = Lock::new(place.path(), "it", "lock it");
+        let held = lock.share().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| drop(lock.alone().unwrap()));
+            let gate = File::options().create(true).truncate(false).write(true).open(lock.gate()).unwrap();
+            while gate.try_lock().is_ok() {
+                gate.unlock().unwrap();
+                std::thread::yield_now();
+            }
+            drop(lock.share().unwrap());
+            assert!(!waiting.is_finished());
+            drop(held);
+        });
+        assert!(SHARED.with(|shared| shared.borrow().is_empty()));
+    }
+
+    #[test]
     fn a_fork_that_keeps_the_file_does_not_keep_the_lock() {
         let place = tempfile::tempdir().unwrap();
         let lock = Lock::new(place.path(), "it", "lock it");
         let held = lock.alone().unwrap();
         assert!(lock.try_alone().unwrap().is_none());
+        assert!(Held::try_take(lock.open(&lock.path).unwrap()).unwrap().is_none());
         // What a fork has: another descriptor of the same open file.
         let copy = held.file.try_clone().unwrap();
         drop(held);

@@ -5,13 +5,14 @@
 //! looks after locking whether the thing still has its name, makes another.
 
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Durability;
+use super::lock::Held;
 use crate::{Error, ErrorKind, Result, sys};
 
 /// A name that nobody else has.
@@ -149,7 +150,7 @@ impl Drop for TmpDir {
 pub(crate) struct Buried {
     /// Its name in `tmp/`.
     pub(crate) name: OsString,
-    _lock: File,
+    _lock: Option<Held>,
 }
 
 /// Takes the directory `path` out of sight, into `dir`; `None` where it is gone, or somebody else is doing the same.
@@ -160,15 +161,12 @@ pub(crate) fn bury(path: &Path, dir: &Path) -> io::Result<Option<Buried>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
+    // Keeps sweepers away. Where it cannot be had, by a copy in a fork of the host program say, one of them may help.
+    let lock = Held::try_take(file)?;
     let name = random_name()?;
     match fs::rename(path, dir.join(&name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(|()| Some(Buried { name: name.into(), _lock: file })),
+        other => other.map(|()| Some(Buried { name: name.into(), _lock: lock })),
     }
 }
 
@@ -193,7 +191,7 @@ pub(crate) fn sweep(dir: &Path) -> io::Result<()> {
 /// Something in `tmp/` that nobody makes any more; ours as long as this value holds its lock.
 pub(crate) struct Stale {
     pub(crate) name: OsString,
-    _lock: File,
+    _lock: Held,
 }
 
 /// What dead makers left in `dir`, locked.
@@ -206,11 +204,8 @@ pub(crate) fn stale(dir: &Path) -> io::Result<Vec<Stale>> {
         else {
             continue;
         };
-        match file.try_lock() {
-            Ok(()) => found.push(Stale { name: entry.file_name(), _lock: file }),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let lock = Held::try_take(file)?;
+        found.extend(lock.map(|lock| Stale { name: entry.file_name(), _lock: lock }));
     }
     Ok(found)
 }

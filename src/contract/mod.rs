@@ -19,9 +19,11 @@
 //!
 //! A suite stops at the first clause that is broken: the error's step is the clause, its cause what was found instead.
 
+mod cgroup;
 mod fixture;
 mod snapshotter;
 
+pub use cgroup::cgroup_driver;
 pub use snapshotter::snapshotter;
 
 use crate::{Error, ErrorKind, Result};
@@ -37,10 +39,102 @@ fn require(holds: bool, clause: Clause, found: impl Into<String>) -> Result<()> 
     Err(Error::new(ErrorKind::Invalid, format!("keep the contract, which says: {clause}")).because(found.into()))
 }
 
+/// Tries the parts of a suite in turn; the clauses, when all of them are kept.
+fn run<P: Copy>(parts: &[(Clause, P)], attempt: impl Fn(P, Clause) -> Result<()>) -> Result<Vec<&'static str>> {
+    for (clause, part) in parts {
+        in_clause(clause, attempt(*part, clause))?;
+    }
+    Ok(parts.iter().map(|(clause, _)| *clause).collect())
+}
+
+/// Does something in several threads at once; the first error of one of them.
+fn spread(threads: usize, clause: Clause, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let panicked = || Err(Error::new(ErrorKind::Invalid, clause).because("a thread panicked"));
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| panicked()))
+    })
+}
+
 /// A failure of what a clause asks for.
 fn in_clause<T>(clause: Clause, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
         let step = format!("keep the contract, which says: {clause}");
         Error::new(error.kind(), step).because(error.to_string()).source_is(error)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::layer::Ownership;
+    use crate::snapshot::{Base, Changes, Copy, Snapshot, Snapshotter, Usage};
+    use crate::{EngineOptions, Result};
+
+    /// A backend that forgets something.
+    #[derive(Debug)]
+    struct Forgetful(Copy, &'static str);
+
+    impl Snapshotter for Forgetful {
+        fn name(&self) -> &'static str {
+            "forgetful"
+        }
+
+        fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
+            if self.1 == "prepare" {
+                self.0.remove(dir)?;
+            }
+            self.0.prepare(dir, base)
+        }
+
+        fn changes(&self, dir: &Path) -> Changes {
+            self.0.changes(dir)
+        }
+
+        fn usage(&self, dir: &Path) -> Result<Usage> {
+            let usage = self.0.usage(dir)?;
+            Ok(if self.1 == "usage" { Usage { bytes: usage.bytes / 2, ..usage } } else { usage })
+        }
+
+        fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
+            if self.1 == "freeze" { Ok(()) } else { self.0.freeze(dir, into) }
+        }
+
+        fn remove(&self, dir: &Path) -> Result<()> {
+            if self.1 == "remove" { Ok(()) } else { self.0.remove(dir) }
+        }
+    }
+
+    #[test]
+    fn every_driver_of_control_groups_keeps_the_contract() {
+        use crate::cgroup::{Direct, Hierarchies, Parent};
+        let parent = |which| Parent::OwnNamed(format!("coracle-contract-{which}-{}", std::process::id()));
+        let hierarchies = || Hierarchies::detect().unwrap();
+        super::cgroup_driver(&Direct::new(hierarchies(), parent("direct"))).unwrap();
+        #[cfg(feature = "cgroups-rs")]
+        super::cgroup_driver(&crate::cgroup::CgroupsRs::new(hierarchies(), parent("crate"))).unwrap();
+    }
+
+    #[test]
+    fn a_broken_contract_is_told_by_its_clause() {
+        for (what, clause) in [
+            ("prepare", "prepare is idempotent"),
+            ("usage", "usage is what du says"),
+            ("freeze", "what is frozen is the base of others"),
+            ("remove", "is left"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = nix::unistd::geteuid().is_root();
+            let ownership = if root { Ownership::Full } else { Ownership::Single };
+            let backend = Arc::new(Forgetful(Copy::new(ownership), what));
+            let options = EngineOptions::new(dir.path().join("root")).single_id(true);
+            let engine = options.snapshot_backend(backend).open().unwrap();
+            let error = super::snapshotter(&engine).unwrap_err().to_string();
+            assert!(error.contains(clause), "{what}: {error}");
+            assert_eq!(engine.list_images().unwrap().len(), 0);
+        }
+    }
 }

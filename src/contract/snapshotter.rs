@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fixture::{du, fingerprint, image, names, script};
-use super::{Clause, in_clause, require};
+use super::{Clause, require, run, spread};
 use crate::content::tmp::TmpDir;
 use crate::image::Image;
 use crate::layer::{Layer, View};
@@ -24,7 +25,7 @@ use crate::{Container, ContainerBuilder, Engine, Error, ErrorKind, Result};
 /// The first clause that is broken, or that could not be tried.
 pub fn snapshotter(engine: &Engine) -> Result<Vec<&'static str>> {
     let image = image(engine)?;
-    let tried = Suite::new(engine, &image).and_then(|suite| suite.run());
+    let tried = Suite::new(engine, &image).and_then(|suite| run(&PARTS, |part, clause| part(&suite, clause)));
     let removed = engine.remove_image(&image.id().to_string(), true);
     let kept = tried?;
     removed?;
@@ -71,13 +72,6 @@ impl Suite {
         let mut suite = Suite { engine, backend, image, layers, place, before: BTreeMap::new() };
         suite.before = suite.trees()?;
         Ok(suite)
-    }
-
-    fn run(&self) -> Result<Vec<&'static str>> {
-        for (clause, part) in PARTS {
-            in_clause(clause, part(self, clause))?;
-        }
-        Ok(PARTS.iter().map(|(clause, _)| *clause).collect())
     }
 
     fn trees(&self) -> Result<BTreeMap<PathBuf, String>> {
@@ -176,24 +170,17 @@ impl Suite {
     }
 
     fn crowd(&self, clause: Clause) -> Result<()> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..6)
-                .map(|thread| {
-                    scope.spawn(move || -> Result<()> {
-                        for turn in 0..4 {
-                            let dir = self.dir(&format!("crowd-{thread}-{turn}"))?;
-                            self.backend.prepare(&dir, &self.base())?;
-                            let file = self.backend.changes(&dir).path().join("own");
-                            require(!file.exists(), clause, "a fresh one holds another's file")?;
-                            put(&file, b"x")?;
-                            self.gone(&dir, clause)?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            let panicked = || Err(Error::new(ErrorKind::Invalid, clause).because("a thread panicked"));
-            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| panicked()))
+        let count = AtomicUsize::new(0);
+        spread(6, clause, || {
+            for _ in 0..4 {
+                let dir = self.dir(&format!("crowd-{}", count.fetch_add(1, Ordering::Relaxed)))?;
+                self.backend.prepare(&dir, &self.base())?;
+                let file = self.backend.changes(&dir).path().join("own");
+                require(!file.exists(), clause, "a fresh one holds another's file")?;
+                put(&file, b"x")?;
+                self.gone(&dir, clause)?;
+            }
+            Ok(())
         })
     }
 
@@ -300,14 +287,9 @@ impl Suite {
         let saved = writer.snapshot()?;
         let text = "cat /data/new /etc/changed; test ! -e /etc/kept; test /data/new -ef /deep/er/again; echo $CONTRACT; \
                     echo mine > /data/new; rm -r /deep";
-        std::thread::scope(|scope| {
-            let start = || {
-                let said = self.says(saved.container(), text)?;
-                require(said == "new\nchanged\nkept\n", clause, format!("{said:?}"))
-            };
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
-            let panicked = || Err(Error::new(ErrorKind::Invalid, clause).because("a thread panicked"));
-            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| panicked()))
+        spread(4, clause, || {
+            let said = self.says(saved.container(), text)?;
+            require(said == "new\nchanged\nkept\n", clause, format!("{said:?}"))
         })?;
         let second = self.run_in(saved.container(), "echo second > /data/second; rm /data/new")?;
         let stacked = second.snapshot()?;

@@ -11,7 +11,7 @@ use super::manifest::{Descriptor, Manifest};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{self, Compression, Decoder, EncoderOptions, Owners, PackOptions, PackSource};
+use crate::layer::{self, Compression, Decoder, EncoderOptions, PackOptions, PackOwners, PackSource};
 use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
 
 /// Where a root file system comes from.
@@ -166,8 +166,8 @@ fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptio
                 .unwrap_or(EncoderOptions { compression: Compression::None, ..EncoderOptions::default() });
             let packing = PackOptions {
                 owners: match options.owner {
-                    FileOwner::AsFound => Owners::AsFound,
-                    FileOwner::Fixed(uid, gid) => Owners::Fixed(uid, gid),
+                    FileOwner::AsFound => PackOwners::AsFound,
+                    FileOwner::Fixed(uid, gid) => PackOwners::Fixed(uid, gid),
                 },
                 clamp_mtime: options.clamp_mtime,
                 ..PackOptions::default()

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+#[cfg(feature = "zstd")]
+use super::limits::exceeded;
 use crate::{Error, ErrorKind, Result};
 
 /// How a stream is compressed.
@@ -61,15 +63,31 @@ enum Inner<R: BufRead> {
     Plain(R),
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
     #[cfg(feature = "zstd")]
-    Zstd(Box<zstd::stream::read::Decoder<'static, R>>),
+    Zstd {
+        decoder: Box<zstd::stream::read::Decoder<'static, R>>,
+        window: u64,
+    },
 }
 
+/// The window that the command `zstd` accepts without being told more, in bytes.
+const USUAL_WINDOW: u64 = 128 << 20;
+
 impl<R: BufRead> Decoder<R> {
-    /// Looks at the first bytes of `reader` and chooses.
+    /// Looks at the first bytes of `reader` and chooses. zstd may ask for a window of 128 MiB, which is held in memory.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for bzip2 and xz, and for zstd where the crate was built without the feature.
-    pub fn new(mut reader: R) -> Result<Decoder<R>> {
+    pub fn new(reader: R) -> Result<Decoder<R>> {
+        Decoder::with_window(reader, USUAL_WINDOW)
+    }
+
+    /// The same with a window of at most `zstd_window` bytes for zstd, rounded down to a power of two. Reading a stream
+    /// that asks for more fails with [`ErrorKind::Limit`].
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    #[cfg_attr(not(feature = "zstd"), expect(unused_variables))]
+    pub fn with_window(mut reader: R, zstd_window: u64) -> Result<Decoder<R>> {
         let failed = |error| Error::io("decompress", "read", error);
         let compression = Compression::detect(reader.fill_buf().map_err(failed)?);
         let inner = match compression {
@@ -77,7 +95,11 @@ impl<R: BufRead> Decoder<R> {
             Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
             #[cfg(feature = "zstd")]
             Compression::Zstd => {
-                Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(reader).map_err(failed)?))
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(reader).map_err(failed)?;
+                // The format has no window below 1 KiB, and the library none above 2 GiB.
+                let log = zstd_window.max(1).ilog2().clamp(10, 31);
+                decoder.window_log_max(log).map_err(failed)?;
+                Inner::Zstd { decoder: Box::new(decoder), window: 1 << log }
             }
             #[cfg(not(feature = "zstd"))]
             Compression::Zstd => {
@@ -105,7 +127,7 @@ impl<R: BufRead> Decoder<R> {
             Inner::Plain(reader) => reader,
             Inner::Gzip(decoder) => decoder.into_inner(),
             #[cfg(feature = "zstd")]
-            Inner::Zstd(decoder) => decoder.finish(),
+            Inner::Zstd { decoder, .. } => decoder.finish(),
         }
     }
 }
@@ -116,9 +138,18 @@ impl<R: BufRead> Read for Decoder<R> {
             Inner::Plain(reader) => reader.read(buffer),
             Inner::Gzip(decoder) => decoder.read(buffer),
             #[cfg(feature = "zstd")]
-            Inner::Zstd(decoder) => decoder.read(buffer),
+            Inner::Zstd { decoder, window } => decoder.read(buffer).map_err(|error| too_large(error, *window)),
         }
     }
+}
+
+/// Tells the library's refusal of a window from other failures; it says so in words only.
+#[cfg(feature = "zstd")]
+fn too_large(error: io::Error, window: u64) -> io::Error {
+    if error.raw_os_error().is_none() && error.to_string().contains("too much memory") {
+        return exceeded("zstd_window", window).into();
+    }
+    error
 }
 
 impl<R: BufRead> fmt::Debug for Decoder<R> {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::view::{Found, View, as_path, child, shown};
+use super::view::{Found, View, as_path, child_of, listed};
 use super::{Owner, Ownership};
 use crate::sys::fs::{self, Stat, Time};
 use crate::sys::path::components;
@@ -15,6 +15,9 @@ use crate::sys::{reflink, xattr};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "copy the image's tree";
+
+/// Descriptors of directories that wait for their turn.
+const MAX_HELD: usize = 256;
 
 /// What becomes of the contents of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,29 +86,33 @@ impl Copier<'_> {
     /// All directories, each by its path from the root, parents first; then what is to be set on them, the deepest first,
     /// since files made in them would change it.
     fn tree(&mut self) -> Result<()> {
-        let mut done: Vec<Vec<u8>> = vec![];
-        let mut open: Vec<Vec<u8>> = vec![vec![]];
-        while let Some(path) = open.pop() {
-            if let Some(found) = self.view.lookup(&path)? {
-                let target = self.target(&path)?;
-                for name in shown(&found).map_err(unread("getdents64", &path))? {
-                    let inner = joined(&path, name.to_bytes());
-                    let Some(entry) = child(&found, &name).map_err(unread("openat", &inner))? else { continue };
-                    if entry.is_dir() {
-                        fs::mkdirat(target.as_fd(), &name, 0o700).map_err(failed("mkdirat", &inner))?;
-                        open.push(inner);
-                    } else {
-                        self.entry(&inner, &name, &entry, target.as_fd())?;
-                    }
+        let mut done: Vec<(Vec<u8>, Stat, Attributes)> = vec![];
+        let mut open = vec![(vec![], None)];
+        let held_by = |found: &Found| found.dirs.len() + 1;
+        let mut held = 0;
+        while let Some((path, kept)) = open.pop() {
+            held -= kept.as_ref().map_or(0, held_by);
+            let Some(found) = kept.map_or_else(|| self.view.lookup(&path), |found| Ok(Some(found)))? else { continue };
+            let from = found.open().map_err(unread("openat", &path))?;
+            let target = self.target(&path)?;
+            for (name, shares) in listed(&found).map_err(unread("getdents64", &path))? {
+                let inner = joined(&path, name.to_bytes());
+                let Some(entry) = child_of(&found, &name, &shares).map_err(unread("openat", &inner))? else { continue };
+                if !entry.is_dir() {
+                    self.entry(&inner, &name, &entry, target.as_fd())?;
+                    continue;
                 }
+                fs::mkdirat(target.as_fd(), &name, 0o700).map_err(failed("mkdirat", &inner))?;
+                // Looking it up again takes a walk through all layers.
+                let keep = held + held_by(&entry) <= MAX_HELD;
+                held += if keep { held_by(&entry) } else { 0 };
+                open.push((inner, keep.then_some(entry)));
             }
-            done.push(path);
+            let attributes = attributes(from.as_fd(), &path)?;
+            done.push((path, found.stat, attributes));
         }
-        while let Some(path) = done.pop() {
-            if let Some(found) = self.view.lookup(&path)? {
-                let from = found.open().map_err(unread("openat", &path))?;
-                self.finish(&found, from.as_fd(), self.target(&path)?.as_fd(), &path)?;
-            }
+        while let Some((path, stat, attributes)) = done.pop() {
+            self.finish(&stat, attributes, self.target(&path)?.as_fd(), &path)?;
         }
         Ok(())
     }
@@ -131,7 +138,7 @@ impl Copier<'_> {
                 let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
                 let made = File::from(fs::openat(target, name, flags, 0o600).map_err(failed("openat", path))?);
                 self.contents(&from, &made, stat, path)?;
-                self.finish(found, from.as_fd(), made.as_fd(), path)
+                self.finish(stat, attributes(from.as_fd(), path)?, made.as_fd(), path)
             }
             libc::S_IFLNK => {
                 let link = CString::new(found.target().map_err(failed("readlinkat", path))?)
@@ -192,18 +199,12 @@ impl Copier<'_> {
     }
 
     /// Owner, attributes, mode, time: in this order, since each may undo a later one.
-    fn finish(&mut self, found: &Found, from: BorrowedFd<'_>, made: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-        let stat = &found.stat;
+    fn finish(&mut self, stat: &Stat, attributes: Attributes, made: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
         if matches!(self.ownership, Ownership::Full) {
             fs::fchown(made, stat.st_uid, stat.st_gid).map_err(failed("fchown", path))?;
         }
         let mut privileged = vec![];
-        for name in xattr::list(from).map_err(failed("flistxattr", path))? {
-            let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
-            if overlay.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
-                continue;
-            }
-            let Some(value) = xattr::get(from, &name).map_err(failed("fgetxattr", path))? else { continue };
+        for (name, value) in attributes {
             match xattr::set(made, &name, &value) {
                 // What only root may set is not there without root, or is set by who may.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => match self.ownership {
@@ -229,6 +230,22 @@ impl Copier<'_> {
         let (uid, gid) = reown.container_ids(stat.st_uid, stat.st_gid);
         self.owners.push(Owner { path: path.to_vec(), uid, gid, mode, xattrs });
     }
+}
+
+/// Names and values.
+type Attributes = Vec<(CString, Vec<u8>)>;
+
+/// All attributes but overlay's own.
+fn attributes(from: BorrowedFd<'_>, path: &[u8]) -> Result<Attributes> {
+    let mut attributes = vec![];
+    for name in xattr::list(from).map_err(failed("flistxattr", path))? {
+        let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
+        if !overlay.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
+            let value = xattr::get(from, &name).map_err(failed("fgetxattr", path))?;
+            attributes.extend(value.map(|value| (name, value)));
+        }
+    }
+    Ok(attributes)
 }
 
 /// File capabilities as a user namespace's root writes them. Seen from outside they name the namespace's root (version 3
@@ -286,5 +303,45 @@ mod tests {
         let (old, was) = (at("out/a/b/old").metadata().unwrap(), at("low/a/b/old").metadata().unwrap());
         assert_eq!((old.mode(), old.mtime_nsec(), old.uid()), (was.mode(), was.mtime_nsec(), was.uid()));
         assert_eq!(at("out/a/new").metadata().unwrap().ino(), at("out/a/twin").metadata().unwrap().ino());
+    }
+
+    #[test]
+    fn depth_width_and_links_are_kept_with_few_descriptors() {
+        let dir = crate::layer::testing::Scratch::new();
+        let at = |name: &str| dir.path().join(name);
+        for layer in 0..40 {
+            for name in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"] {
+                std::fs::create_dir_all(at(&format!("{layer}/{name}/sub"))).unwrap();
+                std::fs::write(at(&format!("{layer}/{name}/sub/{layer}")), name).unwrap();
+            }
+        }
+        // Deeper than a path can say.
+        let mut here: OwnedFd = File::open(at("0")).unwrap().into();
+        for _ in 0..600 {
+            fs::mkdirat(here.as_fd(), c"deeper", 0o700).unwrap();
+            here = fs::open_dir(here.as_fd(), c"deeper").unwrap();
+        }
+        drop(fs::openat(here.as_fd(), c"file", libc::O_CREAT | libc::O_WRONLY, 0o600).unwrap());
+        fs::fchmod(here.as_fd(), 0o711).unwrap();
+        std::fs::hard_link(at("0/one/sub/0"), at("0/ten/link")).unwrap();
+        std::fs::create_dir(at("out")).unwrap();
+        let view = View::new((0..40).map(|layer| at(&layer.to_string()))).unwrap();
+        copy(&view, &at("out"), &Ownership::Single, Contents::SharedOrWritten).unwrap();
+        assert_eq!(std::fs::read_dir(at("out/seven/sub")).unwrap().count(), 40);
+        assert_eq!(std::fs::read(at("out/seven/sub/33")).unwrap(), b"seven");
+        assert_eq!(at("out/one/sub/0").metadata().unwrap().ino(), at("out/ten/link").metadata().unwrap().ino());
+        let mut copied: OwnedFd = File::open(at("out")).unwrap().into();
+        for _ in 0..600 {
+            copied = fs::open_dir(copied.as_fd(), c"deeper").unwrap();
+        }
+        assert_eq!(fs::fstat(copied.as_fd()).unwrap().st_mode & 0o7777, 0o711);
+        assert_eq!(fs::names(copied.as_fd()).unwrap(), [c"file".to_owned()]);
+    }
+
+    #[test]
+    fn file_capabilities_are_seen_from_inside() {
+        let outside = [&[1, 0, 0, 3][..], &[9; 16], &[0xe8, 3, 0, 0]].concat();
+        assert_eq!(inside(outside), [&[1, 0, 0, 2][..], &[9; 16]].concat());
+        assert_eq!(inside(b"other".to_vec()), b"other");
     }
 }

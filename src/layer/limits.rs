@@ -31,6 +31,12 @@ pub struct Limits {
     pub pax_bytes: u64,
     /// Pieces of one sparse file.
     pub sparse_pieces: usize,
+    /// Bytes that may be remembered of a layer until its end: directories that are opaque or have attributes of their
+    /// own, and, where another identity gives files to their owners, those owners.
+    pub memory: usize,
+    /// Bytes of the window that a layer compressed with zstd asks for. Levels up to 19 need 8 MiB, and the levels above
+    /// and `--long` as much as 128 MiB.
+    pub zstd_window: u64,
 }
 
 impl Default for Limits {
@@ -43,7 +49,9 @@ impl Default for Limits {
             xattrs: 256,
             xattr_bytes: 512 << 10,
             pax_bytes: 1 << 20,
-            sparse_pieces: 1 << 20,
+            sparse_pieces: 1 << 18,
+            memory: 32 << 20,
+            zstd_window: 32 << 20,
         }
     }
 }

@@ -12,6 +12,7 @@
 //! Layers come from strangers. Every name is resolved beneath the tree's own descriptor, the last component is never
 //! followed, metadata goes through descriptors, and [`Limits`] bound what a layer may cost.
 
+mod acl;
 mod compression;
 mod copy;
 mod encoder;
@@ -32,11 +33,13 @@ pub use encoder::EncoderOptions;
 pub use limits::Limits;
 pub(crate) use pack::encode;
 pub use pack::{
-    Access, Change, ChangeKind, LeftOut, Owners, PackOptions, PackSource, Packed, PackedBlob, changes, pack, pack_blob,
+    Access, Change, ChangeKind, LeftOut, PackOptions, PackOwners, PackSource, Packed, PackedBlob, changes, pack,
+    pack_blob,
 };
 pub(crate) use store::Grave;
 pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
+pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub(crate) use usage::measure;
 pub use view::View;

@@ -18,7 +18,7 @@ use std::thread;
 
 use super::limits::exceeded;
 use super::unpack::unpack;
-use super::{Below, Decoder, LayerOptions, Owner, Unpacked};
+use super::{Below, Decoder, LayerOptions, Limits, Owners, Unpacked};
 use crate::name::{DiffId, Digest, Hasher};
 use crate::{Error, ErrorKind, Result, content, sys};
 
@@ -43,7 +43,7 @@ pub(super) struct Job<'a> {
 }
 
 /// Unpacks a blob and verifies both of its digests. After an error the tree is to be thrown away.
-pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, Vec<Owner>)> {
+pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, Owners)> {
     let file = job.content.open_blob(job.blob)?;
     let total = job.content.size(job.blob)?;
     let (full_in, full_out) = sync_channel(DEPTH);
@@ -72,7 +72,7 @@ pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, 
             total,
             progress,
         };
-        let produced = produce(source, &full_in, &empty_out, options.limits.bytes, stop);
+        let produced = produce(source, &full_in, &empty_out, &options.limits, stop);
         // A failure reaches the other side through the channel, so that it stops where the bytes stop.
         let produced = match produced {
             Ok(digest) => Some(digest),
@@ -109,10 +109,10 @@ fn create<B: Below>(
     tree: OwnedFd,
     options: &LayerOptions,
     below: &B,
-) -> Result<(Unpacked, Vec<Owner>, Digest)> {
+) -> Result<(Unpacked, Owners, Digest)> {
     // This thread is ours and ends here, so it may have a umask of its own.
     let exact_modes = sys::fs::clear_umask_of_this_thread();
-    let (unpacked, owners, mut chunks) = unpack(chunks, tree, options, below, exact_modes)?;
+    let (unpacked, owners, mut chunks) = unpack(chunks, sys::path::Root::new(tree), options, below, exact_modes)?;
     // What follows the archive's end belongs to the digest.
     while let length @ 1.. = chunks.fill_buf().map_err(|error| Error::io("read the tar", "read", error))?.len() {
         chunks.consume(length);
@@ -132,10 +132,10 @@ fn produce(
     source: Source<'_>,
     full: &SyncSender<Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
-    limit: u64,
+    limits: &Limits,
     stop: &AtomicBool,
 ) -> Result<Digest, Stop> {
-    let mut decoder = Decoder::new(source).map_err(Stop::Failed)?;
+    let mut decoder = Decoder::with_window(source, limits.zstd_window).map_err(Stop::Failed)?;
     let mut produced = 0u64;
     loop {
         if stop.load(Ordering::Relaxed) {
@@ -158,8 +158,8 @@ fn produce(
             break;
         }
         produced += filled as u64;
-        if produced > limit {
-            return Err(Stop::Failed(exceeded("bytes", limit)));
+        if produced > limits.bytes {
+            return Err(Stop::Failed(exceeded("bytes", limits.bytes)));
         }
         chunk.truncate(filled);
         full.send(Ok(chunk)).map_err(|_| Stop::Unwanted)?;
@@ -259,3 +259,7 @@ impl Read for Chunks {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

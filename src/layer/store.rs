@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pipeline::{self, Job};
 use super::{Below, Limits, Ownership, Skipped, Unpacked, View, WhiteoutFormat};
+use crate::content::lock::Held;
 use crate::content::tmp::{self, Buried, TmpDir};
 use crate::content::{self, Durability};
 use crate::name::{ChainId, DiffId, Digest};
@@ -388,7 +389,7 @@ impl LayerStore {
     }
 
     /// Lock files of unpackings whose programs are dead, locked by us.
-    pub(crate) fn stale_locks(&self) -> Result<Vec<(PathBuf, File)>> {
+    pub(crate) fn stale_locks(&self) -> Result<Vec<(PathBuf, Held)>> {
         let dir = self.dir();
         let failed = |error| Error::io("list the layers", "readdir", error).path(&dir);
         let mut stale = Vec::new();
@@ -396,9 +397,9 @@ impl LayerStore {
             let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "lock")
                 && let Ok(file) = File::open(&path)
-                && file.try_lock().is_ok()
+                && let Ok(Some(lock)) = Held::try_take(file)
             {
-                stale.push((path, file));
+                stale.push((path, lock));
             }
         }
         Ok(stale)
@@ -475,7 +476,7 @@ impl LayerStore {
         if let Ownership::Mapped(reown) = &self.options.ownership
             && !owners.is_empty()
         {
-            reown.reown(handle.as_fd(), &owners)?;
+            owners.each_batch(|batch| reown.reown(handle.as_fd(), batch))?;
         }
         let Unpacked { entries, bytes, dependent, sets_root, skipped } = unpacked;
         let chain_id = dependent.then(|| chain_id.clone());

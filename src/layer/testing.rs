@@ -160,6 +160,25 @@ pub(crate) fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
+/// Runs the test `name` of `module` (its `module_path!()`) again in a process of its own, which [`is_alone`] tells, and
+/// returns what it said.
+pub(crate) fn run_alone(module: &str, name: &str, variables: &[(&str, &std::ffi::OsStr)]) -> String {
+    let name = format!("{}::{name}", module.split_once("::").unwrap().1);
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(ALONE, "1");
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    said
+}
+
+const ALONE: &str = "CORACLE_TEST_ALONE";
+
+/// Whether this process was made by [`run_alone`].
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
 /// What a tree looks like, for comparison: one line per path with everything but inode numbers and directory sizes.
 pub(crate) fn snapshot(root: &std::path::Path) -> std::collections::BTreeMap<Vec<u8>, String> {
     use std::os::unix::ffi::OsStrExt;

@@ -235,25 +235,44 @@ impl View {
     }
 }
 
-/// The names that a merged directory shows, sorted.
-pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
-    // The uppermost layer that has a name decides whether it shows.
-    let mut seen = BTreeMap::new();
-    for share in &dir.dirs {
+/// The names in a merged directory, sorted, whiteouts included: each with the shares that have it, the uppermost first.
+pub(super) fn listed(dir: &Found) -> io::Result<BTreeMap<CString, Vec<usize>>> {
+    let mut listed: BTreeMap<CString, Vec<usize>> = BTreeMap::new();
+    for (index, share) in dir.dirs.iter().enumerate() {
         for name in names(share.as_fd())? {
-            if let std::collections::btree_map::Entry::Vacant(vacant) = seen.entry(name) {
-                let stat = lstatat(share.as_fd(), vacant.key())?;
-                vacant.insert(!is_whiteout(&stat));
-            }
+            listed.entry(name).or_default().push(index);
         }
     }
-    Ok(seen.into_iter().filter_map(|(name, shows)| shows.then_some(name)).collect())
+    Ok(listed)
+}
+
+/// The names that a merged directory shows, sorted.
+pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
+    let mut shown = Vec::new();
+    for (name, shares) in listed(dir)? {
+        // The uppermost layer that has a name decides whether it shows.
+        let top = shares.first().and_then(|index| dir.dirs.get(*index));
+        let stat = top.map(|share| lstatat(share.as_fd(), &name)).transpose()?;
+        if !stat.is_some_and(|stat| is_whiteout(&stat)) {
+            shown.push(name);
+        }
+    }
+    Ok(shown)
 }
 
 /// Looks `name` up in a merged directory.
 pub(super) fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
+    child_in(dir.dirs.iter(), name)
+}
+
+/// The same where it is known which shares have the name, see [`listed`].
+pub(super) fn child_of(dir: &Found, name: &CStr, shares: &[usize]) -> io::Result<Option<Found>> {
+    child_in(shares.iter().filter_map(|index| dir.dirs.get(*index)), name)
+}
+
+fn child_in<'a>(shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
-    for share in &dir.dirs {
+    for share in shares {
         let stat = match lstatat(share.as_fd(), name) {
             Ok(stat) => stat,
             // A name that one layer's file system cannot even hold is not there.

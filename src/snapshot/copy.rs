@@ -16,12 +16,22 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Copy {
     ownership: Ownership,
+    contents: Contents,
 }
 
 impl Copy {
     /// Copies with the ownership that the layers were unpacked with.
     pub fn new(ownership: Ownership) -> Copy {
-        Copy { ownership }
+        Copy { ownership, contents: Contents::SharedOrWritten }
+    }
+
+    /// Copies that share every block with the original, or fail.
+    pub(super) fn sharing(ownership: Ownership) -> Copy {
+        Copy { ownership, contents: Contents::Shared }
+    }
+
+    pub(super) fn ownership(&self) -> &Ownership {
+        &self.ownership
     }
 }
 
@@ -35,10 +45,11 @@ impl Snapshotter for Copy {
         if let Base::Directory(path) = base {
             return directory::read_only(path);
         }
-        if !dir.join("rootfs").exists() {
-            copy_to(&View::new(base.trees()?)?, dir, "rootfs", &self.ownership, Contents::SharedOrWritten)?;
+        let rootfs = dir.join("rootfs");
+        if !rootfs.exists() {
+            copy_to(&View::new(base.trees()?)?, dir, "rootfs", &self.ownership, self.contents)?;
         }
-        Ok(snapshot(dir))
+        Ok(Snapshot::of(Mount::Bind { source: rootfs, read_only: false, recursive: false }))
     }
 
     fn changes(&self, dir: &Path) -> Changes {
@@ -50,24 +61,16 @@ impl Snapshotter for Copy {
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
-        copy_to(&View::new([dir.join("rootfs")])?, into, "tree", &self.ownership, Contents::SharedOrWritten)
+        copy_to(&View::new([dir.join("rootfs")])?, into, "tree", &self.ownership, self.contents)
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {
-        remove_at(dir, &WRITABLE, &self.ownership)
+        remove_at(dir, &["rootfs", "rootfs.new"], &self.ownership)
     }
 }
 
-/// The names below a container's directory that trees of its own have, finished and not.
-pub(super) const WRITABLE: [&str; 2] = ["rootfs", "rootfs.new"];
-
-/// What to mount where the whole tree is the container's own.
-pub(super) fn snapshot(dir: &Path) -> Snapshot {
-    Snapshot::of(Mount::Bind { source: dir.join("rootfs"), read_only: false, recursive: false })
-}
-
 /// Copies what `view` shows to `name` in `dir`, where it appears when it is whole.
-pub(super) fn copy_to(view: &View, dir: &Path, name: &str, ownership: &Ownership, contents: Contents) -> Result<()> {
+fn copy_to(view: &View, dir: &Path, name: &str, ownership: &Ownership, contents: Contents) -> Result<()> {
     let half = format!("{name}.new");
     remove_at(dir, &[&half], ownership)?;
     let new = dir.join(&half);

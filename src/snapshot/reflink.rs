@@ -5,11 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::copy::{WRITABLE, copy_to, snapshot};
-use super::{Base, Changes, PREPARE, Snapshot, Snapshotter, Usage, bases, directory};
-use super::{remove_at, usage_of};
+use super::{Base, Changes, Copy, PREPARE, Snapshot, Snapshotter, Usage, bases};
 use crate::content::tmp::TmpFile;
-use crate::layer::{Contents, Ownership, View};
+use crate::layer::Ownership;
 use crate::sys::{self, reflink};
 use crate::{Error, ErrorKind, Result};
 
@@ -25,8 +23,9 @@ use crate::{Error, ErrorKind, Result};
 /// What [`Copy`](struct@super::Copy) says about ownership holds here too.
 #[derive(Debug, Clone)]
 pub struct Reflink {
+    /// For the trees that are no subvolumes.
+    files: Copy,
     root: PathBuf,
-    ownership: Ownership,
     subvolumes: bool,
 }
 
@@ -56,7 +55,7 @@ impl Reflink {
             other => other.map_err(fail("ioctl_ficlone"))?,
         }
         let subvolumes = reflink::is_btrfs(to.file().as_fd());
-        Ok(Reflink { root: root.to_owned(), ownership, subvolumes })
+        Ok(Reflink { files: Copy::sharing(ownership), root: root.to_owned(), subvolumes })
     }
 
     /// Makes `name` in `dir` a snapshot of the subvolume `source`; false where that is none, or where only the owner of
@@ -74,19 +73,13 @@ impl Reflink {
         }
     }
 
-    fn make(&self, dir: &Path, base: &Base) -> Result<()> {
-        let trees = base.trees()?;
-        let whole = match (base, trees.as_slice()) {
-            (Base::Layers(layers), _) if self.subvolumes => Some(bases::ensure(&self.root, layers, &self.ownership)?),
+    /// What a subvolume for a container can be a snapshot of.
+    fn whole(&self, base: &Base) -> Result<Option<PathBuf>> {
+        Ok(match (base, base.trees()?.as_slice()) {
+            (Base::Layers(layers), _) => Some(bases::ensure(&self.root, layers, self.files.ownership())?),
             (Base::Frozen(..), [tree]) => Some(tree.clone()),
             _ => None,
-        };
-        if let Some(whole) = whole
-            && self.take(&whole, dir, "rootfs")?
-        {
-            return Ok(());
-        }
-        copy_to(&View::new(trees)?, dir, "rootfs", &self.ownership, Contents::Shared)
+        })
     }
 }
 
@@ -96,32 +89,32 @@ impl Snapshotter for Reflink {
     }
 
     fn prepare(&self, dir: &Path, base: &Base) -> Result<Snapshot> {
-        if let Base::Directory(path) = base {
-            return directory::read_only(path);
+        if self.subvolumes
+            && !dir.join("rootfs").exists()
+            && let Some(whole) = self.whole(base)?
+        {
+            self.take(&whole, dir, "rootfs")?;
         }
-        if !dir.join("rootfs").exists() {
-            self.make(dir, base)?;
-        }
-        Ok(snapshot(dir))
+        // Whatever is not there by now is cloned file by file.
+        self.files.prepare(dir, base)
     }
 
     fn changes(&self, dir: &Path) -> Changes {
-        Changes::Tree(dir.join("rootfs"))
+        self.files.changes(dir)
     }
 
     fn usage(&self, dir: &Path) -> Result<Usage> {
-        usage_of([dir.join("rootfs")], &self.ownership)
+        self.files.usage(dir)
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
-        let rootfs = dir.join("rootfs");
-        if self.take(&rootfs, into, "tree")? {
-            return Ok(());
+        match self.take(self.changes(dir).path(), into, "tree")? {
+            true => Ok(()),
+            false => self.files.freeze(dir, into),
         }
-        copy_to(&View::new([rootfs])?, into, "tree", &self.ownership, Contents::Shared)
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {
-        remove_at(dir, &WRITABLE, &self.ownership)
+        self.files.remove(dir)
     }
 }

@@ -53,3 +53,39 @@ fn a_file_is_no_root() {
     let error = Overlay::new(Ownership::Full).prepare(home.path(), &Base::Directory("/etc/passwd".into())).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Invalid);
 }
+
+#[test]
+fn a_host_without_overlay_gets_the_next_best_backend_and_the_reason() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("tmp")).unwrap();
+    let mut host = crate::probe::Host::probe();
+    assert_eq!(overlay::refusal(root.path(), &host), None, "tests run where overlay works");
+    (host.overlay_registered, host.overlay_module) = (false, false);
+    let (backend, reason) = choose(root.path(), &host, Ownership::Single);
+    let next = Reflink::new(root.path(), Ownership::Single);
+    assert_eq!(backend.name(), if next.is_ok() { "reflink" } else { "copy" });
+    assert!(reason.is_some_and(|reason| reason.contains("overlay")));
+    if let Err(error) = next {
+        assert_eq!(error.kind(), crate::ErrorKind::Unsupported, "{error}");
+    }
+    assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_frozen_is_told_from_half_of_it() {
+    let place = tempfile::tempdir().unwrap();
+    let (low, high) = (place.path().join("low"), place.path().join("high"));
+    for dir in ["low/tree.new", "high/upper"] {
+        std::fs::create_dir_all(place.path().join(dir)).unwrap();
+    }
+    assert_eq!(frozen(&low), None);
+    let missing = trees(&[], std::slice::from_ref(&low)).unwrap_err();
+    assert_eq!(missing.kind(), crate::ErrorKind::NotFound);
+    std::fs::rename(low.join("tree.new"), low.join("tree")).unwrap();
+    assert_eq!(frozen(&low), Some(Changes::Tree(low.join("tree"))));
+    // Nothing shows through a whole tree.
+    assert_eq!(trees(&[], &[high.clone(), low.clone()]).unwrap(), [low.join("tree")]);
+    assert_eq!(trees(&[], &[low.clone(), high.clone()]).unwrap(), [high.join("upper"), low.join("tree")]);
+    discard(place.path(), Path::new("low"), &Ownership::Single).unwrap();
+    assert!(!low.exists() && high.exists());
+}

@@ -499,6 +499,28 @@ mod tests {
         remove_tree(parent.as_fd(), OsStr::new("tree")).unwrap();
     }
 
+    /// Run on btrfs, this also goes through subvolumes of a user who may not delete them as such.
+    #[test]
+    fn subvolumes_go_with_the_rest_however_deep_they_are_nested() {
+        let place = tempfile::tempdir().unwrap();
+        let parent = fs::File::open(place.path()).unwrap();
+        fs::create_dir(place.path().join("tree")).unwrap();
+        let mut here = open_dir(parent.as_fd(), c"tree").unwrap();
+        let on_btrfs = crate::sys::reflink::is_btrfs(here.as_fd());
+        for level in 0..300 {
+            let made = match on_btrfs && level % 3 == 0 {
+                true => crate::sys::reflink::make_subvolume(here.as_fd(), c"inner"),
+                false => mkdirat(here.as_fd(), c"inner", 0o700),
+            };
+            made.unwrap();
+            here = open_dir(here.as_fd(), c"inner").unwrap();
+            drop(openat(here.as_fd(), c"file", libc::O_CREAT | libc::O_WRONLY, 0o600).unwrap());
+        }
+        drop(here);
+        remove_tree(parent.as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!place.path().join("tree").exists());
+    }
+
     #[test]
     fn the_umask_of_one_thread() {
         let place = tempfile::tempdir().unwrap();

@@ -52,7 +52,7 @@ impl Scope {
 /// Which of the two resolvers to use.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resolver {
+pub(crate) enum Resolver {
     /// openat2(2), and the walk from the first refusal on.
     Kernel,
     /// The walk only.
@@ -86,7 +86,7 @@ impl Root {
 
     /// The same with another resolver, to test both on one host.
     #[cfg(test)]
-    fn with_resolver(self, resolver: Resolver) -> Root {
+    pub(crate) fn with_resolver(self, resolver: Resolver) -> Root {
         self.walk.store(resolver == Resolver::Walk, Ordering::Relaxed);
         self
     }

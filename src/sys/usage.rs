@@ -155,7 +155,12 @@ impl Level {
     /// Counts what is in `dir`, but for the directories, which are counted when they are entered.
     fn of(dir: &OwnedFd, stat: &Stat, measured: &mut Measured) -> io::Result<Level> {
         let mut directories = Vec::new();
-        for name in fs::names(dir.as_fd())? {
+        let names = match fs::names(dir.as_fd()) {
+            // A directory that has been removed meanwhile cannot be read.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
+            other => other?,
+        };
+        for name in names {
             match fs::lstatat(dir.as_fd(), &name) {
                 Ok(found) if is_directory(&found) => directories.push(name),
                 Ok(found) => measured.add(&found),

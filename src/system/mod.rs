@@ -25,6 +25,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use check::{Depth, Finding, Report};
 pub use prune::{PruneOptions, Pruned};
@@ -97,7 +98,7 @@ struct Leftovers {
     names: Vec<PathBuf>,
     temporary: Vec<tmp::Stale>,
     /// Locks of layers and marks of owners, each held by us.
-    marks: Vec<(PathBuf, File)>,
+    marks: Vec<(PathBuf, Held)>,
 }
 
 impl Root<'_> {
@@ -158,6 +159,19 @@ impl Root<'_> {
 
     /// What `path` takes; nothing where it is not there (any more).
     fn measure(&self, path: &Path) -> Result<Measured> {
+        // Others may be removing it: directories are moved then, and vanish.
+        for _ in 0..100 {
+            match self.measure_once(path) {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOENT)) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
+        self.measure_once(path)
+    }
+
+    fn measure_once(&self, path: &Path) -> Result<Measured> {
         let step = "measure what is on the disk";
         let fail = |syscall| move |error| Error::io(step, syscall, error).path(path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Measured::default()) };

@@ -1,5 +1,6 @@
 //! What can go, and its going. One plan serves the dry run and the real one, so that they cannot differ.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ pub(super) struct Plan<'a> {
     alone: Held,
     collection: Collection<'a>,
     entries: Vec<IndexEntry>,
+    /// The images that stay because something stands on them.
+    used: HashSet<ImageId>,
     containers: Vec<Info>,
     untagged: Vec<Reference>,
     images: Vec<ImageId>,
@@ -95,6 +98,7 @@ impl Root<'_> {
             alone,
             collection,
             entries,
+            used,
             containers,
             untagged: removed.untagged,
             images: removed.deleted,
@@ -150,7 +154,7 @@ impl Plan<'_> {
         let mut tally = Tally { root, seen: Measured::default(), pruned: Pruned::default() };
         for info in &self.containers {
             let path = root.container_path(info);
-            if tally.removes(&path, || container::take_away(root.runtime, info, None)) {
+            if tally.removes(&path, || container::take_away_unless_in_hand(root.runtime, info)) {
                 tally.pruned.containers.push(info.id.clone());
             }
         }
@@ -163,7 +167,7 @@ impl Plan<'_> {
             let removed = tally.removes(path, || match garbage.kind {
                 GarbageKind::Container => {
                     match self.leftovers.containers.iter().find(|info| info.id.as_str() == name) {
-                        Some(info) => container::take_away(root.runtime, info, None),
+                        Some(info) => container::take_away_unless_in_hand(root.runtime, info),
                         None => root.runtime.remove_directory(&name.to_string_lossy()),
                     }
                 }
@@ -181,15 +185,20 @@ impl Plan<'_> {
             }
         }
         // What stays of a container stands on its image.
-        if tally.pruned.failures.is_empty()
-            && let Err(error) = self.collection.set_entries(std::mem::take(&mut self.entries))
-        {
-            tally.pruned.failures.push(error);
-        }
         if !tally.pruned.failures.is_empty() {
             return Ok(tally.finish());
         }
-        (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images);
+        match self.collection.set_entries(std::mem::take(&mut self.entries)) {
+            Ok(()) => (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images),
+            // On a full disk there may be no room for another index. What the old one does not lead to can go all the
+            // same, and makes room.
+            Err(error) => {
+                tally.pruned.failures.push(error);
+                let entries = self.collection.entries();
+                self.blobs = self.collection.unreached(entries, &[])?.into_iter().map(|blob| blob.digest).collect();
+                self.needless = images.needless(&self.collection, entries, &self.used)?;
+            }
+        }
         for digest in self.blobs {
             if tally.removes(&content.blob_path(&digest), || content.remove_blob(&digest)) {
                 tally.pruned.blobs.push(digest);

@@ -1,6 +1,7 @@
 //! Snapshot backends and saved snapshots.
 
 use coracle::container::SavedSnapshot;
+use coracle::content::Durability;
 use coracle::{Container, Engine, EngineOptions, ErrorKind, Image, SnapshotterChoice, contract};
 
 use super::shared::skip::other_user;
@@ -18,7 +19,7 @@ fn place() -> tempfile::TempDir {
 fn keeps_the_contract(choice: SnapshotterChoice, name: &str) {
     let Some(_) = Lab::new() else { return };
     let dir = place();
-    let options = || EngineOptions::new(dir.path().join("root")).snapshotter(choice);
+    let options = || EngineOptions::new(dir.path().join("root")).snapshotter(choice).durability(Durability::Relaxed);
     let engine = match options().open() {
         Err(error) if choice == SnapshotterChoice::Reflink && error.kind() == ErrorKind::Unsupported => {
             // Not every file system can; CI runs this on some that can.
@@ -31,6 +32,9 @@ fn keeps_the_contract(choice: SnapshotterChoice, name: &str) {
     let kept = contract::snapshotter(&engine).unwrap();
     assert!(kept.len() > 10, "{kept:?}");
     assert_eq!(engine.list_images().unwrap().len(), 0);
+    // Trees that were merged for the image went with it.
+    let bases = std::fs::read_dir(engine.root().join("bases")).map_or(0, |entries| entries.count());
+    assert_eq!(bases, 0);
     // With one id only, too: another way of keeping owners.
     if !is_root() {
         contract::snapshotter(&options().single_id(true).open().unwrap()).unwrap();
@@ -68,7 +72,7 @@ fn says(saved: &SavedSnapshot, script: &str) -> String {
 fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     let Some(lab) = Lab::new() else { return };
     let image = image(&lab.engine);
-    let container = ended(&image, "echo saved > /work/file");
+    let container = ended(&image, "echo saved > /home/file");
     let saved = container.snapshot().unwrap();
     assert_eq!((saved.image(), saved.info().parent.as_ref()), (&image, None));
     assert_eq!(container.stands_on().as_ref(), Some(saved.id()));
@@ -77,7 +81,7 @@ fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     let found = lab.engine.find_container(info.id.as_str()).unwrap();
     let again = found.snapshot().unwrap();
     assert_eq!(again.info().parent.as_ref(), Some(saved.id()));
-    assert_eq!(says(&again, "cat /work/file"), "saved\n");
+    assert_eq!(says(&again, "cat /home/file"), "saved\n");
     assert!(again.usage().unwrap().bytes < saved.usage().unwrap().bytes);
     let conflict = lab.engine.find_snapshot(saved.id().short()).unwrap().remove().unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict, "{conflict}");
@@ -94,7 +98,7 @@ fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     other.remove_image("lab", true).unwrap();
     other.prune_images().unwrap();
     let found = other.find_snapshot(&saved.id().to_string()).unwrap();
-    assert_eq!(says(&found, "cat /work/file /etc/os-release"), "saved\nNAME=lab\n");
+    assert_eq!(says(&found, "cat /home/file /etc/os-release"), "saved\nNAME=lab\n");
     found.remove().unwrap();
     assert_eq!(saved.usage().unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(saved.container().command(["true"]).output().unwrap_err().kind(), ErrorKind::NotFound);
@@ -139,7 +143,7 @@ fn what_cannot_be_saved_says_why_and_stays_as_it_is() {
 fn half_a_snapshot_changes_nothing_and_is_swept() {
     let Some(lab) = Lab::new() else { return };
     let image = image(&lab.engine);
-    let container = ended(&image, "echo one > /work/file");
+    let container = ended(&image, "echo one > /home/file");
     let first = container.snapshot().unwrap();
     let home = lab.root().join("containers").join(container.id().to_string());
     let half = "0".repeat(64);
@@ -155,7 +159,7 @@ fn half_a_snapshot_changes_nothing_and_is_swept() {
     // Nothing stands on it, and it is not listed.
     assert_eq!(lab.engine.snapshots().unwrap(), [first.info().clone()]);
     let next = container.snapshot().unwrap();
-    assert_eq!(says(&next, "cat /work/file"), "one\n");
+    assert_eq!(says(&next, "cat /home/file"), "one\n");
 
     std::fs::remove_file(&below).unwrap();
     std::os::unix::fs::symlink(&half, &below).unwrap();
@@ -233,5 +237,38 @@ fn what_a_container_takes_is_counted_whoever_owns_it() {
         container.remove().unwrap();
     }
     saved.remove().unwrap();
+    lab.assert_clean();
+}
+
+#[test]
+fn taking_starting_opening_and_removing_go_on_at_once() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let id = ended(&image, "echo saved > /home/file").id().to_string();
+    std::thread::scope(|scope| {
+        let take = || {
+            let engine = Engine::open(lab.root()).unwrap();
+            for _ in 0..10 {
+                let saved = engine.find_container(&id).unwrap().snapshot().unwrap();
+                assert_eq!(says(&saved, "cat /home/file"), "saved\n");
+            }
+        };
+        let open = || {
+            for _ in 0..40 {
+                let engine = Engine::open(lab.root()).unwrap();
+                assert_eq!(engine.leftovers(), &[] as &[String]);
+                engine.prune_images().unwrap();
+            }
+        };
+        let threads = [scope.spawn(take), scope.spawn(take), scope.spawn(open)];
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    lab.engine.find_container(&id).unwrap().remove().unwrap();
+    let mut taken = lab.engine.snapshots().unwrap();
+    assert_eq!(taken.len(), 20);
+    // Each stands on one of the others, until the last.
+    while let Some(info) = taken.pop() {
+        lab.engine.find_snapshot(&info.id.to_string()).unwrap().remove().unwrap();
+    }
     lab.assert_clean();
 }

@@ -247,7 +247,7 @@ fn bad_options_leave_nothing_behind() {
     assert_eq!((blobs(), lab.engine.list_images().unwrap().len()), (before, 1));
 }
 
-/// Owners, and files that only their owners may read: as root of the host, with a range of ids, or with one id.
+/// PackOwners, and files that only their owners may read: as root of the host, with a range of ids, or with one id.
 #[test]
 fn owners_and_private_files_survive() {
     let Some(lab) = Lab::new() else { return };

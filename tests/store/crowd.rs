@@ -11,6 +11,15 @@ use coracle::system::{Depth, PruneOptions};
 use super::lab::{Lab, image, scratch, with_programs};
 use super::support::{archive, assert_whole, role};
 
+/// Ends the work of other threads, also when this one fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One of a crowd: loads, and says how many blobs it has read and layers it has unpacked itself.
 pub fn loader(root: &Path) {
     let engine = Engine::open(root).unwrap();
@@ -142,13 +151,13 @@ fn a_check_sees_no_damage_while_others_work() {
                 assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
             }
         });
+        let _ends = Ends(done);
         for _ in 0..50 {
             let report = engine.check(Depth::Full).unwrap();
             assert!(report.is_whole(), "{:#?}", report.findings);
             let usage = engine.disk_usage().unwrap();
             assert!(usage.images.count >= 1 && usage.layers.count >= 1);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert_whole(engine);
 }
@@ -171,9 +180,9 @@ fn a_stream_of_starts_does_not_keep_a_removal_waiting() {
                 }
             });
         }
+        let _ends = Ends(&done);
         let begin = Instant::now();
         engine.remove_image("idle:1", false).unwrap();
-        done.store(true, Ordering::Relaxed);
         // Far more than it takes, and far less than for ever.
         assert!(begin.elapsed() < Duration::from_secs(60));
     });

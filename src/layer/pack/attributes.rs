@@ -1,6 +1,6 @@
-//! Owners and extended attributes: how this host sees them, and how an image does.
+//! PackOwners and extended attributes: how this host sees them, and how an image does.
 
-use super::{Owners, PackOptions};
+use super::{PackOptions, PackOwners};
 use crate::layer::tar::can_be_recorded;
 use crate::sys::fs::Stat;
 
@@ -44,10 +44,10 @@ impl PackOptions {
         /// The kernel's word for ids that are not mapped.
         const NOBODY: u32 = 65534;
         match &self.owners {
-            Owners::AsFound => (stat.st_uid, stat.st_gid),
-            Owners::Fixed(uid, gid) => (*uid, *gid),
-            Owners::Mapped(reown) => reown.container_ids(stat.st_uid, stat.st_gid),
-            Owners::Recorded => record.and_then(recorded_owner).unwrap_or_else(|| {
+            PackOwners::AsFound => (stat.st_uid, stat.st_gid),
+            PackOwners::Fixed(uid, gid) => (*uid, *gid),
+            PackOwners::Mapped(reown) => reown.container_ids(stat.st_uid, stat.st_gid),
+            PackOwners::Recorded => record.and_then(recorded_owner).unwrap_or_else(|| {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
                 (if stat.st_uid == uid { 0 } else { NOBODY }, if stat.st_gid == gid { 0 } else { NOBODY })
             }),
@@ -57,12 +57,12 @@ impl PackOptions {
     /// The value that the container sees: ids in it are this host's.
     pub(super) fn value(&self, name: &[u8], value: Vec<u8>) -> Vec<u8> {
         let uid = |uid: u32| match &self.owners {
-            Owners::Mapped(reown) => reown.container_ids(uid, 0).0,
-            Owners::Recorded if uid == nix::unistd::geteuid().as_raw() => 0,
+            PackOwners::Mapped(reown) => reown.container_ids(uid, 0).0,
+            PackOwners::Recorded if uid == nix::unistd::geteuid().as_raw() => 0,
             _ => uid,
         };
         let gid = |gid: u32| match &self.owners {
-            Owners::Mapped(reown) => reown.container_ids(0, gid).1,
+            PackOwners::Mapped(reown) => reown.container_ids(0, gid).1,
             _ => gid,
         };
         if name == CAPABILITY {

@@ -77,7 +77,7 @@ impl PackSource<'_> {
 /// Whose the packed files are.
 #[derive(Clone, Default)]
 #[non_exhaustive]
-pub enum Owners {
+pub enum PackOwners {
     /// Whoever owns them in the tree, by number.
     #[default]
     AsFound,
@@ -90,13 +90,13 @@ pub enum Owners {
     Mapped(Arc<dyn Reown>),
 }
 
-impl fmt::Debug for Owners {
+impl fmt::Debug for PackOwners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Owners::AsFound => f.write_str("AsFound"),
-            Owners::Fixed(uid, gid) => f.debug_tuple("Fixed").field(uid).field(gid).finish(),
-            Owners::Recorded => f.write_str("Recorded"),
-            Owners::Mapped(_) => f.write_str("Mapped"),
+            PackOwners::AsFound => f.write_str("AsFound"),
+            PackOwners::Fixed(uid, gid) => f.debug_tuple("Fixed").field(uid).field(gid).finish(),
+            PackOwners::Recorded => f.write_str("Recorded"),
+            PackOwners::Mapped(_) => f.write_str("Mapped"),
         }
     }
 }
@@ -121,7 +121,7 @@ pub trait Access: Send + Sync {
 #[derive(Clone, Default)]
 pub struct PackOptions {
     /// Whose the files are.
-    pub owners: Owners,
+    pub owners: PackOwners,
     /// Later times become this one, in seconds since 1970: what
     /// [`SOURCE_DATE_EPOCH`](https://reproducible-builds.org/specs/source-date-epoch/) asks for.
     pub clamp_mtime: Option<i64>,

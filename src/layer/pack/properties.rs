@@ -149,7 +149,7 @@ fn unpacked(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&P
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
             let exact = crate::sys::fs::clear_umask_of_this_thread();
-            unpack(tar, File::open(tree).unwrap().into(), &options, &below, exact).map(drop)
+            unpack(tar, crate::sys::path::Root::open(tree).unwrap(), &options, &below, exact).map(drop)
         });
         work.join().unwrap().unwrap();
     });

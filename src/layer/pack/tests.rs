@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::*;
 use crate::ErrorKind;
-use crate::layer::Limits;
+use crate::layer::{Limits, Ownership};
 use crate::layer::tar::{Entry, Kind, Reader};
 use crate::layer::testing::Scratch;
 use crate::sys::xattr;
@@ -76,7 +76,7 @@ fn links_names_modes_and_times_survive() {
     fs::hard_link(deep.join("file"), tree.join("again")).unwrap();
     symlink(format!("a//b/{}/", "x".repeat(120)), tree.join("link")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
-    let options = PackOptions { owners: Owners::Fixed(0, 5), ..PackOptions::default() };
+    let options = PackOptions { owners: PackOwners::Fixed(0, 5), ..PackOptions::default() };
     let mut tar = Vec::new();
     let packed = pack(PackSource::Directory(&tree), &options, &mut tar).unwrap();
     assert_eq!((packed.entries, packed.bytes), (5, 4));
@@ -112,7 +112,7 @@ fn attributes_of_the_file_are_kept_and_those_of_the_host_are_not() {
     let packed = pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap();
     assert_eq!(packed.left_out, [(LeftOut::Xattr("user.a=b".into()), 1)]);
     mark(&at("tree/file"), c"user.rootlesscontainers", &[0x08, 5, 0x10, 7]);
-    let recorded = PackOptions { owners: Owners::Recorded, ..PackOptions::default() };
+    let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
     let entry = entries(PackSource::Directory(&tree), &recorded).remove(0);
     assert_eq!((entry.uid, entry.gid), (5, 7));
     mark(&at("tree/file"), c"user.overlay.redirect", b"/x");
@@ -223,7 +223,8 @@ fn a_whole_tree_is_compared_with_what_it_began_as() {
     fs::hard_link(at("low/a/one"), at("low/a/two")).unwrap();
     symlink("same", at("low/a/link")).unwrap();
     let below = View::new([at("low")]).unwrap();
-    crate::layer::copy(&below, &at("tree"), is_root()).unwrap();
+    let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
+    crate::layer::copy(&below, &at("tree"), &ownership, crate::layer::Contents::SharedOrWritten).unwrap();
     let tree = at("tree");
     fs::set_permissions(&tree, at("low").metadata().unwrap().permissions()).unwrap();
     let source = PackSource::Tree { tree: &tree, below: &below };

@@ -212,7 +212,7 @@ impl<R: BufRead> Reader<R> {
     /// A global header sets what following entries have where they say nothing. Go's readers ignore it, GNU tar obeys
     /// it; so it may not touch what an archive contains.
     fn merge_global(&mut self, global: Pax) -> Result<()> {
-        let Pax { path, link_path, size, uid, gid, mtime, xattrs, sparse } = global;
+        let Pax { path, link_path, size, uid, gid, mtime, xattrs, sparse, .. } = global;
         if path.is_some() || link_path.is_some() || size.is_some() || !xattrs.is_empty() || sparse.is_any() {
             return Err(self.hostile("a global header changes names, sizes or attributes"));
         }

@@ -2,6 +2,7 @@
 
 use super::header::Why;
 use super::sparse::Pieces;
+use crate::layer::acl;
 use crate::sys::fs::Time;
 
 /// What the records say, as far as this crate uses it.
@@ -15,6 +16,8 @@ pub(super) struct Pax {
     pub(super) mtime: Option<Time>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: SparseRecords,
+    /// Access control lists as text, in the order of [`ACLS`]; empty once the header is read.
+    acls: [Option<Vec<u8>>; 2],
 }
 
 /// The records of GNU tar's three ways to describe a sparse file.
@@ -34,6 +37,17 @@ impl SparseRecords {
 }
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// A record that holds an access control list, and the attribute that it becomes.
+struct Acl {
+    record: &'static [u8],
+    attribute: &'static [u8],
+}
+
+const ACLS: [Acl; 2] = [
+    Acl { record: b"SCHILY.acl.access", attribute: b"system.posix_acl_access" },
+    Acl { record: b"SCHILY.acl.default", attribute: b"system.posix_acl_default" },
+];
 
 /// Key, value, and what follows.
 type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
@@ -176,6 +190,8 @@ impl Pax {
                 key if key.starts_with(b"GNU.sparse.") || key == b"SCHILY.realsize" || key == b"GNU.dumpdir" => {
                     return Err(format!("the record {:?} is not understood", String::from_utf8_lossy(key)));
                 }
+                b"SCHILY.acl.access" => once(&mut pax.acls[0], value.to_vec(), key)?,
+                b"SCHILY.acl.default" => once(&mut pax.acls[1], value.to_vec(), key)?,
                 key => {
                     if let Some(name) = key.strip_prefix(XATTR) {
                         let known = pax.xattrs.iter().find(|(known, _)| known == name);
@@ -196,6 +212,17 @@ impl Pax {
         }
         if offset.is_some() {
             return Err("the sparse map is malformed".into());
+        }
+        for (name, text) in ACLS.into_iter().zip(std::mem::take(&mut pax.acls)) {
+            let Some(text) = text else { continue };
+            // Where the attribute itself stands there too, it is exact.
+            if pax.xattrs.iter().any(|(known, _)| known == name.attribute) {
+                continue;
+            }
+            // A list that cannot be understood is left to the kernel under the record's own name, which it refuses; so
+            // it is counted as left out.
+            let understood = acl::from_text(&text).map(|value| (name.attribute.to_vec(), value));
+            pax.xattrs.push(understood.unwrap_or((name.record.to_vec(), text)));
         }
         Ok(pax)
     }

@@ -117,7 +117,7 @@ fn a_global_header_sets_times_and_owners_only() {
 /// CVE-2025-62518: the sizes of PAX and of the plain header disagree, and what one reader takes for data another
 /// takes for entries.
 #[test]
-fn entries_are_not_smuggled_through_a_size() {
+fn cve_2025_62518_entries_are_not_smuggled_through_a_size() {
     let inner = Archive::new().file("smuggled", b"x");
     let archive = Archive::new()
         .pax(&[("size", inner.0.len().to_string().as_bytes())])
@@ -136,7 +136,7 @@ fn entries_are_not_smuggled_through_a_size() {
 
 /// GHSA-fp55-jw48-c537 and kin: extended headers that some readers apply to the wrong entry.
 #[test]
-fn ambiguous_extended_headers_are_refused() {
+fn ghsa_fp55_jw48_c537_ambiguous_extended_headers_are_refused() {
     let pax = |name: &[u8]| Archive::new().pax(&[("path", name)]);
     refused(pax(b"a").pax(&[("path", b"b")]).file("c", b""), ErrorKind::Hostile, "two extended headers");
     let long =

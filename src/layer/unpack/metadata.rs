@@ -4,11 +4,12 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::place::{Place, split};
-use super::{Owner, Ownership, STEP, Skipped, Unpacked, Unpacker, failed};
+use super::place::Place;
+use super::{Owner, Ownership, STEP, Skipped, Unpacker, failed};
+use crate::layer::acl;
 use crate::layer::tar::Entry;
 use crate::layer::view::Found;
-use crate::sys::fs::{Stat, Time, c_string, fchmod, fchown, futimens, lutimensat, open_dir, open_handle};
+use crate::sys::fs::{Time, c_string, fchmod, fchown, futimens, lutimensat, open_handle};
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
 
@@ -30,30 +31,6 @@ impl Meta {
     /// Of a directory that no layer describes. Its time is fixed, so that one tar always makes one tree.
     pub(super) fn implied() -> Meta {
         Meta { mode: 0o755, ..Meta::default() }
-    }
-}
-
-/// A directory that waits for its metadata.
-#[derive(Debug, Clone)]
-pub(super) struct Pending {
-    pub(super) meta: Meta,
-    /// Whether it was made with its final mode.
-    pub(super) mode_is_set: bool,
-    /// Whether it was there before, with an owner and attributes that are not those of a new directory.
-    pub(super) existed: bool,
-}
-
-impl Pending {
-    /// Of a directory whose owner and attributes stay.
-    pub(super) fn unchanged(stat: &Stat) -> Pending {
-        let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
-        // Owner `u32::MAX` means "leave it" to the kernel, and no tar entry can say it.
-        let meta = Meta { mode: stat.st_mode & 0o7777, uid: u32::MAX, gid: u32::MAX, mtime, xattrs: Vec::new() };
-        Pending { meta, mode_is_set: false, existed: true }
-    }
-
-    fn is_unchanged(&self) -> bool {
-        self.meta.uid == u32::MAX
     }
 }
 
@@ -81,7 +58,9 @@ impl Unpacker<'_> {
         {
             return Fate::Drop;
         }
-        match (&self.options.ownership, is(b"trusted."), is(b"security.capability")) {
+        // An access control list names ids, which are not the container's for this process.
+        let foreign = is(b"security.capability") || is(b"system.posix_acl_");
+        match (&self.options.ownership, is(b"trusted."), foreign) {
             (Ownership::Single, _, _) if name == RECORD.to_bytes() => Fate::Drop,
             (Ownership::Full, _, _) | (_, false, false) => Fate::Set,
             (Ownership::Single, ..) => Fate::Drop,
@@ -139,7 +118,7 @@ impl Unpacker<'_> {
         chown: impl FnOnce(u32, u32) -> io::Result<()>,
     ) -> Result<bool> {
         let full = matches!(self.options.ownership, Ownership::Full);
-        if !full || (meta.uid, meta.gid) == self.me && !existed && !self.applies() {
+        if !full || meta.uid == u32::MAX || (meta.uid, meta.gid) == self.me && !existed && !self.applies() {
             return Ok(false);
         }
         match chown(meta.uid, meta.gid) {
@@ -180,6 +159,7 @@ impl Unpacker<'_> {
         }
         if matches!(self.options.ownership, Ownership::Single)
             && (meta.uid, meta.gid) != (0, 0)
+            && meta.uid != u32::MAX
             && let Err(error) = set(RECORD, &owner_record(meta.uid, meta.gid))
         {
             // Symlinks and devices cannot have such an attribute at all; umoci leaves them out, too.
@@ -198,7 +178,8 @@ impl Unpacker<'_> {
     fn hand_over(&mut self, path: &[u8], meta: &Meta, mode: Option<u32>, xattrs: Vec<(Vec<u8>, Vec<u8>)>) {
         let mapped = matches!(self.options.ownership, Ownership::Mapped(_));
         if mapped && meta.uid != u32::MAX && ((meta.uid, meta.gid) != (0, 0) || !xattrs.is_empty()) {
-            self.owners.push(Owner { path: path.to_vec(), uid: meta.uid, gid: meta.gid, mode, xattrs });
+            let owner = Owner { path: path.to_vec(), uid: meta.uid, gid: meta.gid, mode, xattrs };
+            self.notes.owners.push(&owner);
         }
     }
 
@@ -220,44 +201,17 @@ impl Unpacker<'_> {
         }
         // Overlay's marks say how that layer relates to what is below it; they are not part of the file.
         xattrs.retain(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
+        if let Ownership::Mapped(reown) = &self.options.ownership {
+            for (_, list) in xattrs.iter_mut().filter(|(name, _)| name.starts_with(b"system.posix_acl_")) {
+                acl::map_ids(list, |uid| reown.container_ids(uid, 0).0, |gid| reown.container_ids(0, gid).1);
+            }
+        }
         let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
         Ok(Meta { mode: stat.st_mode & 0o7777, uid, gid, mtime, xattrs })
     }
 
-    /// Directories last, the deepest first. Returns what another identity has to do.
-    pub(super) fn finish(mut self) -> Result<(Unpacked, Vec<Owner>)> {
-        self.finishing = true;
-        for (path, pending) in std::mem::take(&mut self.pending).into_iter().rev() {
-            self.finish_dir(&path, pending)?;
-        }
-        self.result.skipped = self.skipped.into_iter().collect();
-        Ok((self.result, self.owners))
-    }
-
-    fn finish_dir(&mut self, path: &[u8], pending: Pending) -> Result<()> {
-        let meta = &pending.meta;
-        let (parent, name) = split(path);
-        if path.is_empty() {
-            let dir = open_dir(self.root.dir(), c".").map_err(failed("openat", path))?;
-            return self.finish_open(dir.as_fd(), path, meta, false, true);
-        }
-        // These are paths without symlinks, so this is the fast way, and what is replaced is no longer pending.
-        let parent = self.parent(parent)?;
-        let name = c_string(name).map_err(failed("openat", path))?;
-        let full = matches!(self.options.ownership, Ownership::Full);
-        let plain = (meta.uid, meta.gid) == if full { self.me } else { (0, 0) };
-        if pending.mode_is_set && plain && meta.xattrs.is_empty() && !pending.existed {
-            return lutimensat(parent.dir(), &name, meta.mtime).map_err(failed("utimensat", path));
-        }
-        let dir = open_dir(parent.dir(), &name).map_err(failed("openat", path))?;
-        if pending.existed && !pending.is_unchanged() {
-            self.drop_old_xattrs(dir.as_fd(), path, meta)?;
-        }
-        self.finish_open(dir.as_fd(), path, meta, pending.mode_is_set, pending.existed)
-    }
-
     /// A directory entry over a directory that was there says all there is to say about its attributes.
-    fn drop_old_xattrs(&self, dir: BorrowedFd<'_>, path: &[u8], meta: &Meta) -> Result<()> {
+    pub(super) fn drop_old_xattrs(&self, dir: BorrowedFd<'_>, path: &[u8], meta: &Meta) -> Result<()> {
         for name in xattr::list(dir).map_err(failed("flistxattr", path))? {
             let bytes = name.to_bytes();
             let stays = meta.xattrs.iter().any(|(name, _)| name == bytes)

@@ -14,18 +14,23 @@
 
 mod metadata;
 mod node;
+mod notes;
 mod place;
+mod waiting;
 mod whiteout;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::BufRead;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use self::metadata::{Meta, Pending};
+use self::metadata::Meta;
+use self::notes::Notes;
+pub(crate) use self::notes::Owners;
 use self::place::{Parents, clean, split};
+use self::waiting::{Pending, Waiting};
 use super::limits::exceeded;
 use super::tar::{Entry, Kind, Reader};
 use super::{LayerOptions, View};
@@ -35,6 +40,9 @@ use crate::sys::usage::{self, Measured};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "unpack the layer";
+
+/// Kinds of things left out that are told apart.
+const MOST_SKIPPED: usize = 100;
 
 /// How whiteouts are written into the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,7 +100,7 @@ pub struct Owner {
 /// Acts with a range of subordinate ids.
 pub trait Reown: Send + Sync {
     /// Gives each of `owners` in `tree` what it asks for, in this order; nothing in `tree` is followed through a
-    /// symlink. Directories come after what is in them.
+    /// symlink. Called several times for a large layer. A directory may come before something that is in it.
     ///
     /// # Errors
     /// Where one of them cannot be changed; the caller then throws the tree away.
@@ -132,7 +140,7 @@ pub trait Below {
 #[non_exhaustive]
 pub enum Skipped {
     /// Attributes that the file system does not support or the kernel does not allow, and labels of the host's own
-    /// security policy; by name.
+    /// security policy; by name, and after a hundred different names as `others`.
     Xattr(String),
     /// Device nodes that this user may not make; empty files stand for them.
     Device,
@@ -164,15 +172,8 @@ struct Unpacker<'a> {
     /// Owner and group that new files get.
     me: (u32, u32),
     parents: Parents,
-    /// Directories that wait for their metadata, by path without symlinks.
-    pending: BTreeMap<Vec<u8>, Pending>,
-    /// Directories made opaque.
-    opaque: HashSet<Vec<u8>>,
-    /// Everything this layer has made; filled for [`WhiteoutFormat::Apply`] only, where it must survive whiteouts.
-    made: BTreeSet<Vec<u8>>,
-    /// Files of lower layers that stand here only because this layer has hard links to them.
-    brought_up: HashSet<Vec<u8>>,
-    owners: Vec<Owner>,
+    waiting: Waiting,
+    notes: Notes,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
     /// Whether directories are getting their metadata, so that nothing is noted for later any more.
@@ -188,33 +189,29 @@ struct Unpacker<'a> {
 /// and to be thrown away.
 pub(crate) fn unpack<R: BufRead>(
     archive: R,
-    tree: OwnedFd,
+    tree: Root,
     options: &LayerOptions,
     below: &dyn Below,
     exact_modes: bool,
-) -> Result<(Unpacked, Vec<Owner>, R)> {
-    let stat = fstat(tree.as_fd()).map_err(|error| Error::io(STEP, "fstat", error))?;
+) -> Result<(Unpacked, Owners, R)> {
+    let stat = fstat(tree.dir()).map_err(|error| Error::io(STEP, "fstat", error))?;
     let apply = options.whiteouts == WhiteoutFormat::Apply;
     let me = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     // A directory that hands its group or a default ACL down spoils the modes of what is made in it.
     let inherits = stat.st_mode & libc::S_ISGID != 0
-        || crate::sys::xattr::get(tree.as_fd(), c"system.posix_acl_default")
+        || crate::sys::xattr::get(tree.dir(), c"system.posix_acl_default")
             .map_err(|error| Error::io(STEP, "fgetxattr", error))?
             .is_some();
-    let root = Root::new(tree);
-    let parents = Parents::new(&root)?;
+    let parents = Parents::new(&tree)?;
     let mut unpacker = Unpacker {
-        root,
+        root: tree,
         options,
         below,
         exact_modes: exact_modes && !apply && !inherits,
         me,
         parents,
-        pending: BTreeMap::new(),
-        opaque: HashSet::new(),
-        made: BTreeSet::new(),
-        brought_up: HashSet::new(),
-        owners: Vec::new(),
+        waiting: Waiting::new(),
+        notes: Notes::new(options.limits.memory),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
         finishing: false,
@@ -226,6 +223,7 @@ pub(crate) fn unpack<R: BufRead>(
     let mut reader = Reader::new(archive, &options.limits);
     while let Some(entry) = reader.next()? {
         unpacker.entry(entry, &mut reader)?;
+        unpacker.stay_small()?;
     }
     unpacker.result.entries = reader.entries();
     let (result, owners) = unpacker.finish()?;
@@ -251,7 +249,7 @@ impl Unpacker<'_> {
         }
         let place = self.place(parent, name)?;
         if self.applies() {
-            self.made.insert(place.path.clone());
+            self.notes.made.insert(&place.path);
         }
         if matches!(entry.kind, Kind::Directory | Kind::Symlink) {
             self.parents.forget_alias(&path);
@@ -272,7 +270,7 @@ impl Unpacker<'_> {
         }
         self.result.sets_root = true;
         let meta = Meta::of(&entry);
-        self.pending.insert(Vec::new(), Pending { meta, mode_is_set: false, existed: true });
+        self.waiting.insert(Vec::new(), Pending { meta, mode_is_set: false, existed: true });
         Ok(())
     }
 
@@ -285,7 +283,10 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn skip(&mut self, what: Skipped) {
+    fn skip(&mut self, mut what: Skipped) {
+        if self.skipped.len() >= MOST_SKIPPED && !self.skipped.contains_key(&what) {
+            what = Skipped::Xattr("others".to_owned());
+        }
         *self.skipped.entry(what).or_default() += 1;
     }
 }
@@ -299,4 +300,8 @@ fn failed<'a>(syscall: &'static str, path: &'a [u8]) -> impl FnOnce(std::io::Err
 }
 
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod truth_tests;

@@ -3,8 +3,9 @@
 use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::metadata::{Meta, Pending};
+use super::metadata::Meta;
 use super::place::{Place, clean, split};
+use super::waiting::Pending;
 use super::{Ownership, STEP, Skipped, Unpacker, failed, hostile};
 use crate::layer::tar::{Entry, Kind, Reader};
 use crate::layer::view::{as_path, is_whiteout};
@@ -42,16 +43,9 @@ impl Unpacker<'_> {
         if is_dir(&stat) || stat.st_mode & libc::S_IFMT == libc::S_IFLNK {
             self.parents.forget();
         }
-        let inside = [place.path.as_slice(), b"/"].concat();
-        let gone = |path: &Vec<u8>| *path == place.path || path.starts_with(&inside);
+        self.notes.forget(&place.path);
         if is_dir(&stat) {
-            self.pending.retain(|path, _| !gone(path));
-            self.opaque.retain(|path| !gone(path));
-            self.made.retain(|path| *path == place.path || !path.starts_with(&inside));
-        }
-        self.owners.retain(|owner| !gone(&owner.path));
-        self.brought_up.retain(|path| !gone(path));
-        if is_dir(&stat) {
+            self.waiting.forget(&place.path);
             self.remove_tree(place.dir(), &place.name, &place.path)
         } else {
             unlinkat(place.dir(), &place.name).map_err(failed("unlink", &place.path))
@@ -121,8 +115,9 @@ impl Unpacker<'_> {
                 if is_dir(&stat) {
                     pending.mode_is_set = false;
                     // Made by this layer as a parent or by an earlier entry, or by a layer below.
-                    let before = self.pending.get(&place.path);
+                    let before = self.waiting.get(&place.path);
                     pending.existed = before.is_none_or(|before| before.existed);
+                    self.take_back(&place.path, &pending.meta);
                     if self.applies() && stat.st_mode & 0o700 != 0o700 {
                         let handle = crate::sys::fs::open_handle(place.dir(), &place.name)
                             .map_err(failed("openat", &place.path))?;
@@ -137,7 +132,7 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(failed("mkdirat", &place.path)(error)),
         }
-        self.pending.insert(place.path, pending);
+        self.waiting.insert(place.path, pending);
         Ok(())
     }
 
@@ -232,7 +227,7 @@ impl Unpacker<'_> {
             }
             _ => return Ok(false),
         }
-        self.brought_up.insert(place.path.clone());
+        self.notes.brought_up.insert(&place.path);
         Ok(true)
     }
 }

@@ -5,7 +5,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use super::metadata::{Meta, Pending};
+use super::metadata::Meta;
+use super::waiting::Pending;
 use super::{STEP, Unpacker, failed, hostile};
 use crate::layer::limits::exceeded;
 use crate::layer::view::{Found, is_whiteout};
@@ -174,7 +175,7 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(failed("openat", path)(error)),
         };
-        if self.applies() && !self.finishing {
+        if self.keeps() {
             self.keep(&parent)?;
         }
         let parent = Rc::new(parent);
@@ -182,13 +183,20 @@ impl Unpacker<'_> {
         Ok(parent)
     }
 
-    /// Notes times and mode of a directory that lower layers have made, before files in it change them, and makes it
-    /// writable for its owner meanwhile.
-    ///
-    /// In a tree of its own the layer would have this directory now, so a whiteout of the same layer leaves it.
+    /// Whether directories may come up that are complete already.
+    fn keeps(&self) -> bool {
+        (self.applies() || self.waiting.was_full()) && !self.finishing
+    }
+
+    /// Notes times and mode of a directory that is complete (lower layers have made it, or this one was done with it),
+    /// before files in it change them, and makes it writable for its owner meanwhile.
     pub(super) fn keep(&mut self, parent: &Parent) -> Result<()> {
-        self.made.insert(parent.path.clone());
-        if self.pending.contains_key(&parent.path) {
+        if self.applies() {
+            // In a tree of its own the layer would have this directory now, so a whiteout of the same layer leaves it.
+            self.notes.made.insert(&parent.path);
+        }
+        // The root of a tree of its own is never complete before the end.
+        if self.waiting.contains(&parent.path) || parent.path.is_empty() && !self.applies() {
             return Ok(());
         }
         let stat = fstat(parent.dir()).map_err(failed("fstat", &parent.path))?;
@@ -196,7 +204,7 @@ impl Unpacker<'_> {
             crate::sys::fs::chmod_handle(parent.dir(), stat.st_mode & 0o7777 | 0o700)
                 .map_err(failed("chmod", &parent.path))?;
         }
-        self.pending.insert(parent.path.clone(), Pending::unchanged(&stat));
+        self.waiting.insert(parent.path.clone(), Pending::unchanged(&stat));
         Ok(())
     }
 
@@ -214,7 +222,7 @@ impl Unpacker<'_> {
             let next = match self.step(&here, &component, path)? {
                 Step::Into(dir) => {
                     here = dir;
-                    if self.applies() {
+                    if self.keeps() {
                         self.keep(&here)?;
                     }
                     continue;
@@ -270,9 +278,9 @@ impl Unpacker<'_> {
                 self.make_opaque(here.dir(), &name, &path)?;
                 into(path)
             }
-            Some(_) if self.brought_up.contains(&path) || self.applies() && !self.made.contains(&path) => {
+            Some(_) if self.notes.brought_up.contains(&path) || self.applies() && !self.notes.made.contains(&path) => {
                 // A layer below had a file here; that this one has something inside makes it a directory.
-                self.brought_up.remove(&path);
+                self.notes.forget(&path);
                 unlinkat(here.dir(), &name).map_err(failed("unlink", &path))?;
                 self.implied(here, &name, &path, Meta::implied())?;
                 into(path)
@@ -298,18 +306,18 @@ impl Unpacker<'_> {
     fn implied(&mut self, here: &Parent, name: &std::ffi::CStr, path: &[u8], meta: Meta) -> Result<()> {
         mkdirat(here.dir(), name, 0o700).map_err(failed("mkdir", path))?;
         if self.applies() {
-            self.made.insert(path.to_vec());
+            self.notes.made.insert(path);
         }
-        self.pending.insert(path.to_vec(), Pending { meta, mode_is_set: false, existed: false });
+        self.waiting.insert(path.to_vec(), Pending { meta, mode_is_set: false, existed: false });
         Ok(())
     }
 
     /// Whether this layer has made `path` or a directory above it opaque.
     pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
-        self.opaque.contains(&b""[..])
+        self.notes.opaque.contains(b"")
             || (0..=path.len())
                 .filter(|end| *end == path.len() || path[*end] == b'/')
-                .any(|end| self.opaque.contains(&path[..end]))
+                .any(|end| self.notes.opaque.contains(&path[..end]))
     }
 
     /// What the layers below have at a path without symlinks; notes that they were asked.

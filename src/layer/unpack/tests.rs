@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::layer::Limits;
 use crate::layer::testing::{Archive, Block, Scratch, snapshot};
 
 /// The layers below, given.
-struct Given(Option<View>);
+pub(super) struct Given(pub(super) Option<View>);
 
 impl Below for Given {
     fn view(&self) -> Result<Option<&View>> {
@@ -19,25 +20,35 @@ impl Below for Given {
     }
 }
 
-fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
+pub(super) fn options(whiteouts: WhiteoutFormat) -> LayerOptions {
     let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
     LayerOptions { whiteouts, ownership, ..LayerOptions::default() }
 }
 
 /// The overlay format that this user can write.
-fn whiteouts() -> WhiteoutFormat {
+pub(super) fn whiteouts() -> WhiteoutFormat {
     if is_root() { WhiteoutFormat::Overlay } else { WhiteoutFormat::OverlayUser }
 }
 
 /// Unpacks on a thread of its own, as the pipeline does.
-fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path]) -> Result<(Unpacked, Vec<Owner>)> {
+pub(super) fn unpack_at(
+    tree: &Path,
+    archive: &[u8],
+    options: &LayerOptions,
+    below: &[&Path],
+) -> Result<(Unpacked, Vec<Owner>)> {
     let below = Given((!below.is_empty()).then(|| View::new(below).unwrap()));
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 let exact = crate::sys::fs::clear_umask_of_this_thread();
-                let tree = File::open(tree).unwrap().into();
-                unpack(archive, tree, options, &below, exact).map(|(unpacked, owners, _)| (unpacked, owners))
+                let (unpacked, owners, _) = unpack(archive, Root::open(tree).unwrap(), options, &below, exact)?;
+                let mut all = Vec::new();
+                owners.each_batch(|batch| {
+                    all.extend_from_slice(batch);
+                    Ok(())
+                })?;
+                Ok((unpacked, all))
             })
             .join()
             .unwrap()
@@ -45,7 +56,7 @@ fn unpack_at(tree: &Path, archive: &[u8], options: &LayerOptions, below: &[&Path
 }
 
 /// A place with an empty `tree`, and something outside that must not change.
-fn place() -> Scratch {
+pub(super) fn place() -> Scratch {
     let place = Scratch::new();
     fs::create_dir(place.path().join("tree")).unwrap();
     fs::set_permissions(place.path().join("tree"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +65,7 @@ fn place() -> Scratch {
     place
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
@@ -137,7 +148,7 @@ fn rich_tree(root: &Path) {
     }
 }
 
-fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+pub(super) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     let parent = crate::sys::path::Root::open(path.parent().unwrap()).unwrap();
     let file = crate::sys::fs::c_string(path.file_name().unwrap().as_bytes()).unwrap();
     let handle = crate::sys::fs::open_handle(parent.dir(), &file).unwrap();
@@ -163,7 +174,7 @@ fn a_tree_survives_the_way_through_gnu_tar() {
         for exact in [true, false] {
             let place = place();
             let tree = place.path().join("tree");
-            let (unpacked, _) = unpack_inexact(&tree, &output.stdout, exact).unwrap();
+            let unpacked = unpack_inexact(&tree, &output.stdout, exact).unwrap();
             let actual = snapshot(&tree);
             for (path, line) in &expected {
                 assert_eq!(actual.get(path), Some(line), "{:?} {extra:?}", String::from_utf8_lossy(path));
@@ -178,12 +189,12 @@ fn a_tree_survives_the_way_through_gnu_tar() {
     }
 }
 
-fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<(Unpacked, Vec<Owner>)> {
+fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<Unpacked> {
     if exact {
-        return unpack_at(tree, archive, &LayerOptions::default(), &[]);
+        return unpack_at(tree, archive, &LayerOptions::default(), &[]).map(|(unpacked, _)| unpacked);
     }
-    let tree = File::open(tree).unwrap().into();
-    unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, owners, _)| (unpacked, owners))
+    let tree = Root::open(tree).unwrap();
+    unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, ..)| unpacked)
 }
 
 #[test]
@@ -447,7 +458,7 @@ fn a_single_user_records_owners() {
     assert!(unpacked.skipped.contains(&(Skipped::Xattr("security.capability".into()), 1)));
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Reown for Nobody {
     fn reown(&self, _: BorrowedFd<'_>, _: &[Owner]) -> Result<()> {
@@ -663,9 +674,72 @@ fn odd_parents_are_errors_and_nothing_waits() {
     );
 }
 
+/// A hard link's mode was given to what the symlink that it names leads to.
+#[test]
+fn cve_2021_32760_modes_do_not_go_through_links() {
+    let evil = |name: &[u8], link: &[u8]| Block::new(name, b'1').link(link).mode(0o4777).owner(9, 9).mtime(9);
+    attack(Archive::new().symlink("s", "@/secret").block(evil(b"h", b"s")), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("h").symlink_metadata().unwrap().is_symlink());
+    });
+    let file = Archive::new().file("f", b"x").symlink("s", "@/secret").block(evil(b"s", b"f"));
+    attack(file, |tree, result| {
+        result.unwrap();
+        let metadata = tree.join("s").symlink_metadata().unwrap();
+        // A link has no metadata of its own: the file keeps what it was made with.
+        assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o644, 2));
+    });
+}
+
+#[test]
+fn names_with_line_ends_are_names_and_nul_is_none() {
+    let odd = "a\nb\rc\td\x1b[31m";
+    attack(Archive::new().file(odd, b"x").symlink("s", odd), |tree, result| {
+        result.unwrap();
+        assert_eq!(fs::read(tree.join(odd)).unwrap(), b"x");
+    });
+    for key in ["path", "linkpath", "GNU.sparse.name"] {
+        attack(Archive::new().pax(&[(key, b"a\0b")]).symlink("s", "t"), |_, result| {
+            assert_eq!(error_kind(result), ErrorKind::Hostile);
+        });
+    }
+    // A field ends at its first NUL; what stands behind it is nobody's.
+    attack(Archive::new().block(Block::new(b"a\0/../../evil", b'0')), |tree, result| {
+        result.unwrap();
+        assert!(tree.join("a").is_file());
+    });
+}
+
+#[test]
+fn device_nodes_are_made_for_root_of_the_host_only() {
+    let archive = || Archive::new().block(Block::new(b"sda", b'4').device(8, 0).mode(0o666)).end();
+    for (ownership, is_device) in [(Ownership::Full, is_root()), (Ownership::Single, false)] {
+        if matches!(ownership, Ownership::Full) && !is_root() {
+            continue;
+        }
+        let place = place();
+        let options = LayerOptions { ownership, ..options(WhiteoutFormat::OverlayUser) };
+        let (unpacked, _) = unpack_at(&place.path().join("tree"), &archive(), &options, &[]).unwrap();
+        let made = place.path().join("tree/sda").symlink_metadata().unwrap();
+        assert_eq!(made.file_type().is_block_device(), is_device);
+        assert_eq!(unpacked.skipped.is_empty(), is_device);
+        assert_eq!(made.len(), 0);
+    }
+}
+
 #[test]
 fn bombs_stop_at_a_named_limit() {
-    let limits = Limits { depth: 20, bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits {
+        depth: 20,
+        bytes: 1 << 20,
+        entries: 30,
+        path_length: 200,
+        xattrs: 3,
+        xattr_bytes: 1000,
+        pax_bytes: 5000,
+        sparse_pieces: 5,
+        ..Limits::default()
+    };
     let options = LayerOptions { limits, ..options(WhiteoutFormat::OverlayUser) };
     let limit = |archive: Archive| {
         let place = place();
@@ -683,4 +757,17 @@ fn bombs_stop_at_a_named_limit() {
     assert!(limit(doubling.file("s3/x/x/x", b"")).contains("depth"));
     let sparse = Block::new(b"s", b'S').gnu().with(483, format!("{:011o}\0", 2 << 20).as_bytes());
     assert!(limit(Archive::new().block(sparse)).contains("bytes"));
+    let many = (0..31).fold(Archive::new(), |archive, number| archive.file(&number.to_string(), b""));
+    assert!(limit(many).contains("`entries` of 30"));
+    let pax = |records: &[(&str, &[u8])]| limit(Archive::new().pax(records).file("f", b""));
+    assert!(pax(&[("path", &[b'p'; 201])]).contains("`path_length` of 200"));
+    assert!(pax(&[("linkpath", &[b'p'; 201])]).contains("`path_length` of 200"));
+    assert!(pax(&[("comment", &[b'c'; 5000])]).contains("`pax_bytes` of 5000"));
+    assert!(pax(&[("SCHILY.xattr.user.a", &[0; 1000])]).contains("`xattr_bytes` of 1000"));
+    let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
+    assert!(pax(&names.each_ref().map(|name| (name.as_str(), &b""[..]))).contains("`xattrs` of 3"));
+    let map: String = (0..6).map(|piece| format!("{},0,", piece * 10)).collect();
+    let pieces = [("GNU.sparse.map", map.trim_end_matches(',').as_bytes()), ("GNU.sparse.size", b"100")];
+    assert!(pax(&pieces).contains("`sparse_pieces` of 5"));
+    assert!(limit(Archive::new().file("f", &[0; 2 << 20])).contains("`bytes`"));
 }

@@ -40,7 +40,7 @@ impl Unpacker<'_> {
         match mknodat(place.dir(), &place.name, libc::S_IFCHR, 0) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                if self.brought_up.contains(&place.path) {
+                if self.notes.brought_up.contains(&place.path) {
                     self.clear(&place)?;
                     return mknodat(place.dir(), &place.name, libc::S_IFCHR, 0).map_err(failed("mknodat", &place.path));
                 }
@@ -84,7 +84,7 @@ impl Unpacker<'_> {
 
     /// Makes a directory hide what the layers below have in it.
     pub(super) fn make_opaque(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<()> {
-        if self.opaque.contains(path) {
+        if self.notes.opaque.contains(path) {
             return Ok(());
         }
         let attribute = match self.options.whiteouts {
@@ -104,7 +104,7 @@ impl Unpacker<'_> {
                 error
             }
         })?;
-        self.opaque.insert(path.to_vec());
+        self.notes.opaque.insert(path);
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl Unpacker<'_> {
             self.whiteout(&[], name.to_bytes(), b".wh..wh..opq")?;
         }
         // From here on nothing below the root shows through.
-        self.opaque.insert(Vec::new());
+        self.notes.opaque.insert(b"");
         Ok(())
     }
 
@@ -135,9 +135,7 @@ impl Unpacker<'_> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
             Err(error) => return Err(failed("lstat", &place.path)(error)),
         };
-        let inside = [place.path.as_slice(), b"/"].concat();
-        let holds_ours = self.made.range(inside.clone()..).next().is_some_and(|path| path.starts_with(&inside));
-        if self.made.contains(&place.path) || holds_ours {
+        if self.notes.made.contains(&place.path) || self.notes.made.has_below(&place.path) {
             if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
                 return self.purge_inside(&place.path);
             }

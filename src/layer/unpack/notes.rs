@@ -1,0 +1,326 @@
+//! What is remembered of a layer until its end.
+//!
+//! Of most entries nothing is: a layer of a million files takes as little memory as one of ten. What has to be
+//! remembered is counted, and [`Limits::memory`](crate::layer::Limits::memory) bounds it, so that no archive can make
+//! this process grow.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+
+use super::Owner;
+use super::place::split;
+use crate::layer::limits::exceeded;
+use crate::{Error, ErrorKind, Result};
+
+/// About what a set spends on each path beside its bytes.
+const OVERHEAD: usize = 48;
+
+/// Bytes of owners that are handed over at a time.
+const BATCH: usize = 1 << 20;
+
+/// Whether `path` lies below `dir`.
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// A set of paths that knows what it takes up, and from which a whole subtree goes as fast as it is large.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    set: BTreeSet<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Paths {
+    pub(super) fn insert(&mut self, path: &[u8]) {
+        if self.set.insert(path.to_vec()) {
+            self.bytes += path.len() + OVERHEAD;
+        }
+    }
+
+    pub(super) fn contains(&self, path: &[u8]) -> bool {
+        self.set.contains(path)
+    }
+
+    pub(super) fn remove(&mut self, path: &[u8]) {
+        if self.set.remove(path) {
+            self.bytes -= path.len() + OVERHEAD;
+        }
+    }
+
+    /// Whether it has a path below `dir`.
+    pub(super) fn has_below(&self, dir: &[u8]) -> bool {
+        self.first_below(dir).is_some()
+    }
+
+    fn first_below(&self, dir: &[u8]) -> Option<&Vec<u8>> {
+        let start = [dir, b"/"].concat();
+        self.set.range::<[u8], _>((Bound::Included(&start[..]), Bound::Unbounded)).next().filter(|p| is_below(p, dir))
+    }
+
+    /// Forgets everything below `dir`.
+    pub(super) fn remove_below(&mut self, dir: &[u8]) {
+        while let Some(path) = self.first_below(dir).cloned() {
+            self.remove(&path);
+        }
+    }
+}
+
+/// Everything that is remembered.
+#[derive(Debug)]
+pub(super) struct Notes {
+    limit: usize,
+    /// Directories made opaque.
+    pub(super) opaque: Paths,
+    /// Everything this layer has made; filled for [`WhiteoutFormat::Apply`](super::WhiteoutFormat::Apply) only, where
+    /// it must survive whiteouts.
+    pub(super) made: Paths,
+    /// Files of lower layers that stand here only because this layer has hard links to them.
+    pub(super) brought_up: Paths,
+    pub(super) owners: Owners,
+}
+
+impl Notes {
+    pub(super) fn new(limit: usize) -> Notes {
+        Notes {
+            limit,
+            opaque: Paths::default(),
+            made: Paths::default(),
+            brought_up: Paths::default(),
+            owners: Owners::default(),
+        }
+    }
+
+    /// Forgets what stood at `path` and below it. That this layer has made something at `path` itself stays true.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        self.opaque.remove(path);
+        self.opaque.remove_below(path);
+        self.made.remove_below(path);
+        self.brought_up.remove(path);
+        self.brought_up.remove_below(path);
+        self.owners.forget(path);
+    }
+
+    /// Fails where more is remembered than may be.
+    pub(super) fn check(&self, waiting: usize) -> Result<()> {
+        let bytes = self.opaque.bytes + self.made.bytes + self.brought_up.bytes + self.owners.bytes() + waiting;
+        if bytes > self.limit { Err(exceeded("memory", self.limit)) } else { Ok(()) }
+    }
+}
+
+/// What [`Reown`](super::Reown) has to do once the layer is verified: a journal, written tightly, because in some
+/// layers every file is in it.
+///
+/// A record is how many bytes its path shares with that of the record before, the other bytes of the path, the owner,
+/// the mode, and the attributes.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    journal: Vec<u8>,
+    last: Vec<u8>,
+    records: u64,
+    /// Paths of which everything before a record's number is void, because something else stands there now.
+    void: HashMap<Vec<u8>, u64>,
+    void_bytes: usize,
+}
+
+impl Owners {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    fn bytes(&self) -> usize {
+        self.journal.len() + self.void_bytes
+    }
+
+    pub(super) fn push(&mut self, owner: &Owner) {
+        let shared = self.last.iter().zip(&owner.path).take_while(|(a, b)| a == b).count();
+        let journal = &mut self.journal;
+        put(journal, shared as u64);
+        put_bytes(journal, &owner.path[shared..]);
+        put(journal, u64::from(owner.uid));
+        put(journal, u64::from(owner.gid));
+        put(journal, owner.mode.map_or(0, |mode| u64::from(mode) + 1));
+        put(journal, owner.xattrs.len() as u64);
+        for (name, value) in &owner.xattrs {
+            put_bytes(journal, name);
+            put_bytes(journal, value);
+        }
+        self.last.clone_from(&owner.path);
+        self.records += 1;
+    }
+
+    /// What has been said about `path` and everything below it is void.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        if self.records > 0 && self.void.insert(path.to_vec(), self.records).is_none() {
+            self.void_bytes += path.len() + OVERHEAD;
+        }
+    }
+
+    /// Whether the record of this number about `path` is void.
+    fn is_void(&self, mut path: &[u8], number: u64) -> bool {
+        if self.void.is_empty() {
+            return false;
+        }
+        loop {
+            if self.void.get(path).is_some_and(|end| number < *end) {
+                return true;
+            }
+            if path.is_empty() {
+                return false;
+            }
+            path = split(path).0;
+        }
+    }
+
+    /// Hands everything to `act`, some at a time and in order.
+    pub(crate) fn each_batch(&self, mut act: impl FnMut(&[Owner]) -> Result<()>) -> Result<()> {
+        let defect = || Error::new(ErrorKind::Io, super::STEP).because("a defect in this crate: the journal of owners");
+        let mut journal = Take(&self.journal);
+        let mut path = Vec::new();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for number in 0..self.records {
+            let (owner, size) = journal.owner(&mut path).ok_or_else(defect)?;
+            if self.is_void(&owner.path, number) {
+                continue;
+            }
+            batch.push(owner);
+            bytes += size + std::mem::size_of::<Owner>();
+            if bytes >= BATCH {
+                act(&batch)?;
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { act(&batch) }
+    }
+}
+
+/// Seven bits a byte, the lowest first.
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value > 0x7f {
+        out.push(value as u8 & 0x7f | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Reads what `put` has written.
+struct Take<'a>(&'a [u8]);
+
+impl<'a> Take<'a> {
+    fn number(&mut self) -> Option<u64> {
+        let end = self.0.iter().position(|byte| byte & 0x80 == 0)?;
+        let (digits, rest) = self.0.split_at(end + 1);
+        self.0 = rest;
+        Some(digits.iter().rev().fold(0, |value, digit| value << 7 | u64::from(digit & 0x7f)))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// The next record and about its size in memory; `path` is that of the record before.
+    fn owner(&mut self, path: &mut Vec<u8>) -> Option<(Owner, usize)> {
+        path.truncate(usize::try_from(self.number()?).ok()?);
+        path.extend_from_slice(self.bytes()?);
+        let uid = u32::try_from(self.number()?).ok()?;
+        let gid = u32::try_from(self.number()?).ok()?;
+        let mode = self.number()?.checked_sub(1).and_then(|mode| u32::try_from(mode).ok());
+        let mut xattrs = Vec::new();
+        let mut size = path.len();
+        for _ in 0..self.number()? {
+            let (name, value) = (self.bytes()?.to_vec(), self.bytes()?.to_vec());
+            size += name.len() + value.len();
+            xattrs.push((name, value));
+        }
+        Some((Owner { path: path.clone(), uid, gid, mode, xattrs }, size))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn owner(path: &str, uid: u32) -> Owner {
+        Owner { path: path.into(), uid, gid: 70_000, mode: Some(0o4755), xattrs: Vec::new() }
+    }
+
+    fn all(owners: &Owners) -> Vec<Owner> {
+        let mut all = Vec::new();
+        owners
+            .each_batch(|batch| {
+                all.extend_from_slice(batch);
+                Ok(())
+            })
+            .unwrap();
+        all
+    }
+
+    #[test]
+    fn owners_come_back_as_they_were_written() {
+        let mut owners = Owners::default();
+        assert!(owners.is_empty() && all(&owners).is_empty());
+        let mut written = vec![owner("a/b/c", 1), owner("a/b/d", u32::MAX - 1), owner("", 3), owner("a/b/d", 0)];
+        written[1].mode = None;
+        written[2].xattrs = vec![(b"x".to_vec(), vec![0; 300]), (b"y".to_vec(), vec![])];
+        written.iter().for_each(|owner| owners.push(owner));
+        assert_eq!(all(&owners), written);
+    }
+
+    #[test]
+    fn what_is_replaced_is_void_up_to_there() {
+        let mut owners = Owners::default();
+        for path in ["d", "d/x", "d/x/y", "da", "e"] {
+            owners.push(&owner(path, 1));
+        }
+        owners.forget(b"d");
+        owners.push(&owner("d/x", 2));
+        let left: Vec<_> = all(&owners).into_iter().map(|it| (String::from_utf8(it.path).unwrap(), it.uid)).collect();
+        assert_eq!(left, [("da".to_owned(), 1), ("e".to_owned(), 1), ("d/x".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_million_owners_are_small_and_come_in_batches() {
+        let mut notes = Notes::new(32 << 20);
+        for number in 0..1_000_000 {
+            notes.owners.push(&owner(&format!("srv/app/node_modules/package{}/file{number}.js", number / 100), 1000));
+        }
+        notes.check(0).unwrap();
+        let (mut count, mut batches) = (0, 0);
+        notes
+            .owners
+            .each_batch(|batch| {
+                (count, batches) = (count + batch.len(), batches + 1);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(count, 1_000_000);
+        assert!(batches > 50, "{batches}");
+    }
+
+    #[test]
+    fn subtrees_go_and_neighbours_stay() {
+        let mut paths = Paths::default();
+        for path in ["a", "a/b", "a/b/c", "a.b", "ab", "b"] {
+            paths.insert(path.as_bytes());
+        }
+        assert!(paths.has_below(b"a") && !paths.has_below(b"ab"));
+        paths.remove_below(b"a");
+        let left: Vec<_> = paths.set.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+        assert_eq!(left, ["a", "a.b", "ab", "b"]);
+        assert_eq!(paths.bytes, 7 + 4 * OVERHEAD);
+        let mut notes = Notes::new(100);
+        notes.check(0).unwrap();
+        notes.opaque.insert(&[b'x'; 100]);
+        assert!(notes.check(0).unwrap_err().to_string().contains("memory"));
+    }
+}
