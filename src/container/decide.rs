@@ -1,6 +1,6 @@
 //! Image config and caller's options, decided into one spec.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
@@ -125,7 +125,16 @@ impl ContainerBuilder {
                 .path(&path)
                 .because("it has to be an absolute path inside the container"));
         }
-        Ok(path)
+        // As text, which is how docker takes it: what is missing of it is made.
+        let mut clean = PathBuf::from("/");
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => clean.push(name),
+                Component::ParentDir => drop(clean.pop()),
+                _ => {}
+            }
+        }
+        Ok(clean)
     }
 
     fn sound_hostname(&self) -> Result<Option<String>> {

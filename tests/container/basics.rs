@@ -108,6 +108,8 @@ fn a_user_is_who_the_image_says() {
 fn environment_and_directory_are_put_together_as_docker_does() {
     let Some(lab) = Lab::new() else { return };
     let image = image(&lab.engine);
+    let odd = with_programs(image.container()).workdir("/fresh/./a/../b/");
+    assert_eq!(run(&odd, "pwd"), "/fresh/b\n");
     let builder = with_programs(image.container()).env("A", "b c").env("HOME", "/x").workdir("/made/on/the/way");
     assert_eq!(
         run(&builder, "echo $A; echo $HOME; pwd; echo $PATH"),

@@ -79,7 +79,7 @@ pub fn tree() -> tempfile::TempDir {
     use std::os::unix::fs::symlink;
     let dir = scratch();
     let at = |name: &str| dir.path().join(name);
-    for name in ["etc", "usr", "tmp", "home/bob", "work"] {
+    for name in ["etc", "usr", "tmp", "home/bob", "made"] {
         std::fs::create_dir_all(at(name)).unwrap();
     }
     for name in ["bin", "sbin", "lib", "lib64"] {

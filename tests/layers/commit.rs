@@ -33,9 +33,9 @@ fn what_a_container_changed_is_the_image() {
     let parent = image(&lab.engine);
     let container = kept(
         &parent,
-        "echo new > /etc/new; echo more >> /etc/passwd; rm /etc/group; rm -r /home/bob; mkdir -p /work/a/b;
-         chmod 1777 /work; ln /etc/new /work/a/twin; ln -s /etc/new /work/link; mkfifo -m 600 /work/pipe;
-         rm -r /tmp; mkdir -m 1777 /tmp; touch -d @1.5 /work/a/b",
+        "echo new > /etc/new; echo more >> /etc/passwd; rm /etc/group; rm -r /home/bob; mkdir -p /made/a/b;
+         chmod 1777 /made; ln /etc/new /made/a/twin; ln -s /etc/new /made/link; mkfifo -m 600 /made/pipe;
+         rm -r /tmp; mkdir -m 1777 /tmp; touch -d @1.5 /made/a/b",
     );
     assert_eq!(
         changed(&container),
@@ -46,13 +46,13 @@ fn what_a_container_changed_is_the_image() {
             "C /etc/passwd",
             "C /home",
             "D /home/bob",
+            "C /made",
+            "A /made/a",
+            "A /made/a/b",
+            "A /made/a/twin",
+            "A /made/link",
+            "A /made/pipe",
             "C /tmp",
-            "C /work",
-            "A /work/a",
-            "A /work/a/b",
-            "A /work/a/twin",
-            "A /work/link",
-            "A /work/pipe",
         ]
     );
     let options = CommitOptions {
@@ -72,15 +72,15 @@ fn what_a_container_changed_is_the_image() {
     let out = with_programs(committed.container()).output().unwrap();
     assert_eq!((out.status.success(), out.stdout.as_slice()), (true, &b"new\n"[..]));
     let script =
-        "cat /etc/passwd | tail -1; ls -d /etc/group /home/bob 2>/dev/null || true; stat -c '%a %n' /work /tmp;
-                  stat -c '%h %n' /etc/new; readlink /work/link; stat -c '%F' /work/pipe; stat -c %.Y /work/a/b";
-    assert_eq!(shell(&committed, script), "more\n1777 /work\n1777 /tmp\n2 /etc/new\n/etc/new\nfifo\n1.500000000\n");
+        "cat /etc/passwd | tail -1; ls -d /etc/group /home/bob 2>/dev/null || true; stat -c '%a %n' /made /tmp;
+                  stat -c '%h %n' /etc/new; readlink /made/link; stat -c '%F' /made/pipe; stat -c %.Y /made/a/b";
+    assert_eq!(shell(&committed, script), "more\n1777 /made\n1777 /tmp\n2 /etc/new\n/etc/new\nfifo\n1.500000000\n");
     // The next one stands on this one.
     let next = kept(&committed, "rm /etc/new");
     assert_eq!(changed(&next), ["C /etc", "D /etc/new"]);
     let next = next.commit(&CommitOptions::default()).unwrap();
     assert_eq!(next.layers().len(), 3);
-    assert_eq!(shell(&next, "ls /etc/new 2>/dev/null || cat /work/a/twin"), "new\n");
+    assert_eq!(shell(&next, "ls /etc/new 2>/dev/null || cat /made/a/twin"), "new\n");
     assert!(next.tags().unwrap().is_empty());
 }
 
@@ -124,7 +124,7 @@ fn the_same_changes_make_the_same_image() {
     let parent = image(&lab.engine);
     let ids: Vec<_> = (0..2)
         .map(|_| {
-            let container = kept(&parent, "mkdir /work/d; echo body > /work/d/file; ln -s x /work/link");
+            let container = kept(&parent, "mkdir /made/d; echo body > /made/d/file; ln -s x /made/link");
             let options = CommitOptions {
                 created: Some("2001-09-09T01:46:40Z".into()),
                 clamp_mtime: Some(1_000_000_000),
@@ -141,13 +141,13 @@ fn the_same_changes_make_the_same_image() {
 fn every_compression_makes_the_same_tree() {
     let Some(lab) = Lab::new() else { return };
     let parent = image(&lab.engine);
-    let container = kept(&parent, "seq 1 200000 > /work/numbers; rm /etc/group");
+    let container = kept(&parent, "seq 1 200000 > /made/numbers; rm /etc/group");
     let formats = [Compression::None, Compression::Gzip, Compression::Zstd];
     let mut diff_ids = Vec::new();
     for compression in formats.into_iter().filter(|it| cfg!(feature = "zstd") || *it != Compression::Zstd) {
         let encoding = EncoderOptions { compression, ..EncoderOptions::default() };
         let committed = container.commit(&CommitOptions { encoding, ..CommitOptions::default() }).unwrap();
-        assert_eq!(shell(&committed, "tail -1 /work/numbers; ls /etc/group 2>/dev/null || true"), "200000\n");
+        assert_eq!(shell(&committed, "tail -1 /made/numbers; ls /etc/group 2>/dev/null || true"), "200000\n");
         diff_ids.push(committed.config().rootfs.diff_ids[1].clone());
     }
     assert!(diff_ids.iter().all(|diff_id| *diff_id == diff_ids[0]));
@@ -157,26 +157,26 @@ fn every_compression_makes_the_same_tree() {
 fn what_went_into_a_saved_snapshot_is_committed_too() {
     let Some(lab) = Lab::new() else { return };
     let parent = image(&lab.engine);
-    let first = kept(&parent, "echo one > /work/one; rm /etc/group; echo gone > /work/gone");
+    let first = kept(&parent, "echo one > /made/one; rm /etc/group; echo gone > /made/gone");
     let saved = first.snapshot().unwrap();
     let builder = with_programs(saved.container()).keep(true);
-    let script = "cat /work/one; rm /work/gone; echo two > /work/two; echo new > /etc/group";
+    let script = "cat /made/one; rm /made/gone; echo two > /made/two; echo new > /etc/group";
     let second = builder.command(["/bin/sh", "-ec", script]).stdout(Stdio::Null).spawn().unwrap();
     assert!(second.wait().unwrap().success());
-    assert_eq!(changed(&second), ["C /etc", "C /etc/group", "C /work", "A /work/one", "A /work/two"]);
+    assert_eq!(changed(&second), ["C /etc", "C /etc/group", "C /made", "A /made/one", "A /made/two"]);
     for (container, expected) in [(&first, "gone\none\n"), (&second, "one\ntwo\n")] {
         let committed = container.commit(&CommitOptions::default()).unwrap();
-        assert_eq!(shell(&committed, "ls /work"), expected);
+        assert_eq!(shell(&committed, "ls /made"), expected);
         assert_eq!(committed.history().len(), committed.layers().len());
     }
 }
 
 /// Counts up in a file of the container until it is killed.
 fn counting(image: &Image) -> Container {
-    let script = "n=0; while true; do n=$((n+1)); echo $n >> /work/n; echo $n >> /work/m; done";
+    let script = "n=0; while true; do n=$((n+1)); echo $n >> /made/n; echo $n >> /made/m; done";
     let container = with_programs(image.container()).keep(true).command(["/bin/sh", "-ec", script]).spawn().unwrap();
     let begin = Instant::now();
-    while !changed_or_busy(&container).iter().any(|path| path.ends_with("work/m")) {
+    while !changed_or_busy(&container).iter().any(|path| path.ends_with("made/m")) {
         assert!(begin.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -203,7 +203,7 @@ fn a_container_that_runs_is_frozen_meanwhile_or_refused() {
             let again = lab.engine.find_container(&container.id().to_string()).unwrap();
             again.commit(&CommitOptions::default()).unwrap();
             assert!(container.try_wait().unwrap().is_none());
-            let numbers = shell(&committed, "wc -l < /work/n; wc -l < /work/m");
+            let numbers = shell(&committed, "wc -l < /made/n; wc -l < /made/m");
             let numbers: Vec<i64> = numbers.lines().map(|line| line.parse().unwrap()).collect();
             assert!((0..=1).contains(&(numbers[0] - numbers[1])), "{numbers:?}");
             // It goes on.
@@ -234,7 +234,7 @@ fn containers_over_directories_have_no_image() {
 fn bad_options_leave_nothing_behind() {
     let Some(lab) = Lab::new() else { return };
     let parent = image(&lab.engine);
-    let container = kept(&parent, "touch /work/file");
+    let container = kept(&parent, "touch /made/file");
     let blobs = || std::fs::read_dir(lab.root().join("blobs/sha256")).unwrap().count();
     let before = blobs();
     let encoding = EncoderOptions { level: Some(99), ..EncoderOptions::default() };
@@ -252,15 +252,15 @@ fn bad_options_leave_nothing_behind() {
 fn owners_and_private_files_survive() {
     let Some(lab) = Lab::new() else { return };
     let parent = image(&lab.engine);
-    let own = "mkdir -m 700 /work/private; echo secret > /work/private/file; chmod 000 /work/private/file;
-               mkdir /work/closed; echo in > /work/closed/in; ln -s in /work/closed/link; chmod 000 /work/closed";
+    let own = "mkdir -m 700 /made/private; echo secret > /made/private/file; chmod 000 /made/private/file;
+               mkdir /made/closed; echo in > /made/closed/in; ln -s in /made/closed/link; chmod 000 /made/closed";
     let owned =
-        "; chown -R 1000:10 /work/private; chown 1000:1000 /work/closed; touch /work/both; chown 10:20 /work/both;
-                 ln -s x /work/link; chown -h 5:6 /work/link";
+        "; chown -R 1000:10 /made/private; chown 1000:1000 /made/closed; touch /made/both; chown 10:20 /made/both;
+                 ln -s x /made/link; chown -h 5:6 /made/link";
     let many = lab.engine.identity() != "rootless with one id";
     let container = kept(&parent, &if many { [own, owned].concat() } else { own.to_owned() });
     let committed = container.commit(&CommitOptions::default()).unwrap();
-    let script = "cd /work; stat -c '%a %u:%g %n' $(find . -mindepth 1 ! -type l | sort); stat -c '%u:%g' $(find . -type l | sort);
+    let script = "cd /made; stat -c '%a %u:%g %n' $(find . -mindepth 1 ! -type l | sort); stat -c '%u:%g' $(find . -type l | sort);
                   cat private/file closed/in";
     let found = run(&with_programs(committed.container()), script);
     let expected = if many {
@@ -272,5 +272,5 @@ fn owners_and_private_files_survive() {
     assert_eq!(found, expected);
     // The blob itself says so.
     let changes = changed(&container);
-    assert!(changes.contains(&"A /work/private/file".to_owned()), "{changes:?}");
+    assert!(changes.contains(&"A /made/private/file".to_owned()), "{changes:?}");
 }

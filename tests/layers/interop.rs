@@ -104,9 +104,9 @@ fn layout(engine: &Engine, image: &Image, at: &Path) -> PathBuf {
 
 /// An image that a container has changed in every way that a layer can say.
 fn changed(lab: &Lab) -> Image {
-    let script = "echo more >> /etc/passwd; rm /etc/group; rm -r /home/bob; echo file > /home/bob; mkdir -p /work/a/b;
-                  touch -d @5.25 /work/a/b; ln /etc/passwd /work/twin; ln -s ../x /work/link; mkfifo /work/pipe;
-                  truncate -s 2M /work/hole; chmod 4755 /work/twin; rm -r /tmp; mkdir -m 1777 /tmp; echo y > /tmp/y";
+    let script = "echo more >> /etc/passwd; rm /etc/group; rm -r /home/bob; echo file > /home/bob; mkdir -p /made/a/b;
+                  touch -d @5.25 /made/a/b; ln /etc/passwd /made/twin; ln -s ../x /made/link; mkfifo /made/pipe;
+                  truncate -s 2M /made/hole; chmod 4755 /made/twin; rm -r /tmp; mkdir -m 1777 /tmp; echo y > /tmp/y";
     let parent = image(&lab.engine);
     run(&with_programs(parent.container()).keep(true).name("changed"), script);
     lab.engine.find_container("changed").unwrap().commit(&CommitOptions::default()).unwrap()
@@ -126,8 +126,8 @@ fn umoci_unpacks_what_we_show() {
     let layout = layout(&lab.engine, &committed, dir.path());
     let bundle = dir.path().join("bundle");
     output(Command::new("umoci").args(["unpack", "--image"]).arg(format!("{}:latest", layout.display())).arg(&bundle));
-    let list = "find etc home work tmp -printf '%y %m %U:%G %T@ %l %p\\n' | grep -v -e etc/hostname -e etc/hosts -e etc/resolv \
-                | sort; find work home tmp -type f | sort | xargs md5sum; stat -c %h work/twin";
+    let list = "find etc home made tmp -printf '%y %m %U:%G %T@ %l %p\\n' | grep -v -e etc/hostname -e etc/hosts -e etc/resolv \
+                | sort; find made home tmp -type f | sort | xargs md5sum; stat -c %h made/twin";
     let mut theirs = Command::new("sh");
     theirs.args(["-c", list]).current_dir(bundle.join("rootfs"));
     let ours = run(&with_programs(committed.container()), &format!("cd /; {list}"));

@@ -7,8 +7,8 @@ use coracle::image::CommitOptions;
 use super::support::{Lab, image, run, with_programs};
 
 /// Everything that can be seen of the places that the scripts work in.
-const LIST: &str = "find /work /home /tmp -printf '%y %m %U:%G %s %T@ %n [%l] %p\\n' | sed -E 's/^d (\\S+ \\S+) \\S+/d \\1 -/; \
-                    s/^(d \\S+ \\S+ - \\S+) \\S+/\\1 -/' | sort -k 7; find /work /home /tmp -type f | sort | xargs md5sum";
+const LIST: &str = "find /made /home /tmp -printf '%y %m %U:%G %s %T@ %n [%l] %p\\n' | sed -E 's/^d (\\S+ \\S+) \\S+/d \\1 -/; \
+                    s/^(d \\S+ \\S+ - \\S+) \\S+/\\1 -/' | sort -k 7; find /made /home /tmp -type f | sort | xargs md5sum";
 
 /// Forty commands that a seed chooses; what fails is passed over.
 fn script(mut seed: u64) -> String {
@@ -17,14 +17,14 @@ fn script(mut seed: u64) -> String {
         (seed >> 33) % most
     };
     const NAMES: [&str; 9] = [
-        "/work/a",
-        "/work/b",
-        "/work/a/c",
-        "/work/b/d",
+        "/made/a",
+        "/made/b",
+        "/made/a/c",
+        "/made/b/d",
         "/home/bob",
         "/home/bob/e",
-        "/work/old",
-        "/work/old/x",
+        "/made/old",
+        "/made/old/x",
         "/tmp/f",
     ];
     let mut script = String::new();
@@ -54,7 +54,7 @@ fn the_new_image_shows_what_the_container_saw() {
     let mut image = image(&lab.engine);
     for seed in 0..10 {
         let name = format!("seed-{seed}");
-        let script = format!("umask 022; mkdir -p /work/old; echo x > /work/old/x\n{}\n{LIST}", script(seed));
+        let script = format!("umask 022; mkdir -p /made/old; echo x > /made/old/x\n{}\n{LIST}", script(seed));
         let before = run(&with_programs(image.container()).keep(true).name(&name), &script);
         let container = lab.engine.find_container(&name).unwrap();
         let committed = container.commit(&CommitOptions::default()).unwrap();

@@ -342,16 +342,24 @@ impl Guardian {
                 Err(_) => return,
             }
         }
-        if kernel::unshare(kernel::CLONE_NEWNET).is_err() {
+        // A filter around the host program may refuse the way back: found out before there is one to go.
+        if kernel::setns(self.home, kernel::CLONE_NEWNET).is_err() || kernel::unshare(kernel::CLONE_NEWNET).is_err() {
             return;
         }
         let made = match kernel::loopback_up() {
             Ok(()) => open(self.procfs),
             Err((_, errno)) => Err(errno),
         };
-        // Containers on the host's network are born in this process's: it has to be the host's again. What could leave
-        // it just now can go back.
-        if kernel::setns(self.home, kernel::CLONE_NEWNET).is_err() {
+        // Containers on the host's network are born in this process's: it has to be the host's again. It can fail for
+        // want of memory only.
+        let mut back = Err(0);
+        for _ in 0..100 {
+            back = kernel::setns(self.home, kernel::CLONE_NEWNET);
+            if back.is_ok() {
+                break;
+            }
+        }
+        if back.is_err() {
             self.end();
         }
         if let Ok(spare) = made {

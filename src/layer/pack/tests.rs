@@ -9,9 +9,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::*;
 use crate::ErrorKind;
-use crate::layer::{Limits, Ownership};
 use crate::layer::tar::{Entry, Kind, Reader};
 use crate::layer::testing::Scratch;
+use crate::layer::{Limits, Ownership};
 use crate::sys::xattr;
 
 fn is_root() -> bool {
