@@ -117,7 +117,7 @@ impl<W: Write> Encoder<W> {
     /// recognised, and for zstd where the crate was built without the feature.
     pub(crate) fn new(mut out: W, options: &EncoderOptions) -> Result<Encoder<W>> {
         let Some(method) = method(options)? else { return Ok(Encoder { out, written: 0, blocks: None }) };
-        if let Method::Gzip(_) = method {
+        if matches!(method, Method::Gzip(_)) {
             // RFC 1952: no name, no time, no word about the machine.
             out.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]).map_err(|error| Error::io(STEP, "write", error))?;
         }
@@ -143,7 +143,7 @@ impl<W: Write> Encoder<W> {
         };
         blocks.submit(&mut self.out, true)?;
         blocks.drain(&mut self.out, 0)?;
-        if let Method::Gzip(_) = blocks.method {
+        if matches!(blocks.method, Method::Gzip(_)) {
             self.out.write_all(&blocks.crc.sum().to_le_bytes())?;
             // Modulo 2³², as the format has it.
             self.out.write_all(&(self.written as u32).to_le_bytes())?;
