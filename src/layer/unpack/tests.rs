@@ -244,6 +244,7 @@ fn symlinked_parents_in_one_tar_are_followed_inside() {
         .file("lib/a", b"a")
         .file("abs/b", b"b")
         .file("chain/c", b"c")
+        .dir("usr/lib/new")
         .file("chain/new/d", b"d")
         .hard_link("e", "chain/c")
         .end();
