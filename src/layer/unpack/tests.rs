@@ -459,6 +459,36 @@ fn a_single_user_records_owners() {
     assert!(unpacked.skipped.contains(&(Skipped::Xattr("security.capability".into()), 1)));
 }
 
+/// Directories without an entry and files brought up belong to whom they belong in the layer below.
+#[test]
+fn a_single_user_takes_owners_over_from_below() {
+    let place = place();
+    let (lower, tree) = (place.path().join("lower"), place.path().join("tree"));
+    fs::create_dir(&lower).unwrap();
+    let archive = Archive::new()
+        .block(Block::new(b"d", b'5').owner(1000, 300).mode(0o750))
+        .block(Block::new(b"d/f", b'0').owner(5, 0).mode(0o4711))
+        .pax(&[("SCHILY.xattr.user.note", b"n")])
+        .block(Block::new(b"roots", b'5').mode(0o755))
+        .end();
+    let options = LayerOptions { ownership: Ownership::Single, ..options(WhiteoutFormat::OverlayUser) };
+    unpack_at(&lower, &archive, &options, &[]).unwrap();
+    let archive = Archive::new().file("d/new", b"").hard_link("twin", "d/f").file("roots/new", b"").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options, &[&lower]).unwrap();
+    assert_eq!(unpacked.skipped, []);
+    let (below, above) = (snapshot(&lower), snapshot(&tree));
+    for path in [&b"d"[..], b"roots"] {
+        assert_eq!(above[path], below[path]);
+    }
+    let record = |name: &str| {
+        crate::sys::xattr::get(File::open(tree.join(name)).unwrap().as_fd(), c"user.rootlesscontainers").unwrap()
+    };
+    assert_eq!(record("d").as_deref(), Some(&[0x08, 0xe8, 7, 0x10, 0xac, 2][..]));
+    assert_eq!(record("twin").as_deref(), Some(&[0x08, 5][..]));
+    assert_eq!((record("roots"), record("d/new")), (None, None));
+    assert_eq!(tree.join("twin").metadata().unwrap().mode() & 0o7777, 0o4711);
+}
+
 pub(super) struct Nobody;
 
 impl Reown for Nobody {
