@@ -531,6 +531,40 @@ fn mapped_owners_are_collected_children_first() {
     assert_eq!(lines, ["d/f 5:6 4755 0", "s 7:8 0 0", "ping 0:0 644 1", "d 1:2 2755 0"]);
 }
 
+/// Else the link would be left to root, with the mode that its owner has been given.
+#[test]
+fn mapped_owners_stay_with_the_links_to_what_goes() {
+    let setuid = |name: &[u8]| Block::new(name, b'0').owner(1000, 1000).mode(0o4755);
+    let options =
+        LayerOptions { ownership: Ownership::Mapped(Arc::new(Nobody)), ..options(WhiteoutFormat::OverlayUser) };
+    let owners = |archive: Archive, below: &[&Path]| -> Vec<_> {
+        let place = place();
+        let (_, owners) = unpack_at(&place.path().join("tree"), &archive.end(), &options, below).unwrap();
+        for owner in &owners {
+            let path = place.path().join("tree").join(std::ffi::OsStr::from_bytes(&owner.path));
+            assert_eq!(path.symlink_metadata().unwrap().mode() & 0o7777, 0o4755);
+        }
+        let line = |owner: &Owner| format!("{} {}", String::from_utf8_lossy(&owner.path), owner.uid);
+        owners.iter().map(line).collect()
+    };
+    let linked = || Archive::new().block(setuid(b"d/a")).hard_link("b", "d/a");
+    assert_eq!(owners(linked(), &[]), ["d/a 1000"]);
+    assert_eq!(owners(linked().file("d/a", b"roots"), &[]), ["b 1000"]);
+    assert_eq!(owners(linked().file("d", b"roots"), &[]), ["b 1000"]);
+    assert_eq!(owners(linked().hard_link("c", "b").file("d/a", b"").file("b", b""), &[]), ["c 1000"]);
+    assert_eq!(owners(linked().file("b", b"roots"), &[]), ["d/a 1000"]);
+    if is_root() {
+        let lower = place();
+        let lower = lower.path().join("outside");
+        std::os::unix::fs::chown(lower.join("secret"), Some(1000), Some(1000)).unwrap();
+        fs::set_permissions(lower.join("secret"), fs::Permissions::from_mode(0o4755)).unwrap();
+        let brought_up = || Archive::new().hard_link("b", "secret");
+        assert_eq!(owners(brought_up(), &[&lower]), ["secret 1000"]);
+        assert_eq!(owners(brought_up().file(".wh.secret", b""), &[&lower]), ["b 1000"]);
+        assert_eq!(owners(brought_up().file("secret", b"roots"), &[&lower]), ["b 1000"]);
+    }
+}
+
 // ---- Hostile archives. Each must leave the outside as it was.
 
 /// Unpacks in every whiteout format that works here; the outside must stay as it was, and `check` sees each result.
