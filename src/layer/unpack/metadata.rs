@@ -80,8 +80,8 @@ impl Unpacker<'_> {
     ) -> Result<()> {
         let owned = self.set_owner(path, meta, existed, |uid, gid| fchown(fd, uid, gid))?;
         let handed = self.set_xattrs(path, meta, |name, value| xattr::set(fd, name, value))?;
-        // A change of owner may have cleared these bits.
-        let mode_is_set = mode_is_set && !(owned && meta.mode & 0o6000 != 0);
+        // A change of owner may have cleared these bits, and an access control list changes the group's.
+        let mode_is_set = mode_is_set && meta.xattrs.is_empty() && !(owned && meta.mode & 0o6000 != 0);
         if !mode_is_set {
             fchmod(fd, meta.mode).map_err(failed("fchmod", path))?;
         }
