@@ -201,6 +201,49 @@ fn dependent_layers_are_kept_per_stack() {
     it.assert_clean();
 }
 
+/// What a layer comes to with nothing below must not be taken for what it comes to over another layer.
+#[test]
+fn a_dependent_layer_seen_as_the_lowest_is_not_used_elsewhere() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let implied = Archive::new().file("d/new", b"");
+    let opaque = Archive::new().file(".wh..wh..opq", b"").file("new", b"");
+    for (archive, lowest_first) in [(&implied, true), (&implied, false), (&opaque, true), (&opaque, false)] {
+        let it = fixture();
+        let base = it.layer(Archive::new().block(Block::new(b"d", b'5').mode(0o700)).file("old", b""));
+        let upper = it.layer(archive.clone());
+        let (alone, stack) = ([upper.clone()], [base, upper]);
+        let ensure = |layers: &[(Digest, DiffId)]| it.layers.ensure_all(layers, None).unwrap();
+        let (lowest, over) = if lowest_first {
+            let lowest = ensure(&alone);
+            (lowest, ensure(&stack))
+        } else {
+            let over = ensure(&stack);
+            (ensure(&alone), over)
+        };
+        assert_ne!(lowest[0].tree(), over[1].tree());
+        let diff_ids = |layers: &[(Digest, DiffId)]| layers.iter().map(|it| it.1.clone()).collect::<Vec<_>>();
+        for (layers, wanted) in [(&lowest, diff_ids(&alone)), (&over, diff_ids(&stack))] {
+            assert_eq!(layers.last().unwrap().chain_id(), ChainId::of(&wanted).as_ref());
+            assert_eq!(it.layers.find(&wanted).unwrap().as_ref(), Some(layers));
+        }
+        // A second time nothing is unpacked.
+        assert_eq!((ensure(&alone), ensure(&stack)), (lowest.clone(), over.clone()));
+        assert_eq!(it.layers.list().unwrap().len(), 3);
+        for name in it.layers.names().unwrap() {
+            it.layers.look(&name).unwrap();
+        }
+        let shown = look_through(&View::of_layers(&over).unwrap());
+        if lowest[0].tree().join("d").exists() {
+            assert!(shown[&b"d"[..]].starts_with("40700"), "{shown:?}");
+        } else {
+            assert_eq!(shown.into_keys().collect::<Vec<_>>(), [b"new"]);
+        }
+        it.assert_clean();
+    }
+}
+
 #[test]
 fn other_ways_of_writing_do_not_meet() {
     let it = fixture();

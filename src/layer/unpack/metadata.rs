@@ -80,8 +80,8 @@ impl Unpacker<'_> {
     ) -> Result<()> {
         let owned = self.set_owner(path, meta, existed, |uid, gid| fchown(fd, uid, gid))?;
         let handed = self.set_xattrs(path, meta, |name, value| xattr::set(fd, name, value))?;
-        // A change of owner may have cleared these bits.
-        let mode_is_set = mode_is_set && !(owned && meta.mode & 0o6000 != 0);
+        // A change of owner may have cleared these bits, and an access control list changes the group's.
+        let mode_is_set = mode_is_set && meta.xattrs.is_empty() && !(owned && meta.mode & 0o6000 != 0);
         if !mode_is_set {
             fchmod(fd, meta.mode).map_err(failed("fchmod", path))?;
         }
@@ -186,9 +186,9 @@ impl Unpacker<'_> {
     /// The metadata of a directory or file of the layers below, as the container sees it.
     pub(super) fn meta_of(&self, found: &Found, path: &[u8]) -> Result<Meta> {
         let stat = &found.stat;
-        let (uid, gid) = match &self.options.ownership {
+        let (mut uid, mut gid) = match &self.options.ownership {
             Ownership::Full => (stat.st_uid, stat.st_gid),
-            // The record comes along with the other attributes.
+            // Where there is a record among the attributes, it says otherwise.
             Ownership::Single => (0, 0),
             Ownership::Mapped(reown) => reown.container_ids(stat.st_uid, stat.st_gid),
         };
@@ -201,6 +201,10 @@ impl Unpacker<'_> {
         }
         // Overlay's marks say how that layer relates to what is below it; they are not part of the file.
         xattrs.retain(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
+        if let Ownership::Single = &self.options.ownership {
+            let record = xattrs.extract_if(.., |(name, _)| name == RECORD.to_bytes()).last();
+            (uid, gid) = record.and_then(|(_, value)| recorded_owner(&value)).unwrap_or((uid, gid));
+        }
         if let Ownership::Mapped(reown) = &self.options.ownership {
             for (_, list) in xattrs.iter_mut().filter(|(name, _)| name.starts_with(b"system.posix_acl_")) {
                 acl::map_ids(list, |uid| reown.container_ids(uid, 0).0, |gid| reown.container_ids(0, gid).1);
@@ -256,8 +260,39 @@ fn owner_record(uid: u32, gid: u32) -> Vec<u8> {
     record
 }
 
+/// What [`owner_record`] was made of; `None` for anything else.
+fn recorded_owner(mut record: &[u8]) -> Option<(u32, u32)> {
+    let (mut uid, mut gid) = (0, 0);
+    while let [tag, rest @ ..] = record {
+        let end = rest.iter().position(|byte| byte & 0x80 == 0).filter(|end| *end < 5)?;
+        let (digits, rest) = rest.split_at(end + 1);
+        record = rest;
+        let value = digits.iter().rev().fold(0, |value, digit| value << 7 | u64::from(digit & 0x7f));
+        // The greatest number is no id: the protocol and the kernel mean "leave it" by it.
+        let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX)?;
+        match tag {
+            0x08 => uid = id,
+            0x10 => gid = id,
+            _ => return None,
+        }
+    }
+    Some((uid, gid))
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn records_are_read_back() {
+        use super::{owner_record, recorded_owner};
+        for (uid, gid) in [(0, 0), (1, 300), (1000, 0), (0, 127), (128, 65_534), (u32::MAX - 1, 100_000)] {
+            assert_eq!(recorded_owner(&owner_record(uid, gid)), Some((uid, gid)));
+        }
+        let no_ids = [&b"lie"[..], &[0x08], &[0x08, 0x80], &[0x18, 1], &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 1]];
+        for record in no_ids.into_iter().map(<[u8]>::to_vec).chain([owner_record(u32::MAX, 1)]) {
+            assert_eq!(recorded_owner(&record), None, "{record:?}");
+        }
+    }
+
     #[test]
     fn records_are_protobuf() {
         assert!(super::owner_record(0, 0).is_empty());

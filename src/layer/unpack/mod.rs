@@ -153,7 +153,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// Bytes of its regular files, hard links not counted again.
     pub bytes: u64,
-    /// Whether the layers below were asked.
+    /// Whether the layers below were asked, also where there was none: the tree is good for this one stack only.
     pub dependent: bool,
     /// Whether the tar has an entry for the root directory itself. Where the uppermost layers of a stack have none, the
     /// root's mode and owner are those of the next layer below that has.

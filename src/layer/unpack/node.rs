@@ -205,7 +205,11 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(failed("lstat", &target.path)(error)),
         }
-        self.make(place, "linkat", |dir, name| linkat(target.dir(), &target.name, dir, name))
+        self.make(place, "linkat", |dir, name| linkat(target.dir(), &target.name, dir, name))?;
+        if self.is_mapped() {
+            self.notes.owners.link(&place.path, &target.path);
+        }
+        Ok(())
     }
 
     /// Brings a file of a lower layer into this tree, so that it can be linked; `false` where there is none.

@@ -111,12 +111,14 @@ impl Notes {
 /// layers every file is in it.
 ///
 /// A record is how many bytes its path shares with that of the record before, the other bytes of the path, the owner,
-/// the mode, and the attributes.
+/// the mode, and the attributes. Or, for a hard link, in the place of all that: what it is a link to.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     journal: Vec<u8>,
     last: Vec<u8>,
     records: u64,
+    /// How many of the records are hard links.
+    links: u64,
     /// Paths of which everything before a record's number is void, because something else stands there now.
     void: HashMap<Vec<u8>, u64>,
     void_bytes: usize,
@@ -132,10 +134,8 @@ impl Owners {
     }
 
     pub(super) fn push(&mut self, owner: &Owner) {
-        let shared = self.last.iter().zip(&owner.path).take_while(|(a, b)| a == b).count();
+        self.begin(&owner.path);
         let journal = &mut self.journal;
-        put(journal, shared as u64);
-        put_bytes(journal, &owner.path[shared..]);
         put(journal, u64::from(owner.uid));
         put(journal, u64::from(owner.gid));
         put(journal, owner.mode.map_or(0, |mode| u64::from(mode) + 1));
@@ -144,7 +144,32 @@ impl Owners {
             put_bytes(journal, name);
             put_bytes(journal, value);
         }
-        self.last.clone_from(&owner.path);
+    }
+
+    /// `path` is from now on another name of what is called `target`. It keeps the owner that was noted under that
+    /// name when something else gets the name.
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8]) {
+        if self.records == 0 {
+            return;
+        }
+        let since = self.void_before(target);
+        self.begin(path);
+        let shared = shared(path, target);
+        let journal = &mut self.journal;
+        put(journal, LINK);
+        put(journal, shared as u64);
+        put_bytes(journal, &target[shared..]);
+        put(journal, since);
+        self.links += 1;
+    }
+
+    /// Begins a record about `path`.
+    fn begin(&mut self, path: &[u8]) {
+        let shared = shared(&self.last, path);
+        put(&mut self.journal, shared as u64);
+        put_bytes(&mut self.journal, &path[shared..]);
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&path[shared..]);
         self.records += 1;
     }
 
@@ -155,17 +180,16 @@ impl Owners {
         }
     }
 
-    /// Whether the record of this number about `path` is void.
-    fn is_void(&self, mut path: &[u8], number: u64) -> bool {
+    /// The number before which every record about `path` is void.
+    fn void_before(&self, mut path: &[u8]) -> u64 {
+        let mut number = 0;
         if self.void.is_empty() {
-            return false;
+            return number;
         }
         loop {
-            if self.void.get(path).is_some_and(|end| number < *end) {
-                return true;
-            }
+            number = number.max(self.void.get(path).copied().unwrap_or(0));
             if path.is_empty() {
-                return false;
+                return number;
             }
             path = split(path).0;
         }
@@ -174,15 +198,34 @@ impl Owners {
     /// Hands everything to `act`, some at a time and in order.
     pub(crate) fn each_batch(&self, mut act: impl FnMut(&[Owner]) -> Result<()>) -> Result<()> {
         let defect = || Error::new(ErrorKind::Io, super::STEP).because("a defect in this crate: the journal of owners");
+        let mut gone = self.gone().ok_or_else(defect)?;
         let mut journal = Take(&self.journal);
         let mut path = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
         for number in 0..self.records {
-            let (owner, size) = journal.owner(&mut path).ok_or_else(defect)?;
-            if self.is_void(&owner.path, number) {
+            journal.path(&mut path).ok_or_else(defect)?;
+            // What is said about the owner, where it is to be acted on under this name.
+            let mut said = journal.0;
+            let mut acts = true;
+            match journal.said(&path).ok_or_else(defect)? {
+                Said::Owner(..) => {}
+                Said::Link { target, since } => match gone.get(&target).copied().flatten() {
+                    Some((told, of_target)) if told >= since => {
+                        said = of_target;
+                        // While that name stands, what is said under it does for both.
+                        acts = told < self.void_before(&target);
+                    }
+                    _ => continue,
+                },
+            }
+            if let Some(last) = gone.get_mut(&path) {
+                *last = Some((number, said));
+            }
+            if !acts || number < self.void_before(&path) {
                 continue;
             }
+            let Some(Said::Owner(owner, size)) = Take(said).said(&path) else { return Err(defect()) };
             batch.push(owner);
             bytes += size + std::mem::size_of::<Owner>();
             if bytes >= BATCH {
@@ -193,6 +236,47 @@ impl Owners {
         }
         if batch.is_empty() { Ok(()) } else { act(&batch) }
     }
+
+    /// What there are hard links to that has lost its name since; `None` where the journal cannot be read.
+    fn gone(&self) -> Option<HashMap<Vec<u8>, LastSaid<'_>>> {
+        let mut gone = HashMap::new();
+        if self.links == 0 || self.void.is_empty() {
+            return Some(gone);
+        }
+        let mut journal = Take(&self.journal);
+        let mut path = Vec::new();
+        for _ in 0..self.records {
+            journal.path(&mut path)?;
+            if let Said::Link { target, since } = journal.said(&path)?
+                && self.void_before(&target) > since
+            {
+                gone.insert(target, None);
+            }
+        }
+        Some(gone)
+    }
+}
+
+/// A record's number, and the journal from where it says whose the file is.
+type LastSaid<'a> = Option<(u64, &'a [u8])>;
+
+/// What a record says about its path.
+enum Said {
+    /// Also about its size in memory.
+    Owner(Owner, usize),
+    Link {
+        target: Vec<u8>,
+        /// Records about the target before this number were void when the link was made.
+        since: u64,
+    },
+}
+
+/// In the place of a uid: this is a hard link.
+const LINK: u64 = 1 << 32;
+
+/// How many bytes two paths have in common at their start.
+fn shared(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
 /// Seven bits a byte, the lowest first.
@@ -227,11 +311,22 @@ impl<'a> Take<'a> {
         Some(bytes)
     }
 
-    /// The next record and about its size in memory; `path` is that of the record before.
-    fn owner(&mut self, path: &mut Vec<u8>) -> Option<(Owner, usize)> {
+    /// The next record's path; `path` is that of the record before.
+    fn path(&mut self, path: &mut Vec<u8>) -> Option<()> {
         path.truncate(usize::try_from(self.number()?).ok()?);
         path.extend_from_slice(self.bytes()?);
-        let uid = u32::try_from(self.number()?).ok()?;
+        Some(())
+    }
+
+    /// What the record says about `path`.
+    fn said(&mut self, path: &[u8]) -> Option<Said> {
+        let uid = self.number()?;
+        if uid == LINK {
+            let mut target = path.get(..usize::try_from(self.number()?).ok()?)?.to_vec();
+            target.extend_from_slice(self.bytes()?);
+            return Some(Said::Link { target, since: self.number()? });
+        }
+        let uid = u32::try_from(uid).ok()?;
         let gid = u32::try_from(self.number()?).ok()?;
         let mode = self.number()?.checked_sub(1).and_then(|mode| u32::try_from(mode).ok());
         let mut xattrs = Vec::new();
@@ -241,7 +336,7 @@ impl<'a> Take<'a> {
             size += name.len() + value.len();
             xattrs.push((name, value));
         }
-        Some((Owner { path: path.clone(), uid, gid, mode, xattrs }, size))
+        Some(Said::Owner(Owner { path: path.to_vec(), uid, gid, mode, xattrs }, size))
     }
 }
 
@@ -286,6 +381,37 @@ mod tests {
         owners.push(&owner("d/x", 2));
         let left: Vec<_> = all(&owners).into_iter().map(|it| (String::from_utf8(it.path).unwrap(), it.uid)).collect();
         assert_eq!(left, [("da".to_owned(), 1), ("e".to_owned(), 1), ("d/x".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn links_keep_the_owner_of_a_name_that_goes() {
+        let names = |owners: &Owners| -> Vec<_> {
+            all(owners).into_iter().map(|it| (String::from_utf8(it.path).unwrap(), it.uid)).collect()
+        };
+        let is = |owners: &Owners, expected: &[(&str, u32)]| {
+            let expected: Vec<_> = expected.iter().map(|(path, uid)| ((*path).to_owned(), *uid)).collect();
+            assert_eq!(names(owners), expected);
+        };
+        let mut owners = Owners::default();
+        owners.link(b"nobody", b"knows");
+        assert!(owners.is_empty());
+        owners.push(&owner("d/a", 1));
+        owners.link(b"d/b", b"d/a");
+        owners.link(b"c", b"d/b");
+        is(&owners, &[("d/a", 1)]);
+        owners.forget(b"d/a");
+        is(&owners, &[("d/b", 1)]);
+        // The name is used again: for root's file, of which nothing is said, and for another's.
+        owners.link(b"roots", b"d/a");
+        is(&owners, &[("d/b", 1)]);
+        owners.push(&owner("d/a", 2));
+        owners.link(b"e", b"d/a");
+        is(&owners, &[("d/b", 1), ("d/a", 2)]);
+        owners.forget(b"d");
+        is(&owners, &[("c", 1), ("e", 2)]);
+        owners.forget(b"c");
+        owners.forget(b"e");
+        is(&owners, &[]);
     }
 
     #[test]

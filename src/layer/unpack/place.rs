@@ -325,8 +325,9 @@ impl Unpacker<'_> {
         if self.applies() || self.is_hidden(path) {
             return Ok(None);
         }
-        let Some(view) = self.below.view()? else { return Ok(None) };
+        // Also where nothing is below: over another stack this layer would come out otherwise.
         self.result.dependent = true;
+        let Some(view) = self.below.view()? else { return Ok(None) };
         // Nothing is followed: where the layers below have a symlink on the way, this layer has a directory instead.
         view.lookup(path)
     }

@@ -244,6 +244,7 @@ fn symlinked_parents_in_one_tar_are_followed_inside() {
         .file("lib/a", b"a")
         .file("abs/b", b"b")
         .file("chain/c", b"c")
+        .dir("usr/lib/new")
         .file("chain/new/d", b"d")
         .hard_link("e", "chain/c")
         .end();
@@ -458,6 +459,36 @@ fn a_single_user_records_owners() {
     assert!(unpacked.skipped.contains(&(Skipped::Xattr("security.capability".into()), 1)));
 }
 
+/// Directories without an entry and files brought up belong to whom they belong in the layer below.
+#[test]
+fn a_single_user_takes_owners_over_from_below() {
+    let place = place();
+    let (lower, tree) = (place.path().join("lower"), place.path().join("tree"));
+    fs::create_dir(&lower).unwrap();
+    let archive = Archive::new()
+        .block(Block::new(b"d", b'5').owner(1000, 300).mode(0o750))
+        .block(Block::new(b"d/f", b'0').owner(5, 0).mode(0o4711))
+        .pax(&[("SCHILY.xattr.user.note", b"n")])
+        .block(Block::new(b"roots", b'5').mode(0o755))
+        .end();
+    let options = LayerOptions { ownership: Ownership::Single, ..options(WhiteoutFormat::OverlayUser) };
+    unpack_at(&lower, &archive, &options, &[]).unwrap();
+    let archive = Archive::new().file("d/new", b"").hard_link("twin", "d/f").file("roots/new", b"").end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options, &[&lower]).unwrap();
+    assert_eq!(unpacked.skipped, []);
+    let (below, above) = (snapshot(&lower), snapshot(&tree));
+    for path in [&b"d"[..], b"roots"] {
+        assert_eq!(above[path], below[path]);
+    }
+    let record = |name: &str| {
+        crate::sys::xattr::get(File::open(tree.join(name)).unwrap().as_fd(), c"user.rootlesscontainers").unwrap()
+    };
+    assert_eq!(record("d").as_deref(), Some(&[0x08, 0xe8, 7, 0x10, 0xac, 2][..]));
+    assert_eq!(record("twin").as_deref(), Some(&[0x08, 5][..]));
+    assert_eq!((record("roots"), record("d/new")), (None, None));
+    assert_eq!(tree.join("twin").metadata().unwrap().mode() & 0o7777, 0o4711);
+}
+
 pub(super) struct Nobody;
 
 impl Reown for Nobody {
@@ -498,6 +529,40 @@ fn mapped_owners_are_collected_children_first() {
         })
         .collect();
     assert_eq!(lines, ["d/f 5:6 4755 0", "s 7:8 0 0", "ping 0:0 644 1", "d 1:2 2755 0"]);
+}
+
+/// Else the link would be left to root, with the mode that its owner has been given.
+#[test]
+fn mapped_owners_stay_with_the_links_to_what_goes() {
+    let setuid = |name: &[u8]| Block::new(name, b'0').owner(1000, 1000).mode(0o4755);
+    let options =
+        LayerOptions { ownership: Ownership::Mapped(Arc::new(Nobody)), ..options(WhiteoutFormat::OverlayUser) };
+    let owners = |archive: Archive, below: &[&Path]| -> Vec<_> {
+        let place = place();
+        let (_, owners) = unpack_at(&place.path().join("tree"), &archive.end(), &options, below).unwrap();
+        for owner in &owners {
+            let path = place.path().join("tree").join(std::ffi::OsStr::from_bytes(&owner.path));
+            assert_eq!(path.symlink_metadata().unwrap().mode() & 0o7777, 0o4755);
+        }
+        let line = |owner: &Owner| format!("{} {}", String::from_utf8_lossy(&owner.path), owner.uid);
+        owners.iter().map(line).collect()
+    };
+    let linked = || Archive::new().block(setuid(b"d/a")).hard_link("b", "d/a");
+    assert_eq!(owners(linked(), &[]), ["d/a 1000"]);
+    assert_eq!(owners(linked().file("d/a", b"roots"), &[]), ["b 1000"]);
+    assert_eq!(owners(linked().file("d", b"roots"), &[]), ["b 1000"]);
+    assert_eq!(owners(linked().hard_link("c", "b").file("d/a", b"").file("b", b""), &[]), ["c 1000"]);
+    assert_eq!(owners(linked().file("b", b"roots"), &[]), ["d/a 1000"]);
+    if is_root() {
+        let lower = place();
+        let lower = lower.path().join("outside");
+        std::os::unix::fs::chown(lower.join("secret"), Some(1000), Some(1000)).unwrap();
+        fs::set_permissions(lower.join("secret"), fs::Permissions::from_mode(0o4755)).unwrap();
+        let brought_up = || Archive::new().hard_link("b", "secret");
+        assert_eq!(owners(brought_up(), &[&lower]), ["secret 1000"]);
+        assert_eq!(owners(brought_up().file(".wh.secret", b""), &[&lower]), ["b 1000"]);
+        assert_eq!(owners(brought_up().file("secret", b"roots"), &[&lower]), ["b 1000"]);
+    }
 }
 
 // ---- Hostile archives. Each must leave the outside as it was.

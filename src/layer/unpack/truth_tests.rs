@@ -54,6 +54,22 @@ fn access_control_lists_survive_gnu_tar_and_the_attributes_of_others() {
     assert_eq!(crate::sys::xattr::get(handle.as_fd(), c"system.posix_acl_access").unwrap().unwrap(), LIST);
 }
 
+/// A list whose mask and mode disagree: the mode is the entry's, of files and directories alike.
+#[test]
+fn access_control_lists_leave_the_mode() {
+    if !is_root() {
+        return;
+    }
+    let key = format!("SCHILY.xattr.{ACCESS}");
+    let archive = Archive::new().pax(&[(&key, LIST)]).dir("d").pax(&[(&key, LIST)]);
+    let archive = archive.block(Block::new(b"f", b'0').mode(0o755)).end();
+    let place = place();
+    unpack_at(&place.path().join("tree"), &archive, &options(whiteouts()), &[]).unwrap();
+    for name in ["d", "f"] {
+        assert_eq!(place.path().join("tree").join(name).metadata().unwrap().mode() & 0o7777, 0o755, "{name}");
+    }
+}
+
 #[test]
 fn access_control_lists_name_the_containers_ids() {
     let key = format!("SCHILY.xattr.{ACCESS}");

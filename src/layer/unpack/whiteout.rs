@@ -113,12 +113,11 @@ impl Unpacker<'_> {
         if self.applies() {
             return self.purge_inside(&[]);
         }
+        // Also where nothing is below: over another stack there would be names to hide.
+        self.result.dependent = true;
         let hidden = match self.below.view()? {
             None => return Ok(()),
-            Some(view) => {
-                self.result.dependent = true;
-                view.names(b"")?.unwrap_or_default()
-            }
+            Some(view) => view.names(b"")?.unwrap_or_default(),
         };
         for name in hidden {
             self.whiteout(&[], name.to_bytes(), b".wh..wh..opq")?;
