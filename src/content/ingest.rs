@@ -1,6 +1,5 @@
 //! Writing a blob.
 
-use std::fs;
 use std::io::{self, Write};
 
 use super::tmp::TmpFile;
@@ -89,7 +88,8 @@ impl Ingest {
         outcome
     }
 
-    /// Checks digest and size and makes the blob visible. One that is there already is fine.
+    /// Checks digest and size and makes the blob visible. One that is there already is replaced: these bytes are known
+    /// to be right, and those of the older one may be damaged.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the bytes are not those announced; any error after a write that failed. Nothing is
@@ -128,10 +128,6 @@ impl Ingest {
             lease.hold(&digest)?;
         }
         let path = store.blob_path(&digest);
-        // A loss of power under relaxed durability may have cut the older one short.
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == written) {
-            return Ok(digest);
-        }
         if digest.algorithm() != Algorithm::Sha256
             && let Some(dir) = path.parent()
         {
@@ -156,6 +152,8 @@ impl Write for Ingest {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::content::Durability;
 

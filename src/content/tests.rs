@@ -105,6 +105,17 @@ fn a_blob_that_rots_or_is_a_trap_is_noticed() {
 }
 
 #[test]
+fn writing_a_damaged_blob_again_mends_it() {
+    let (_place, store) = store();
+    let digest = put(&store, b"fresh");
+    for damage in ["stale", "", "longer than it was"] {
+        fs::write(store.blob_path(&digest), damage).unwrap();
+        assert_eq!(put(&store, b"fresh"), digest);
+        assert_eq!(store.read_blob(&digest, 10).unwrap(), b"fresh");
+    }
+}
+
+#[test]
 fn a_root_that_others_can_write_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("root");
