@@ -267,6 +267,20 @@ fn collection_keeps_what_is_reached() {
 }
 
 #[test]
+fn a_line_of_a_lease_that_was_cut_short_stays_alone() {
+    let (_place, store) = store();
+    let lease = store.lease().unwrap();
+    let (first, second) = (put(&store, b"first"), put(&store, b"second"));
+    lease.hold(&first).unwrap();
+    let path = fs::read_dir(store.path("leases")).unwrap().next().unwrap().unwrap().path();
+    fs::File::options().append(true).open(path).unwrap().write_all(b"sha256:0123").unwrap();
+    lease.hold(&second).unwrap();
+    assert_eq!(store.leases().unwrap().held, [first, second]);
+    store.gc(&[]).unwrap();
+    assert_eq!(store.blobs().unwrap().len(), 2);
+}
+
+#[test]
 fn a_manifest_that_rots_stops_the_collection() {
     let (_place, store) = store();
     let [manifest, ..] = image(&store, "x");
