@@ -1,6 +1,5 @@
 //! Writing a blob.
 
-use std::fs;
 use std::io::{self, Write};
 
 use super::tmp::TmpFile;
@@ -23,13 +22,24 @@ pub struct Ingest {
     size: Option<u64>,
     written: u64,
     buffer: Vec<u8>,
+    /// A write failed, so what is in the file is not what was hashed.
+    failed: bool,
 }
 
 impl Ingest {
     pub(super) fn new(store: Store, expected: Option<Digest>, size: Option<u64>) -> Result<Ingest> {
         let file = TmpFile::create(&store.path("tmp"))?;
         let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        Ok(Ingest { store, file, hasher: Hasher::new(algorithm), expected, size, written: 0, buffer: Vec::new() })
+        Ok(Ingest {
+            store,
+            file,
+            hasher: Hasher::new(algorithm),
+            expected,
+            size,
+            written: 0,
+            buffer: Vec::new(),
+            failed: false,
+        })
     }
 
     /// The number of bytes taken so far.
@@ -43,10 +53,47 @@ impl Ingest {
         Ok(())
     }
 
-    /// Checks digest and size and makes the blob visible. One that is there already is fine.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.written.saturating_add(bytes.len() as u64);
+        if let Some(size) = self.size
+            && written > size
+        {
+            return Err(Error::new(ErrorKind::Corrupt, "write a blob")
+                .because(format!("it is longer than the {size} bytes that were announced"))
+                .into());
+        }
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush_buffer()?;
+        }
+        if bytes.len() >= BUFFER {
+            self.file.file().write_all(bytes)?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        self.hasher.update(bytes);
+        self.written = written;
+        Ok(())
+    }
+
+    /// After the first error there is no other outcome: part of the bytes may be in the file already.
+    fn unless_failed(&mut self, act: impl FnOnce(&mut Ingest) -> io::Result<()>) -> io::Result<()> {
+        if self.failed {
+            return Err(Error::new(ErrorKind::Invalid, "write a blob")
+                .because("an earlier write of it failed")
+                .remedy("begin it again")
+                .into());
+        }
+        let outcome = act(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    /// Checks digest and size and makes the blob visible. One that is there already is replaced: these bytes are known
+    /// to be right, and those of the older one may be damaged.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] where the bytes are not those announced; nothing is left behind.
+    /// [`ErrorKind::Corrupt`] where the bytes are not those announced; any error after a write that failed. Nothing is
+    /// left behind.
     pub fn commit(self) -> Result<Digest> {
         self.commit_with(None)
     }
@@ -61,7 +108,7 @@ impl Ingest {
     }
 
     fn commit_with(mut self, lease: Option<&Lease>) -> Result<Digest> {
-        self.flush_buffer().map_err(|error| Error::io("write a blob", "write", error))?;
+        self.unless_failed(Ingest::flush_buffer).map_err(|error| Error::io("write a blob", "write", error))?;
         let Ingest { store, file, hasher, expected, size, written, .. } = self;
         let digest = hasher.finish();
         if let Some(size) = size
@@ -81,10 +128,6 @@ impl Ingest {
             lease.hold(&digest)?;
         }
         let path = store.blob_path(&digest);
-        // A loss of power under relaxed durability may have cut the older one short.
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == written) {
-            return Ok(digest);
-        }
         if digest.algorithm() != Algorithm::Sha256
             && let Some(dir) = path.parent()
         {
@@ -98,28 +141,38 @@ impl Ingest {
 
 impl Write for Ingest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.written.saturating_add(bytes.len() as u64);
-        if let Some(size) = self.size
-            && written > size
-        {
-            return Err(Error::new(ErrorKind::Corrupt, "write a blob")
-                .because(format!("it is longer than the {size} bytes that were announced"))
-                .into());
-        }
-        if self.buffer.len() + bytes.len() > BUFFER {
-            self.flush_buffer()?;
-        }
-        if bytes.len() >= BUFFER {
-            self.file.file().write_all(bytes)?;
-        } else {
-            self.buffer.extend_from_slice(bytes);
-        }
-        self.hasher.update(bytes);
-        self.written = written;
-        Ok(bytes.len())
+        self.unless_failed(|ingest| ingest.take(bytes)).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.flush_buffer()
+        self.unless_failed(Ingest::flush_buffer)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::content::Durability;
+
+    #[test]
+    fn after_a_failed_write_nothing_is_published() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open_with(&place.path().join("root"), Durability::Relaxed).unwrap();
+        let mut ingest = store.ingest(None, None).unwrap();
+        ingest.write_all(b"first").unwrap();
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(ingest.file.file(), full);
+        assert_eq!(ingest.flush().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        *ingest.file.file() = file;
+        let error = ingest.write_all(b"second").unwrap_err();
+        assert!(error.to_string().contains("an earlier write of it failed"), "{error}");
+        assert!(ingest.flush().is_err());
+        let error = ingest.commit().unwrap_err();
+        assert!(format!("{error:?}").contains("an earlier write of it failed"), "{error:?}");
+        assert!(store.blobs().unwrap().is_empty());
+        assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::Store;
 use super::lock::{Held, Lock};
@@ -17,7 +18,15 @@ use crate::{Error, Result, sys};
 pub struct Lease {
     store: Store,
     path: PathBuf,
+    file: Mutex<Lines>,
+}
+
+/// A lease's file.
+#[derive(Debug)]
+struct Lines {
     file: File,
+    /// How much of it is whole lines.
+    whole: u64,
 }
 
 const STEP: &str = "lease blobs of the store";
@@ -39,7 +48,24 @@ impl Lease {
     pub fn hold_all<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<()> {
         let lines: String = digests.into_iter().map(|digest| format!("{digest}\n")).collect();
         let _no_gc = self.store.gc_lock().share()?;
-        (&self.file).write_all(lines.as_bytes()).map_err(|error| Error::io(STEP, "write", error).path(&self.path))
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.append(lines.as_bytes()).map_err(|error| Error::io(STEP, "write", error).path(&self.path))
+    }
+}
+
+impl Lines {
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        // What a failed write left would become one line with the next digest.
+        if self.file.metadata()?.len() > self.whole {
+            self.file.set_len(self.whole)?;
+        }
+        let written = self.file.write_all(lines);
+        match written {
+            Ok(()) => self.whole += lines.len() as u64,
+            // Where this fails, the next call does it.
+            Err(_) => drop(self.file.set_len(self.whole)),
+        }
+        written
     }
 }
 
@@ -67,7 +93,7 @@ impl Store {
             file.lock().map_err(|error| Error::io(STEP, "flock", error).path(&path))?;
             // A collection between creation and lock has taken the file for garbage.
             if file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.nlink() > 0 {
-                return Ok(Lease { store: self.clone(), path, file });
+                return Ok(Lease { store: self.clone(), path, file: Mutex::new(Lines { file, whole: 0 }) });
             }
         }
     }

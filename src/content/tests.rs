@@ -105,6 +105,17 @@ fn a_blob_that_rots_or_is_a_trap_is_noticed() {
 }
 
 #[test]
+fn writing_a_damaged_blob_again_mends_it() {
+    let (_place, store) = store();
+    let digest = put(&store, b"fresh");
+    for damage in ["stale", "", "longer than it was"] {
+        fs::write(store.blob_path(&digest), damage).unwrap();
+        assert_eq!(put(&store, b"fresh"), digest);
+        assert_eq!(store.read_blob(&digest, 10).unwrap(), b"fresh");
+    }
+}
+
+#[test]
 fn a_root_that_others_can_write_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("root");
@@ -253,6 +264,20 @@ fn collection_keeps_what_is_reached() {
     for digest in tagged.iter().chain(&listed) {
         assert!(store.contains(digest));
     }
+}
+
+#[test]
+fn a_line_of_a_lease_that_was_cut_short_stays_alone() {
+    let (_place, store) = store();
+    let lease = store.lease().unwrap();
+    let (first, second) = (put(&store, b"first"), put(&store, b"second"));
+    lease.hold(&first).unwrap();
+    let path = fs::read_dir(store.path("leases")).unwrap().next().unwrap().unwrap().path();
+    fs::File::options().append(true).open(path).unwrap().write_all(b"sha256:0123").unwrap();
+    lease.hold(&second).unwrap();
+    assert_eq!(store.leases().unwrap().held, [first, second]);
+    store.gc(&[]).unwrap();
+    assert_eq!(store.blobs().unwrap().len(), 2);
 }
 
 #[test]

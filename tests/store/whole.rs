@@ -101,6 +101,26 @@ fn damage_of_every_kind_is_found_and_named() {
 }
 
 #[test]
+fn loading_again_mends_damaged_blobs() {
+    let (dir, engine) = engine();
+    let bytes = archive("mended:1", 1, 2, 3, 1000);
+    let image = load(dir.path(), &engine, &bytes);
+    let layer = &image.manifest().layers[0].digest;
+    for damaged in [layer, image.id().digest(), image.digest()] {
+        let path = blob(&engine, damaged);
+        let mut bytes_then = std::fs::read(&path).unwrap();
+        bytes_then[20] ^= 1;
+        for damage in [&bytes_then[..], &bytes_then[..10], b""] {
+            std::fs::write(&path, damage).unwrap();
+            assert!(!engine.check(Depth::Full).unwrap().is_whole());
+            load(dir.path(), &engine, &bytes);
+            assert_whole(&engine);
+        }
+    }
+    clear(&engine);
+}
+
+#[test]
 fn garbage_is_no_damage_and_goes() {
     let (dir, engine) = engine();
     load(dir.path(), &engine, &archive("stays:1", 1, 2, 3, 1000));

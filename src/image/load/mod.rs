@@ -237,6 +237,9 @@ fn fetch(bundle: &mut dyn Bundle, session: &mut Session, blob: &Descriptor, role
     if session.has(&blob.digest, blob.size)? || bundle.blob(session, &blob.digest, blob.size)? {
         return Ok(());
     }
+    if let Some(error) = session.wrong_size(&blob.digest, blob.size) {
+        return Err(error);
+    }
     let error = Error::new(ErrorKind::NotFound, format!("take in the {}", role.into())).path(blob.digest.as_str());
     Err(if blob.media_type.is_foreign_layer() {
         error

@@ -12,6 +12,9 @@ use crate::name::Digest;
 /// Bytes are copied in pieces of this size, and progress is told after each.
 const PIECE: usize = 1 << 20;
 
+/// Blobs up to this size are read before they count as present.
+const VERIFIED: u64 = 64 * 1024;
+
 pub(crate) struct Session {
     images: Images,
     lease: Lease,
@@ -31,21 +34,31 @@ impl Session {
         &self.images
     }
 
-    /// Whether the store has a blob; from now on it stays.
+    /// Whether the store has a blob; from now on it stays. One that is damaged counts as absent, so that loading again
+    /// mends it. Damage of a large blob shows by its length only: reading them all would take as long as the first load.
     pub fn has(&mut self, digest: &Digest, size: u64) -> Result<bool> {
         self.lease.hold(digest)?;
-        if !self.images.content().contains(digest) {
+        let content = self.images.content();
+        if !content.contains(digest) {
             return Ok(false);
         }
-        let actual = self.images.content().size(digest)?;
-        if actual != size {
-            return Err(Error::new(ErrorKind::Corrupt, format!("take in the blob {digest}"))
-                .because(format!("it has {actual} bytes, but is said to have {size}")));
+        if self.new.contains(digest) {
+            return self.wrong_size(digest, size).map_or(Ok(true), Err);
         }
-        if !self.new.contains(digest) {
-            self.tell(Progress::Present { digest: digest.clone() });
+        if content.size(digest)? != size || (size <= VERIFIED && content.read_blob(digest, size).is_err()) {
+            return Ok(false);
         }
+        self.tell(Progress::Present { digest: digest.clone() });
         Ok(true)
+    }
+
+    /// What is wrong where the store has the blob, but not with that size.
+    pub fn wrong_size(&self, digest: &Digest, size: u64) -> Option<Error> {
+        let actual = self.images.content().size(digest).ok().filter(|actual| *actual != size)?;
+        Some(
+            Error::new(ErrorKind::Corrupt, format!("take in the blob {digest}"))
+                .because(format!("it has {actual} bytes, but is said to have {size}")),
+        )
     }
 
     /// Takes in `size` bytes as a blob; `name` is what messages and progress call it.
