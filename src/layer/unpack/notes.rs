@@ -37,6 +37,10 @@ impl Paths {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
     pub(super) fn contains(&self, path: &[u8]) -> bool {
         self.set.contains(path)
     }
@@ -439,7 +443,7 @@ mod tests {
         for path in ["a", "a/b", "a/b/c", "a.b", "ab", "b"] {
             paths.insert(path.as_bytes());
         }
-        assert!(paths.has_below(b"a") && !paths.has_below(b"ab"));
+        assert!(paths.has_below(b"a") && !paths.has_below(b"ab") && !paths.is_empty() && Paths::default().is_empty());
         paths.remove_below(b"a");
         let left: Vec<_> = paths.set.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         assert_eq!(left, ["a", "a.b", "ab", "b"]);

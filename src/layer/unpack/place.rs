@@ -314,10 +314,11 @@ impl Unpacker<'_> {
 
     /// Whether this layer has made `path` or a directory above it opaque.
     pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
-        self.notes.opaque.contains(b"")
-            || (0..=path.len())
-                .filter(|end| *end == path.len() || path[*end] == b'/')
-                .any(|end| self.notes.opaque.contains(&path[..end]))
+        !self.notes.opaque.is_empty()
+            && (self.notes.opaque.contains(b"")
+                || (0..=path.len())
+                    .filter(|end| *end == path.len() || path[*end] == b'/')
+                    .any(|end| self.notes.opaque.contains(&path[..end])))
     }
 
     /// What the layers below have at a path without symlinks; notes that they were asked.
