@@ -316,16 +316,13 @@ impl LayerStore {
         Ok(Some(layers))
     }
 
-    /// All unpacked layers, also such that are written in another way than this store writes.
+    /// All unpacked layers, also such that are written in another way than this store writes. One whose record cannot
+    /// be read is left out; [`Engine::check`](crate::Engine::check) names it.
     ///
     /// # Errors
     /// Where the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Layer>> {
-        let mut layers = Vec::new();
-        for name in self.names()? {
-            layers.extend(self.read(&name)?);
-        }
-        Ok(layers)
+        Ok(self.names()?.iter().filter_map(|name| self.read(name).ok().flatten()).collect())
     }
 
     /// The names in `layers/` that are layers.

@@ -132,7 +132,8 @@ fn seek(file: &File, at: u64, whence: libc::c_int) -> io::Result<u64> {
 fn copy_range(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()> {
     while at < end {
         match copy_file_range(from, to, at, end - at) {
-            Ok(0) => return Ok(()),
+            // The end of a file that was cut off meanwhile, or a file system that gives up without an error.
+            Ok(0) => return copy_through(from, to, at, end),
             Ok(count) => at += count,
             Err(error) if cannot_clone(&error) => return copy_through(from, to, at, end),
             Err(error) => return Err(error),
@@ -203,6 +204,16 @@ mod tests {
         let empty = make("empty");
         copy_data(&make("none"), &empty, 0).unwrap();
         assert_eq!(empty.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn files_that_the_kernel_does_not_copy_pass_through_memory() {
+        let place = tempfile::tempdir().unwrap();
+        let to = File::create_new(place.path().join("to")).unwrap();
+        // Its length is 0 to fstat(2), so copy_file_range(2) gives 0 or an error, depending on the kernel.
+        copy_range(&File::open("/proc/version").unwrap(), &to, 0, 1 << 20).unwrap();
+        let (is, was) = (std::fs::read(place.path().join("to")), std::fs::read("/proc/version"));
+        assert_eq!(is.unwrap(), was.unwrap());
     }
 
     #[test]

@@ -119,7 +119,8 @@ impl Plan<'_> {
     fn told(self, root: &Root<'_>) -> Result<Pruned> {
         let mut seen = Measured::default();
         for path in self.paths(root) {
-            seen.absorb(root.measure(&path)?);
+            // As when it goes: what cannot be measured is no reason to stop.
+            seen.absorb(root.measure(&path).unwrap_or_default());
         }
         Ok(Pruned {
             containers: self.containers.iter().map(|info| info.id.clone()).collect(),
@@ -195,8 +196,15 @@ impl Plan<'_> {
             Err(error) => {
                 tally.pruned.failures.push(error);
                 let entries = self.collection.entries();
-                self.blobs = self.collection.unreached(entries, &[])?.into_iter().map(|blob| blob.digest).collect();
-                self.needless = images.needless(&self.collection, entries, &self.used)?;
+                (self.blobs, self.needless) = Default::default();
+                match self.collection.unreached(entries, &[]) {
+                    Ok(blobs) => self.blobs = blobs.into_iter().map(|blob| blob.digest).collect(),
+                    Err(error) => tally.pruned.failures.push(error),
+                }
+                match images.needless(&self.collection, entries, &self.used) {
+                    Ok(needless) => self.needless = needless,
+                    Err(error) => tally.pruned.failures.push(error),
+                }
             }
         }
         for digest in self.blobs {

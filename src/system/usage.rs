@@ -102,7 +102,7 @@ impl Root<'_> {
         }
         let needed = |place: &str| {
             let place = top.join(place);
-            walk.items.iter().filter(|item| item.reclaimable == 0 && item.path.starts_with(&place)).count()
+            walk.items.iter().filter(|item| !walk.free.contains(&item.path) && item.path.starts_with(&place)).count()
         };
         (usage.layers.active, usage.temporary.active) = (needed("layers") + needed("bases"), needed("tmp"));
         // Nobody removes them but by name.

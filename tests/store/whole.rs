@@ -121,6 +121,22 @@ fn loading_again_mends_damaged_blobs() {
 }
 
 #[test]
+fn a_layer_whose_record_is_damaged_stops_only_its_own_image() {
+    let (dir, engine) = engine();
+    load(dir.path(), &engine, &archive("broken:1", 1, 1, 3, 1000));
+    let broken = std::fs::read_dir(engine.root().join("layers")).unwrap().next().unwrap().unwrap().path();
+    load(dir.path(), &engine, &archive("goes:1", 2, 2, 3, 1000));
+    std::fs::write(broken.join("layer.json"), "{").unwrap();
+    assert_eq!(engine.check(Depth::Full).unwrap().findings[0].path, broken);
+    assert_eq!(engine.disk_usage().unwrap().layers.count, 3);
+    engine.remove_image("goes:1", false).unwrap();
+    clear(&engine);
+    assert_eq!(engine.disk_usage().unwrap().layers.count, 1);
+    std::fs::remove_dir_all(broken).unwrap();
+    assert_whole(&engine);
+}
+
+#[test]
 fn garbage_is_no_damage_and_goes() {
     let (dir, engine) = engine();
     load(dir.path(), &engine, &archive("stays:1", 1, 2, 3, 1000));
@@ -133,6 +149,8 @@ fn garbage_is_no_damage_and_goes() {
     std::fs::write(root.join("index.json"), document.to_string()).unwrap();
     std::fs::create_dir_all(root.join("tmp/0123/deep")).unwrap();
     std::fs::write(root.join("tmp/4567"), vec![1; 10_000]).unwrap();
+    // Takes no block.
+    std::fs::write(root.join("tmp/empty"), "").unwrap();
     std::fs::write(root.join("leases/89ab"), format!("{}\n", gone.digest())).unwrap();
     std::fs::write(root.join("layers/abc.lock"), "").unwrap();
     std::fs::create_dir_all(root.join("owners")).unwrap();
@@ -144,8 +162,10 @@ fn garbage_is_no_damage_and_goes() {
     let report = assert_whole(&engine);
     let number = |kind| report.garbage.iter().filter(|piece| piece.kind == kind).count();
     use GarbageKind::{Blob, Container, Layer, Mark, Name, Temporary};
-    assert_eq!([Blob, Layer, Container, Name, Temporary, Mark].map(number), [3, 1, 1, 1, 2, 3], "{report:#?}");
+    assert_eq!([Blob, Layer, Container, Name, Temporary, Mark].map(number), [3, 1, 1, 1, 3, 3], "{report:#?}");
 
+    let temporary = engine.disk_usage().unwrap().temporary;
+    assert_eq!((temporary.count, temporary.active), (3, 0));
     let before = du(root);
     let same = |pruned: Pruned| {
         assert!(pruned.failures.is_empty(), "{:?}", pruned.failures);
@@ -153,7 +173,7 @@ fn garbage_is_no_damage_and_goes() {
     };
     let would = same(engine.prune(&PruneOptions { dry_run: true, ..PruneOptions::default() }).unwrap());
     assert_eq!(du(root), before);
-    assert_eq!((would.1.len(), would.2.len(), would.3.len()), (3, 1, 7));
+    assert_eq!((would.1.len(), would.2.len(), would.3.len()), (3, 1, 8));
     let did = same(engine.prune(&PruneOptions::default()).unwrap());
     assert_eq!(did, would);
     if let (Some(before), Some(after)) = (before, du(root)) {
