@@ -19,7 +19,7 @@ pub struct Overlay {
 }
 
 /// The names below a container's directory that are ours.
-const WRITABLE: [&str; 3] = ["upper", "work", "inner"];
+const WRITABLE: [&str; 4] = ["upper", "upper.new", "work", "inner"];
 
 impl Overlay {
     /// Overlays over layers that were unpacked with this ownership. With any but [`Ownership::Full`] the mounts are meant
@@ -37,7 +37,7 @@ impl Overlay {
                 directory_like(&upper, tree, mode_of(tree)?, &self.ownership)?;
                 notes.extend(if let Ownership::Single = self.ownership { foreign_root(tree)? } else { None });
             }
-            None => directory_at(&upper, 0o755)?,
+            None => made_whole(&upper, |new| directory_at(new, 0o755))?,
         }
         directory_at(&work, 0o700)?;
         let root = Mount::Overlay { lower: trees, upper, work };
@@ -85,7 +85,7 @@ impl Snapshotter for Overlay {
         match std::fs::rename(&upper, &to) {
             // A directory changes its parent only for who may write to it.
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                as_own(&upper, &to, &self.ownership, || std::fs::rename(&upper, &to).map_err(fail))
+                as_own(&upper, &to, &self.ownership, |from, to| std::fs::rename(from, to).map_err(fail))
             }
             other => other.map_err(fail),
         }
@@ -96,9 +96,9 @@ impl Snapshotter for Overlay {
     }
 }
 
-/// Does something to the directory `at` that takes its owner and his right to write, and gives it back, wherever it is
-/// then. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
-fn as_own(at: &Path, then: &Path, ownership: &Ownership, act: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Moves the directory `at` to `then`, which takes its owner and his right to write, and gives it back, wherever it is
+/// then. Where that fails, the directory is moved back. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
+fn as_own(at: &Path, then: &Path, ownership: &Ownership, relocate: impl Fn(&Path, &Path) -> Result<()>) -> Result<()> {
     let was = std::fs::metadata(at).map_err(|error| Error::io("freeze the snapshot", "stat", error).path(at))?;
     let mode = was.mode() & 0o7777;
     let give = |at: &Path, owner: (u32, u32), mode| match ownership {
@@ -108,9 +108,19 @@ fn as_own(at: &Path, then: &Path, ownership: &Ownership, act: impl FnOnce() -> R
     };
     let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     give(at, own, 0o700)?;
-    let done = act();
-    let back = give(if done.is_ok() { then } else { at }, (was.uid(), was.gid()), mode);
-    done.and(back)
+    let done = relocate(at, then);
+    let was = (was.uid(), was.gid());
+    let result = done.and_then(|()| {
+        give(then, was, mode).inspect_err(|_| {
+            // Where this fails too, it is still in one of the two places, and nothing of it is lost.
+            let _ = relocate(then, at);
+        })
+    });
+    if result.is_err() {
+        // The first failure is the one to be told.
+        let _ = give(if at.exists() { at } else { then }, was, mode);
+    }
+    result
 }
 
 /// Gives a directory to an owner of the range, as this process sees ids.
@@ -126,10 +136,27 @@ fn give_root(at: &Path, (uid, gid): (u32, u32), mode: u32, ownership: &Ownership
 /// Makes an upper directory that stands for `model`: its mode and attributes, and its owner as far as `ownership` can
 /// express it. One that is there already is the container's.
 pub(super) fn directory_like(path: &Path, model: &Path, mode: u32, ownership: &Ownership) -> Result<()> {
+    made_whole(path, |new| fill_like(new, model, mode, ownership))
+}
+
+/// Makes the directory `path` beside its place and renames it there, so that a kill leaves none with half its
+/// attributes; one that is there already stays as it is.
+fn made_whole(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
     if path.exists() {
         return Ok(());
     }
+    let new = path.with_extension("new");
+    match std::fs::remove_dir(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("rmdir")(error)),
+        _ => {}
+    }
+    make(&new)?;
+    std::fs::rename(&new, path).map_err(fail("rename"))
+}
+
+fn fill_like(path: &Path, model: &Path, mode: u32, ownership: &Ownership) -> Result<()> {
+    let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
     directory_at(path, mode)?;
     // A directory that may not be listed has attributes that may not be read.
     if let Ok(from) = File::open(model) {
