@@ -233,3 +233,34 @@ pub(super) fn refusal(root: &Path, host: &Host) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_that_cannot_be_finished_is_undone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name| place.path().join(name);
+        let (at, then, elsewhere) = (path("at"), path("then"), path("elsewhere"));
+        std::fs::create_dir(&at).unwrap();
+        std::fs::write(at.join("file"), "written").unwrap();
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Where it is not at `then`, its mode cannot be given back there.
+        let relocate = |from: &Path, _: &Path| {
+            let (from, to) = if from == at { (&at, &elsewhere) } else { (&elsewhere, &at) };
+            std::fs::rename(from, to).map_err(|error| Error::io("move", "rename", error))
+        };
+        let error = as_own(&at, &then, &Ownership::Single, relocate).unwrap_err();
+        assert_eq!(error.syscall(), Some("chmod"));
+        assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "written");
+        assert_eq!(mode_of(&at).unwrap(), 0o755);
+        // And one that can.
+        as_own(&at, &then, &Ownership::Single, |from, to| {
+            std::fs::rename(from, to).map_err(|error| Error::io("move", "rename", error))
+        })
+        .unwrap();
+        assert_eq!(mode_of(&then).unwrap(), 0o755);
+    }
+}
