@@ -402,8 +402,11 @@ fn clear(group: &Group) -> Result<()> {
 
 /// Removes everything of a container; waits for whoever takes a snapshot of it. Not for those who hold other locks.
 fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
-    // What cannot be locked is going already.
-    let _locked = snapshot::lock(&record::directory(runtime.root(), &info.id));
+    let _locked = match snapshot::lock(&record::directory(runtime.root(), &info.id)) {
+        // Never made, or gone already; the name and the group may still be there.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
     take_all(runtime, info, group)
 }
 

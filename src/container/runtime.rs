@@ -15,7 +15,7 @@ use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
-use crate::{Error, Result, sys};
+use crate::{Error, ErrorKind, Result, sys};
 
 /// See the module. Engines and images hold it together.
 #[derive(Debug)]
@@ -181,7 +181,12 @@ impl Runtime {
     /// A container whose program is gone.
     fn settle(&self, mut info: Info) -> Result<()> {
         if !info.keep {
-            return super::take_away_unless_in_hand(self, &info);
+            let _locked = match super::snapshot::try_lock(&record::directory(&self.root, &info.id)) {
+                // Another program that opens the root removes it at this moment.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+                other => other?,
+            };
+            return super::take_all(self, &info, None);
         }
         if matches!(info.state, State::Created | State::Running) {
             self.clear_group(&super::group_name(&info.id))?;

@@ -41,6 +41,7 @@ use super::record::{self, State};
 use super::runtime::Runtime;
 use super::{Container, ContainerBuilder, Control, Inner};
 use crate::content::Durability;
+use crate::content::lock::Held;
 use crate::content::tmp::TmpDir;
 use crate::image::{Image, Images};
 use crate::layer::Ownership;
@@ -169,11 +170,7 @@ impl SavedSnapshot {
         if !dir.exists() {
             return Err(gone(&self.info.id));
         }
-        // Renamed first, so that what is visible is whole.
-        let grave = TmpDir::create(&root.join("tmp"))?;
-        let name = Path::new("snapshot");
-        fs::rename(&dir, grave.path().join(name)).map_err(|error| Error::io(step(), "rename", error).path(&dir))?;
-        snapshot::discard(grave.path(), name, self.ownership())
+        bury(root, &self.info.id, self.ownership())
     }
 
     fn ownership(&self) -> &Ownership {
@@ -190,6 +187,16 @@ impl SavedSnapshot {
     }
 }
 
+/// Removes a snapshot that nobody stands on. Renamed first, so that what is visible is whole.
+fn bury(root: &Path, id: &SnapshotId, ownership: &Ownership) -> Result<()> {
+    let dir = directory(root, id);
+    let grave = TmpDir::create(&root.join("tmp"))?;
+    let name = Path::new("snapshot");
+    let step = || format!("remove the snapshot {}", id.short());
+    fs::rename(&dir, grave.path().join(name)).map_err(|error| Error::io(step(), "rename", error).path(&dir))?;
+    snapshot::discard(grave.path(), name, ownership)
+}
+
 fn gone(id: &SnapshotId) -> Error {
     Error::new(ErrorKind::NotFound, format!("use the snapshot {}", id.short())).because("it was removed")
 }
@@ -198,8 +205,24 @@ pub(crate) fn directory(root: &Path, id: &SnapshotId) -> PathBuf {
     root.join("snapshots").join(id.to_string())
 }
 
-fn read(root: &Path, id: &SnapshotId) -> Option<SnapshotInfo> {
-    serde_json::from_slice(&fs::read(directory(root, id).join("snapshot.json")).ok()?).ok()
+/// The record of a snapshot; `None` only where there is none.
+///
+/// # Errors
+/// [`Corrupt`](ErrorKind::Corrupt) when it is not what this crate writes; those of reading it.
+fn read(root: &Path, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
+    let step = "read the snapshot's record";
+    let path = directory(root, id).join("snapshot.json");
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| Error::io(step, "open", error).path(&path))?,
+    };
+    let corrupt = |why: String| Error::new(ErrorKind::Corrupt, step).path(&path).because(why);
+    let info: SnapshotInfo = serde_json::from_slice(&bytes)
+        .map_err(|error| corrupt(format!("it is not what this crate writes: {error}")).source_is(error))?;
+    if info.id != *id {
+        return Err(corrupt("it is another snapshot's".to_owned()));
+    }
+    Ok(Some(info))
 }
 
 /// The names in `snapshots/`, also of half-made ones.
@@ -207,20 +230,62 @@ fn ids(root: &Path) -> Result<Vec<SnapshotId>> {
     let dir = root.join("snapshots");
     let entries = match fs::read_dir(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        other => other.map_err(|error| Error::io("list the snapshots", "open", error).path(dir))?,
+        other => other.map_err(|error| Error::io("list the snapshots", "open", error).path(&dir))?,
     };
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    let mut ids = vec![];
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io("list the snapshots", "readdir", error).path(&dir))?.file_name();
+        ids.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(ids)
+}
+
+/// All snapshots that are whole, oldest first, and those with a frozen part whose record cannot be read, each with what
+/// is wrong.
+fn look(root: &Path) -> Result<(Vec<SnapshotInfo>, Vec<(PathBuf, Error)>)> {
+    let (mut whole, mut damaged) = (vec![], vec![]);
+    for id in ids(root)? {
+        let dir = directory(root, &id);
+        // In this order: the record is written first.
+        if !snapshot::may_be_frozen(&dir) {
+            continue;
+        }
+        match read(root, &id) {
+            Ok(Some(info)) => whole.push(info),
+            Ok(None) if !snapshot::may_be_frozen(&dir) => {} // Removed meanwhile.
+            Ok(None) => damaged.push((dir, unreadable().because("it has no record"))),
+            Err(error) => damaged.push((dir, error.remedy(UNREADABLE))),
+        }
+    }
+    whole.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+    Ok((whole, damaged))
+}
+
+const UNREADABLE: &str = "put a copy of its snapshot.json back, or remove its directory if nothing needs it";
+
+fn unreadable() -> Error {
+    Error::new(ErrorKind::Corrupt, "read the snapshot's record").remedy(UNREADABLE)
 }
 
 /// All snapshots that are whole, oldest first.
 pub(crate) fn all(root: &Path) -> Result<Vec<SnapshotInfo>> {
-    let whole = |id: &SnapshotId| snapshot::frozen(&directory(root, id)).is_some();
-    let mut all: Vec<SnapshotInfo> = ids(root)?.iter().filter(|id| whole(id)).filter_map(|id| read(root, id)).collect();
-    all.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
-    Ok(all)
+    look(root).map(|(whole, _)| whole)
 }
 
-/// Containers and snapshots that stand on a snapshot which is gone, each with what is wrong.
+/// [`all`] for those who remove what no snapshot needs.
+///
+/// # Errors
+/// Where a record cannot be read: what that snapshot needs is not known.
+pub(crate) fn all_for_certain(root: &Path) -> Result<Vec<SnapshotInfo>> {
+    let (whole, damaged) = look(root)?;
+    match damaged.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(whole),
+    }
+}
+
+/// Snapshots whose record cannot be read, and containers and snapshots that stand on a snapshot which is gone, each with
+/// what is wrong.
 pub(crate) fn broken(root: &Path) -> Result<Vec<(PathBuf, Error)>> {
     let mut broken = vec![];
     for id in record::ids(root)? {
@@ -228,7 +293,9 @@ pub(crate) fn broken(root: &Path) -> Result<Vec<(PathBuf, Error)>> {
         let wrong = below(&dir).and_then(|id| parts(root, Some(&id)).err());
         broken.extend(wrong.map(|error| (dir, error)));
     }
-    for info in all(root)? {
+    let (whole, damaged) = look(root)?;
+    broken.extend(damaged);
+    for info in whole {
         let wrong = parts(root, Some(&info.id)).err();
         broken.extend(wrong.map(|error| (directory(root, &info.id), error)));
     }
@@ -251,7 +318,7 @@ pub(super) fn parts(root: &Path, id: Option<&SnapshotId>) -> Result<Vec<PathBuf>
     let mut parts = vec![];
     let mut next = id.cloned();
     while let Some(id) = next {
-        let info = read(root, &id).ok_or_else(|| gone(&id))?;
+        let info = read(root, &id)?.ok_or_else(|| gone(&id))?;
         let dir = directory(root, &id);
         let part = snapshot::frozen(&dir);
         next = if matches!(part, Some(Changes::Tree(_))) { None } else { info.parent };
@@ -295,7 +362,10 @@ fn user_of(root: &Path, id: &SnapshotId) -> Result<Option<String>> {
         let upper = matches!(snapshot::frozen(&directory(root, &other.id)), Some(Changes::Upper(_)));
         upper && other.parent.as_ref() == Some(id)
     };
-    Ok(all(root)?.iter().find(|other| stands(other)).map(|other| format!("the snapshot {}", other.id.short())))
+    Ok(all_for_certain(root)?
+        .iter()
+        .find(|other| stands(other))
+        .map(|other| format!("the snapshot {}", other.id.short())))
 }
 
 /// Removes what a crash left half-made, and makes what it left out. The caller sees to it that nobody takes a snapshot
@@ -307,20 +377,10 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
         return Ok(());
     }
     let containers = record::ids(root)?;
+    let mut result = Ok(());
     for id in snapshots {
-        let dir = directory(root, &id);
-        let info = read(root, &id);
-        if info.is_some() && snapshot::frozen(&dir).is_some() {
-            continue;
-        }
-        let parent = info.and_then(|info| info.parent);
-        for container in &containers {
-            let container = root.join("containers").join(container);
-            if below(&container).as_ref() == Some(&id) {
-                stand_on(&container, parent.as_ref())?;
-            }
-        }
-        snapshot::discard(&root.join("snapshots"), Path::new(&id.to_string()), ownership)?;
+        // One that cannot be judged stays, and is no reason to leave the others.
+        result = result.and(sweep_one(root, &id, &containers, ownership));
     }
     for container in &containers {
         let dir = root.join("containers").join(container);
@@ -328,16 +388,47 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
         if record::read(root, container).is_some_and(|info| info.keep)
             && let Ok(Some(_locked)) = try_lock(&dir)
         {
-            refresh(runtime, &dir)?;
+            result = result.and(refresh(runtime, &dir));
         }
     }
-    Ok(())
+    result
+}
+
+/// Removes one that is half-made. What has a frozen part may hold the only copy of what a container wrote, and stays
+/// whatever its record says.
+fn sweep_one(root: &Path, id: &SnapshotId, containers: &[String], ownership: &Ownership) -> Result<()> {
+    let record = read(root, id);
+    if snapshot::may_be_frozen(&directory(root, id)) {
+        return match record {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(unreadable().path(directory(root, id)).because("it has no record")),
+            Err(error) => Err(error.remedy(UNREADABLE)),
+        };
+    }
+    let parent = match record {
+        Ok(info) => info.map(|info| info.parent),
+        // Killed while it was written.
+        Err(error) if error.kind() == ErrorKind::Corrupt => None,
+        Err(error) => return Err(error),
+    };
+    for container in containers {
+        let container = root.join("containers").join(container);
+        if below(&container).as_ref() == Some(id) {
+            let Some(parent) = &parent else {
+                // Without the record nobody knows what is below it.
+                return Err(unreadable().path(directory(root, id)).because("a container stands on it"));
+            };
+            stand_on(&container, parent.as_ref())?;
+        }
+    }
+    snapshot::discard(&root.join("snapshots"), Path::new(&id.to_string()), ownership)
 }
 
 /// Step 5: gives the container in `dir`, whose writes have moved to a snapshot, a fresh upper directory.
 fn refresh(runtime: &Runtime, dir: &Path) -> Result<()> {
     let (Changes::Upper(upper), Some(id)) = (runtime.snapshotter.changes(dir), below(dir)) else { return Ok(()) };
-    if upper.exists() {
+    // One with a whole tree was made by another backend, and needs none.
+    if upper.exists() || dir.join("rootfs").exists() {
         return Ok(());
     }
     // What to mount is not asked here, so the layers do not matter; the root directory is like that of what was frozen.
@@ -355,7 +446,8 @@ impl Container {
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict) while it runs; [`Unsupported`](ErrorKind::Unsupported) over a directory of the
     /// host, which nobody keeps as it is; [`NotFound`](ErrorKind::NotFound) when it was removed. Then, and after a crash
-    /// at any instant, the container is as it was.
+    /// at any instant, the container has what it had. Where only the last step fails, such as writing everything to the
+    /// disk after the writes have moved, the snapshot is kept and listed, since it holds them.
     pub fn snapshot(&self) -> Result<SavedSnapshot> {
         self.inner.snapshot()
     }
@@ -397,10 +489,10 @@ impl Inner {
         if runs {
             return Err(Error::new(ErrorKind::Conflict, STEP).because("it is running").remedy("stop or kill it first"));
         }
+        made_by_this_backend(&self.runtime, &dir)?;
         // Whoever took the last one may have been killed before it was done.
         refresh(&self.runtime, &dir)?;
         let image = images.resolve(image)?;
-        let root = self.runtime.root();
         let info = SnapshotInfo {
             id: SnapshotId(ContainerId::random()?),
             image: image.id().to_string(),
@@ -412,9 +504,7 @@ impl Inner {
         let durability = images.content().durability();
         if let Err(error) = self.freeze(&dir, &saved.info, durability) {
             // The first failure is the one to be told; what stays is swept by the next open.
-            let _ = stand_on(&dir, saved.info.parent.as_ref());
-            let name = saved.info.id.to_string();
-            let _ = snapshot::discard(&root.join("snapshots"), Path::new(&name), saved.ownership());
+            let _ = undo(&self.runtime, &dir, &saved.info, saved.ownership());
             return Err(error);
         }
         // The snapshot is there, whatever comes of this; the next one tries again, and so does the next open.
@@ -452,33 +542,64 @@ impl Inner {
     }
 }
 
+/// After a failure: puts the container back on what it stood on, and then removes the half-made snapshot. One that the
+/// writes have moved to holds the only copy of them, so it stays, and the container on top of it.
+fn undo(runtime: &Runtime, dir: &Path, info: &SnapshotInfo, ownership: &Ownership) -> Result<()> {
+    let root = runtime.root();
+    if let Changes::Upper(_) = runtime.snapshotter.changes(dir) {
+        if snapshot::may_be_frozen(&directory(root, &info.id)) {
+            return refresh(runtime, dir);
+        }
+        stand_on(dir, info.parent.as_ref())?;
+    }
+    // What may be a whole copy goes by one rename, so that a kill leaves no part of it in the list.
+    match snapshot::may_be_frozen(&directory(root, &info.id)) {
+        true => bury(root, &info.id, ownership),
+        false => snapshot::discard(&root.join("snapshots"), Path::new(&info.id.to_string()), ownership),
+    }
+}
+
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) where the writes of the container in `dir` are not where this engine's backend
+/// has them.
+fn made_by_this_backend(runtime: &Runtime, dir: &Path) -> Result<()> {
+    let other = match runtime.snapshotter.changes(dir) {
+        Changes::Upper(_) => dir.join("rootfs").exists().then_some("reflink or copy"),
+        Changes::Tree(tree) => (!tree.exists() && dir.join("upper").exists()).then_some("overlay"),
+    };
+    let Some(other) = other else { return Ok(()) };
+    let this = runtime.snapshotter.name();
+    Err(Error::new(ErrorKind::Unsupported, STEP)
+        .because(format!("it was made with the snapshotter {other}, and this engine uses {this}"))
+        .remedy(format!("open the root with the snapshotter {other}")))
+}
+
 /// [`lock`] for those who hold other locks, which whoever has this one may wait for. `None` where there is no container.
 ///
 /// # Errors
 /// [`Conflict`](ErrorKind::Conflict) where somebody has it.
-pub(super) fn try_lock(dir: &Path) -> Result<Option<File>> {
+pub(super) fn try_lock(dir: &Path) -> Result<Option<Held>> {
     let step = "lock the container";
     let file = match File::open(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|error| Error::io(step, "open", error).path(dir))?,
     };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => {
+    match Held::try_take(file).map_err(|error| Error::io(step, "flock", error).path(dir))? {
+        Some(held) => Ok(Some(held)),
+        None => {
             Err(Error::new(ErrorKind::Conflict, step).path(dir).because("somebody reads or removes it at this moment"))
         }
-        Err(fs::TryLockError::Error(error)) => Err(Error::io(step, "flock", error).path(dir)),
     }
 }
 
 /// Excludes other snapshots and the removal of the container in `dir`.
-pub(super) fn lock(dir: &Path) -> Result<File> {
+pub(super) fn lock(dir: &Path) -> Result<Held> {
     let step = "lock the container";
     let file = File::open(dir).map_err(|error| Error::io(step, "open", error).path(dir))?;
-    file.lock().map_err(|error| Error::io(step, "flock", error).path(dir))?;
+    let held = Held::take(file).map_err(|error| Error::io(step, "flock", error).path(dir))?;
     // Whoever had it before us may have removed the container.
     if !dir.exists() {
         return Err(Error::new(ErrorKind::NotFound, step).path(dir).because("it was removed"));
     }
-    Ok(file)
+    Ok(held)
 }

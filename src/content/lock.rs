@@ -46,8 +46,24 @@ impl Held {
         }
     }
 
+    /// Locks something that is open; waits until nobody else has it locked.
+    pub(crate) fn take(file: File) -> io::Result<Held> {
+        wait(|| file.lock())?;
+        Ok(Held::new(file))
+    }
+
     fn new(file: File) -> Held {
         Held { file, shared: None, _here: PhantomData }
+    }
+}
+
+/// Waits for a lock, also when a signal handler of the host program runs meanwhile.
+pub(crate) fn wait(lock: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match lock() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 
@@ -103,14 +119,8 @@ impl Lock {
 
     fn take(&self, path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Held> {
         let file = self.open(path)?;
-        loop {
-            match lock(&file) {
-                Ok(()) => return Ok(Held::new(file)),
-                // A signal handler of the host program ran.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed("flock", path, error)),
-            }
-        }
+        wait(|| lock(&file)).map_err(|error| self.failed("flock", path, error))?;
+        Ok(Held::new(file))
     }
 
     fn open(&self, path: &Path) -> Result<File> {

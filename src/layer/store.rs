@@ -532,7 +532,7 @@ impl Grave {
 #[derive(Debug)]
 pub(crate) struct LockFile {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl LockFile {
@@ -550,10 +550,10 @@ impl LockFile {
                 .mode(0o600)
                 .open(&path)
                 .map_err(failed("open"))?;
-            file.lock().map_err(failed("flock"))?;
+            content::lock::wait(|| file.lock()).map_err(failed("flock"))?;
             // Whoever had it before us has removed the name; a newcomer would lock another file.
             if file.metadata().map_err(failed("fstat"))?.nlink() > 0 {
-                return Ok(LockFile { path, _file: file });
+                return Ok(LockFile { path, file });
             }
         }
     }
@@ -563,6 +563,8 @@ impl Drop for LockFile {
     fn drop(&mut self) {
         // Still locked: whoever waits for it sees that it is gone and makes another.
         let _ = fs::remove_file(&self.path);
+        // Closing would not do where the host program has forked meanwhile: the copy keeps the lock.
+        let _ = self.file.unlock();
     }
 }
 

@@ -27,7 +27,7 @@
 //! [`remove`](Snapshotter::remove) takes the writable part away. On disk:
 //!
 //! ```text
-//! <root>/containers/<id>/upper/      the container's writes (overlay)
+//! <root>/containers/<id>/upper/      the container's writes (overlay); upper.new while it is made
 //!                        work/       overlay's own
 //!                        inner/<n>/  upper and work of the n-th mount inside a host tree
 //!                        rootfs/     the whole tree (reflink, copy); rootfs.new while it is made
@@ -145,6 +145,16 @@ pub fn frozen(dir: &Path) -> Option<Changes> {
         return Some(Changes::Upper(upper));
     }
     tree.is_dir().then_some(Changes::Tree(tree))
+}
+
+/// Whether [`freeze`](Snapshotter::freeze) may have filled the directory; false only where that is certain. For those who
+/// would remove it.
+pub(crate) fn may_be_frozen(dir: &Path) -> bool {
+    let absent = |name| {
+        let found = std::fs::symlink_metadata(dir.join(name));
+        found.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)))
+    };
+    !(absent("upper") && absent("tree"))
 }
 
 /// A snapshot backend.

@@ -19,7 +19,7 @@ pub struct Overlay {
 }
 
 /// The names below a container's directory that are ours.
-const WRITABLE: [&str; 3] = ["upper", "work", "inner"];
+const WRITABLE: [&str; 4] = ["upper", "upper.new", "work", "inner"];
 
 impl Overlay {
     /// Overlays over layers that were unpacked with this ownership. With any but [`Ownership::Full`] the mounts are meant
@@ -37,7 +37,7 @@ impl Overlay {
                 directory_like(&upper, tree, mode_of(tree)?, &self.ownership)?;
                 notes.extend(if let Ownership::Single = self.ownership { foreign_root(tree)? } else { None });
             }
-            None => directory_at(&upper, 0o755)?,
+            None => made_whole(&upper, |new| directory_at(new, 0o755))?,
         }
         directory_at(&work, 0o700)?;
         let root = Mount::Overlay { lower: trees, upper, work };
@@ -85,7 +85,7 @@ impl Snapshotter for Overlay {
         match std::fs::rename(&upper, &to) {
             // A directory changes its parent only for who may write to it.
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                as_own(&upper, &to, &self.ownership, || std::fs::rename(&upper, &to).map_err(fail))
+                as_own(&upper, &to, &self.ownership, |from, to| std::fs::rename(from, to).map_err(fail))
             }
             other => other.map_err(fail),
         }
@@ -96,9 +96,9 @@ impl Snapshotter for Overlay {
     }
 }
 
-/// Does something to the directory `at` that takes its owner and his right to write, and gives it back, wherever it is
-/// then. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
-fn as_own(at: &Path, then: &Path, ownership: &Ownership, act: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Moves the directory `at` to `then`, which takes its owner and his right to write, and gives it back, wherever it is
+/// then. Where that fails, the directory is moved back. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
+fn as_own(at: &Path, then: &Path, ownership: &Ownership, relocate: impl Fn(&Path, &Path) -> Result<()>) -> Result<()> {
     let was = std::fs::metadata(at).map_err(|error| Error::io("freeze the snapshot", "stat", error).path(at))?;
     let mode = was.mode() & 0o7777;
     let give = |at: &Path, owner: (u32, u32), mode| match ownership {
@@ -108,9 +108,19 @@ fn as_own(at: &Path, then: &Path, ownership: &Ownership, act: impl FnOnce() -> R
     };
     let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     give(at, own, 0o700)?;
-    let done = act();
-    let back = give(if done.is_ok() { then } else { at }, (was.uid(), was.gid()), mode);
-    done.and(back)
+    let done = relocate(at, then);
+    let was = (was.uid(), was.gid());
+    let result = done.and_then(|()| {
+        give(then, was, mode).inspect_err(|_| {
+            // Where this fails too, it is still in one of the two places, and nothing of it is lost.
+            let _ = relocate(then, at);
+        })
+    });
+    if result.is_err() {
+        // The first failure is the one to be told.
+        let _ = give(if at.exists() { at } else { then }, was, mode);
+    }
+    result
 }
 
 /// Gives a directory to an owner of the range, as this process sees ids.
@@ -126,10 +136,27 @@ fn give_root(at: &Path, (uid, gid): (u32, u32), mode: u32, ownership: &Ownership
 /// Makes an upper directory that stands for `model`: its mode and attributes, and its owner as far as `ownership` can
 /// express it. One that is there already is the container's.
 pub(super) fn directory_like(path: &Path, model: &Path, mode: u32, ownership: &Ownership) -> Result<()> {
+    made_whole(path, |new| fill_like(new, model, mode, ownership))
+}
+
+/// Makes the directory `path` beside its place and renames it there, so that a kill leaves none with half its
+/// attributes; one that is there already stays as it is.
+fn made_whole(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
     if path.exists() {
         return Ok(());
     }
+    let new = path.with_extension("new");
+    match std::fs::remove_dir(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("rmdir")(error)),
+        _ => {}
+    }
+    make(&new)?;
+    std::fs::rename(&new, path).map_err(fail("rename"))
+}
+
+fn fill_like(path: &Path, model: &Path, mode: u32, ownership: &Ownership) -> Result<()> {
+    let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
     directory_at(path, mode)?;
     // A directory that may not be listed has attributes that may not be read.
     if let Ok(from) = File::open(model) {
@@ -204,5 +231,36 @@ pub(super) fn refusal(root: &Path, host: &Host) -> Option<String> {
         0x6969 => Some("the root lies on NFS".into()),
         0x6573_5546 => Some("the root lies on a FUSE file system".into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_that_cannot_be_finished_is_undone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name| place.path().join(name);
+        let (at, then, elsewhere) = (path("at"), path("then"), path("elsewhere"));
+        std::fs::create_dir(&at).unwrap();
+        std::fs::write(at.join("file"), "written").unwrap();
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Where it is not at `then`, its mode cannot be given back there.
+        let relocate = |from: &Path, _: &Path| {
+            let (from, to) = if from == at { (&at, &elsewhere) } else { (&elsewhere, &at) };
+            std::fs::rename(from, to).map_err(|error| Error::io("move", "rename", error))
+        };
+        let error = as_own(&at, &then, &Ownership::Single, relocate).unwrap_err();
+        assert_eq!(error.syscall(), Some("chmod"));
+        assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "written");
+        assert_eq!(mode_of(&at).unwrap(), 0o755);
+        // And one that can.
+        as_own(&at, &then, &Ownership::Single, |from, to| {
+            std::fs::rename(from, to).map_err(|error| Error::io("move", "rename", error))
+        })
+        .unwrap();
+        assert_eq!(mode_of(&then).unwrap(), 0o755);
     }
 }

@@ -38,6 +38,23 @@ fn the_upper_directory_has_the_owner_and_mode_of_what_it_stands_for() {
 }
 
 #[test]
+fn an_upper_directory_is_there_when_it_is_whole() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Killed after the first step.
+    std::fs::create_dir(home.path().join("upper.new")).unwrap();
+    std::fs::set_permissions(home.path().join("upper.new"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let overlay = Overlay::new(Ownership::Single);
+    overlay.prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    assert_eq!(home.path().join("upper").metadata().unwrap().mode() & 0o7777, 0o755);
+    assert!(!home.path().join("upper.new").exists());
+    std::fs::create_dir(home.path().join("upper.new")).unwrap();
+    overlay.remove(home.path()).unwrap();
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_host_tree_rootful_is_one_overlay() {
     let base = tempfile::tempdir().unwrap();
     let home = tempfile::tempdir().unwrap();

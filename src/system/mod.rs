@@ -113,8 +113,11 @@ impl Root<'_> {
     }
 
     /// The images that these containers use, and those that saved snapshots use.
+    ///
+    /// # Errors
+    /// Where a saved snapshot's record cannot be read: its image must stay, and nobody knows which that is.
     pub(crate) fn used_images(&self, containers: &[Info]) -> Result<HashSet<ImageId>> {
-        let snapshots = snapshot::all(self.path())?;
+        let snapshots = snapshot::all_for_certain(self.path())?;
         let of_containers = containers.iter().filter_map(|info| info.image.as_deref());
         of_containers.chain(snapshots.iter().map(|info| info.image.as_str())).map(str::parse).collect()
     }

@@ -176,6 +176,60 @@ fn half_a_snapshot_changes_nothing_and_is_swept() {
     assert_eq!(std::fs::read_dir(&snapshots).unwrap().count(), 0);
 }
 
+/// What was frozen may be the only copy of what a container wrote.
+#[test]
+fn a_frozen_part_with_a_damaged_record_stays_and_is_told() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let container = ended(&image, "echo one > /home/file");
+    let saved = container.snapshot().unwrap();
+    let dir = lab.root().join("snapshots").join(saved.id().to_string());
+    let record = dir.join("snapshot.json");
+    let good = std::fs::read(&record).unwrap();
+    for damage in [Some(&good[..20]), Some(&[]), None] {
+        match damage {
+            Some(bytes) => std::fs::write(&record, bytes).unwrap(),
+            None => std::fs::remove_file(&record).unwrap(),
+        }
+        let again = Engine::open(lab.root()).unwrap();
+        assert_eq!(again.leftovers().len(), 1, "{:?}", again.leftovers());
+        assert!(dir.join("upper/home/file").exists());
+        let report = again.check(coracle::system::Depth::Quick).unwrap();
+        assert!(report.findings.iter().any(|finding| finding.path == dir), "{report:?}");
+        assert_eq!(again.prune_images().unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(again.find_container(container.id().as_str()).unwrap().stands_on().as_ref(), Some(saved.id()));
+        std::fs::write(&record, &good).unwrap();
+    }
+    let again = Engine::open(lab.root()).unwrap();
+    assert_eq!(again.leftovers(), &[] as &[String]);
+    assert_eq!(says(&saved, "cat /home/file"), "one\n");
+    container.remove().unwrap();
+    saved.remove().unwrap();
+    lab.assert_clean();
+}
+
+#[test]
+fn a_container_of_another_backend_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let container = ended(&image, "echo one > /home/file");
+    let home = lab.root().join("containers").join(container.id().to_string());
+    let other = match home.join("rootfs").exists() {
+        true => return,
+        false => EngineOptions::new(lab.root()).snapshotter(SnapshotterChoice::Copy).open().unwrap(),
+    };
+    let found = other.find_container(container.id().as_str()).unwrap();
+    assert_eq!(found.snapshot().unwrap_err().kind(), ErrorKind::Unsupported);
+    std::fs::create_dir(home.join("rootfs")).unwrap();
+    assert_eq!(container.snapshot().unwrap_err().kind(), ErrorKind::Unsupported);
+    std::fs::remove_dir(home.join("rootfs")).unwrap();
+    let saved = container.snapshot().unwrap();
+    assert_eq!(says(&saved, "cat /home/file"), "one\n");
+    container.remove().unwrap();
+    saved.remove().unwrap();
+    lab.assert_clean();
+}
+
 /// A layer whose root directory and files belong to somebody else.
 fn foreign(engine: &Engine) -> Image {
     let mut tar = tar::Builder::new(vec![]);
