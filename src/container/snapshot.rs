@@ -240,9 +240,12 @@ fn ids(root: &Path) -> Result<Vec<SnapshotId>> {
     Ok(ids)
 }
 
+/// Directories, each with what is wrong.
+type Damaged = Vec<(PathBuf, Error)>;
+
 /// All snapshots that are whole, oldest first, and those with a frozen part whose record cannot be read, each with what
 /// is wrong.
-fn look(root: &Path) -> Result<(Vec<SnapshotInfo>, Vec<(PathBuf, Error)>)> {
+fn look(root: &Path) -> Result<(Vec<SnapshotInfo>, Damaged)> {
     let (mut whole, mut damaged) = (vec![], vec![]);
     for id in ids(root)? {
         let dir = directory(root, &id);
@@ -286,7 +289,7 @@ pub(crate) fn all_for_certain(root: &Path) -> Result<Vec<SnapshotInfo>> {
 
 /// Snapshots whose record cannot be read, and containers and snapshots that stand on a snapshot which is gone, each with
 /// what is wrong.
-pub(crate) fn broken(root: &Path) -> Result<Vec<(PathBuf, Error)>> {
+pub(crate) fn broken(root: &Path) -> Result<Damaged> {
     let mut broken = vec![];
     for id in record::ids(root)? {
         let dir = root.join("containers").join(id);

@@ -59,7 +59,7 @@ impl Reflink {
     }
 
     /// Makes `name` in `dir` a snapshot of the subvolume `source`; false where that is none, or where only the owner of
-    /// it may do that.
+    /// it may do that, or where others lie inside.
     fn take(&self, source: &Path, dir: &Path, name: &str) -> Result<bool> {
         if !self.subvolumes {
             return Ok(false);
@@ -67,6 +67,11 @@ impl Reflink {
         let fail = |syscall| move |error: io::Error| Error::io(PREPARE, syscall, error).path(source);
         let (from, to) = (File::open(source).map_err(fail("open"))?, File::open(dir).map_err(fail("open"))?);
         let name = sys::fs::c_string(name.as_bytes()).map_err(fail("ioctl_btrfs_snap_create"))?;
+        // A snapshot would show those that a container has made inside as empty directories. Where nobody can tell, the
+        // files are cloned, too.
+        if reflink::has_nested_subvolumes(from.as_fd()).unwrap_or(true) {
+            return Ok(false);
+        }
         match reflink::snapshot_subvolume(from.as_fd(), to.as_fd(), &name) {
             Err(error) if reflink::cannot_clone(&error) => Ok(false),
             other => other.map(|()| true).map_err(fail("ioctl_btrfs_snap_create")),

@@ -16,6 +16,9 @@ const SUBVOL_CREATE: u64 = 0x5000_940e;
 const SNAP_DESTROY: u64 = 0x5000_940f;
 const SNAP_CREATE_V2: u64 = 0x5000_9417;
 
+/// `_IOWR(0x94, 61, struct btrfs_ioctl_get_subvol_rootref_args)`.
+const GET_SUBVOL_ROOTREF: u64 = 0xd000_943d;
+
 const BTRFS_MAGIC: u64 = 0x9123_683e;
 /// The inode number of every subvolume's root directory.
 const SUBVOLUME_ROOT: u64 = 256;
@@ -28,6 +31,17 @@ struct Arguments {
 }
 
 const _: () = assert!(size_of::<Arguments>() == 4096);
+
+/// `struct btrfs_ioctl_get_subvol_rootref_args`.
+#[repr(C)]
+struct Nested {
+    min_treeid: u64,
+    rootref: [[u64; 2]; 255],
+    num_items: u8,
+    align: [u8; 7],
+}
+
+const _: () = assert!(size_of::<Nested>() == 4096);
 
 impl Arguments {
     /// `before`: bytes between the descriptor and the name.
@@ -58,6 +72,24 @@ pub(crate) fn make_subvolume(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
 pub(crate) fn snapshot_subvolume(source: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // transid, flags and four unused words stand before the name.
     Arguments::new(source.as_raw_fd().into(), 48, name)?.call(dir, SNAP_CREATE_V2)
+}
+
+/// Whether subvolumes lie inside the subvolume that `source` is in, whose files a snapshot of it does not show.
+///
+/// # Errors
+/// `ENOTTY` before Linux 4.18.
+pub(crate) fn has_nested_subvolumes(source: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut answer = Nested { min_treeid: 0, rootref: [[0; 2]; 255], num_items: 0, align: [0; 7] };
+    // SAFETY: the request reads and writes one structure of 4096 bytes, which this is.
+    let result = unsafe { libc::ioctl(source.as_raw_fd(), GET_SUBVOL_ROOTREF as _, std::ptr::from_mut(&mut answer)) };
+    match result {
+        0.. => Ok(answer.num_items > 0),
+        _ => match io::Error::last_os_error() {
+            // More than fit into the answer.
+            error if error.raw_os_error() == Some(libc::EOVERFLOW) => Ok(true),
+            error => Err(error),
+        },
+    }
 }
 
 /// Deletes the subvolume `name` of `dir` with everything in it, at once. Needs root, or the mount option

@@ -326,3 +326,24 @@ fn taking_starting_opening_and_removing_go_on_at_once() {
     }
     lab.assert_clean();
 }
+
+/// A subvolume inside the container's own is no part of a btrfs snapshot of that one.
+#[test]
+fn subvolumes_inside_a_container_are_saved_too() {
+    let Some(_) = Lab::new() else { return };
+    let dir = place();
+    let options = EngineOptions::new(dir.path().join("root")).snapshotter(SnapshotterChoice::Reflink);
+    let Ok(engine) = options.durability(Durability::Relaxed).open() else { return };
+    let image = image(&engine);
+    let container = ended(&image, "true");
+    let inner = engine.root().join("containers").join(container.id().to_string()).join("rootfs/home/inner");
+    let made = std::process::Command::new("btrfs").args(["subvolume", "create"]).arg(&inner).output();
+    // Not btrfs, or without its programs.
+    if made.is_ok_and(|made| made.status.success()) {
+        std::fs::write(inner.join("file"), "inside\n").unwrap();
+        let saved = container.snapshot().unwrap();
+        assert_eq!(says(&saved, "cat /home/inner/file"), "inside\n");
+        saved.remove().unwrap();
+    }
+    container.remove().unwrap();
+}
