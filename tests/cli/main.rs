@@ -8,6 +8,7 @@
 mod shared;
 mod support;
 
+mod commit;
 mod crash;
 mod images;
 mod lifecycle;
