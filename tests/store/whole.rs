@@ -126,14 +126,17 @@ fn a_layer_whose_record_is_damaged_stops_only_its_own_image() {
     load(dir.path(), &engine, &archive("broken:1", 1, 1, 3, 1000));
     let broken = std::fs::read_dir(engine.root().join("layers")).unwrap().next().unwrap().unwrap().path();
     load(dir.path(), &engine, &archive("goes:1", 2, 2, 3, 1000));
+    let record = std::fs::read(broken.join("layer.json")).unwrap();
     std::fs::write(broken.join("layer.json"), "{").unwrap();
     assert_eq!(engine.check(Depth::Full).unwrap().findings[0].path, broken);
     assert_eq!(engine.disk_usage().unwrap().layers.count, 3);
     engine.remove_image("goes:1", false).unwrap();
     clear(&engine);
     assert_eq!(engine.disk_usage().unwrap().layers.count, 1);
-    std::fs::remove_dir_all(broken).unwrap();
+    std::fs::write(broken.join("layer.json"), record).unwrap();
     assert_whole(&engine);
+    clear(&engine);
+    assert_eq!(engine.disk_usage().unwrap().layers.count, 0);
 }
 
 #[test]
