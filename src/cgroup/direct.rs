@@ -3,7 +3,7 @@
 //! Hierarchies are found once; the parent directory of each is opened at its first use and stays open, so that making
 //! a group is one `mkdirat` and one `openat` in each hierarchy that the request needs, and one file per limit.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,10 @@ use crate::{Error, Result};
 
 /// How often a parent directory is made anew that others remove as its last users.
 pub(crate) const ATTEMPTS: usize = 100;
+
+/// What groups of version 2 are given where it can be had.
+const WANTED: Controllers =
+    Controllers::MEMORY.union(Controllers::PIDS).union(Controllers::CPU).union(Controllers::CPUSET);
 
 /// The name of the group that all of ours are in.
 const DIRECTORY: &str = "coracle";
@@ -60,15 +64,15 @@ pub(crate) struct Member {
     opened: Mutex<Option<Result<Arc<Opened>, Why>>>,
 }
 
-/// The last user of a parent directory takes it along. It goes only when nothing is in it, and who makes a group at
-/// that moment makes the parent anew.
+/// The last user of a parent directory takes it along, also one that a killed program left. It goes only when nothing is
+/// in it, and who makes a group at that moment makes the parent anew.
 impl Drop for Member {
     fn drop(&mut self) {
         if matches!(self.parent, Parent::At(_)) {
             return;
         }
-        if let Some(Ok(opened)) = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            let _ = std::fs::remove_dir(&opened.path);
+        if let Ok(path) = self.path() {
+            let _ = std::fs::remove_dir(path);
         }
     }
 }
@@ -173,14 +177,14 @@ impl Driver for Direct {
 
     fn open(&self, name: &str) -> Result<Option<Group>> {
         check_name(name)?;
-        let mut group = Group::new(name, self.members.iter().filter_map(place));
+        let mut group = Group::new(name, self.members.iter().filter_map(existing));
         Ok(group.find_directories()?.then_some(group))
     }
 
     fn list(&self) -> Result<Vec<String>> {
         let mut names = std::collections::BTreeSet::new();
         for member in &self.members {
-            let Ok(opened) = member.opened() else { continue };
+            let Some(opened) = member.existing() else { continue };
             let failed = |error| Error::io("list the cgroups", "getdents64", error).path(&opened.path);
             let entries = match std::fs::read_dir(&opened.path) {
                 // Another program was its last user.
@@ -224,7 +228,42 @@ fn place(member: &Arc<Member>) -> Option<Place> {
     Some(Place { member: Arc::clone(member), opened, version, controllers })
 }
 
+/// `None` where no group can be.
+fn existing(member: &Arc<Member>) -> Option<Place> {
+    let opened = member.existing()?;
+    let (version, controllers) = (member.hierarchy.version, opened.controllers);
+    Some(Place { member: Arc::clone(member), opened, version, controllers })
+}
+
 impl Member {
+    /// Where the parent directory is, or would be.
+    fn path(&self) -> Result<PathBuf, Why> {
+        let hierarchy = &self.hierarchy;
+        if let Parent::At(group) = &self.parent {
+            return Ok(self.below_mount(group));
+        }
+        let own = hierarchy.own.clone()?;
+        let delegated = |above: &&Path| above.starts_with(&hierarchy.mount) && is_delegated(above);
+        match own.parent().filter(delegated) {
+            Some(above) if hierarchy.version == Version::V2 && own != hierarchy.mount => {
+                Ok(above.join(self.directory()?))
+            }
+            _ => Ok(own.join(self.directory()?)),
+        }
+    }
+
+    /// The parent directory if it is there: looking for a group makes nothing, and changes nothing. What was opened
+    /// before may have been removed and made anew by others, so that is not asked.
+    fn existing(&self) -> Option<Arc<Opened>> {
+        let path = self.path().ok()?;
+        let fd = open_directory(&path).ok()?;
+        let controllers = match self.hierarchy.version {
+            Version::V1 => self.hierarchy.controllers,
+            Version::V2 => controllers_in(&fd, c"cgroup.subtree_control").intersection(WANTED),
+        };
+        Some(Arc::new(Opened { fd, path, controllers, missing: Vec::new() }))
+    }
+
     /// The parent directory, created and opened at the first call.
     pub(crate) fn opened(&self) -> Result<Arc<Opened>, Why> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,10 +296,7 @@ impl Member {
     }
 
     fn open_v1(&self) -> Result<Opened, Why> {
-        let path = match &self.parent {
-            Parent::At(group) => self.below_mount(group),
-            Parent::Own | Parent::OwnNamed(_) => self.hierarchy.own.clone()?.join(self.directory()?),
-        };
+        let path = self.path()?;
         let fd = make_parent(&path)?;
         if self.hierarchy.controllers.contains(Controllers::CPUSET)
             && let Err(error) = inherit_cpuset(&path)
@@ -272,17 +308,7 @@ impl Member {
     }
 
     fn open_v2(&self) -> Result<Opened, Why> {
-        let path = match &self.parent {
-            Parent::At(group) => self.below_mount(group),
-            Parent::Own | Parent::OwnNamed(_) => {
-                let own = self.hierarchy.own.clone()?;
-                match own.parent().filter(|above| above.starts_with(&self.hierarchy.mount) && is_delegated(above)) {
-                    Some(above) if own != self.hierarchy.mount => above.join(self.directory()?),
-                    _ => own.join(self.directory()?),
-                }
-            }
-        };
-        let wanted = Controllers::MEMORY.union(Controllers::PIDS).union(Controllers::CPU).union(Controllers::CPUSET);
+        let path = self.path()?;
         let fd = make_parent(&path)?;
         // A group below a threaded one can neither be joined nor limited until its type is changed.
         if read_at(&fd, c"cgroup.type").is_ok_and(|kind| kind.contains("invalid") || kind.contains("threaded")) {
@@ -292,7 +318,7 @@ impl Member {
             ));
         }
         let mut missing = Vec::new();
-        let mut enabled = wanted;
+        let mut enabled = WANTED;
         // Top down: a group can only pass on what it was given.
         let above = path.parent().and_then(|above| open_directory(above).ok());
         for directory in above.iter().chain([&fd]) {
@@ -386,12 +412,16 @@ fn inherit_cpuset(path: &Path) -> std::io::Result<()> {
         .and_then(|()| std::fs::write(path.join("cgroup.clone_children"), "1"))
 }
 
+/// The controllers that a file of a version 2 group names.
+fn controllers_in(directory: &OwnedFd, file: &CStr) -> Controllers {
+    Controllers::of_names(read_at(directory, file).unwrap_or_default().split_whitespace())
+}
+
 /// Passes controllers of a version 2 group on to the groups below it: those that are on afterwards, and why the
 /// others are not. Each is asked for alone, since one that is refused takes the whole write with it.
 pub(crate) fn enable(directory: &OwnedFd, wanted: Controllers) -> (Controllers, Vec<(Controllers, Why)>) {
-    let set = |file| Controllers::of_names(read_at(directory, file).unwrap_or_default().split_whitespace());
-    let offered = set(c"cgroup.controllers");
-    let mut on = set(c"cgroup.subtree_control").intersection(wanted);
+    let offered = controllers_in(directory, c"cgroup.controllers");
+    let mut on = controllers_in(directory, c"cgroup.subtree_control").intersection(wanted);
     let mut missing = Vec::new();
     for name in wanted.without(on).names() {
         let one = Controllers::of_names([name]);

@@ -207,6 +207,8 @@ fn v2_limits_stats_and_kill_use_the_right_files() {
     let fake = Fake::new("memory pids cpu");
     let driver = fake.driver();
     fake.group("own/coracle/two", "");
+    // As the kernel would show it after the group was made.
+    std::fs::write(fake.path("own/coracle/cgroup.subtree_control"), "cpu memory pids\n").unwrap();
     let files = ["memory.max", "memory.swap.max", "pids.max", "cpu.max"];
     for file in files {
         std::fs::write(fake.path("own/coracle/two").join(file), "").unwrap();
@@ -275,10 +277,14 @@ fn no_hierarchy_at_all_is_a_value_too() {
 
 // ---- the hierarchies of this machine -------------------------------------------------------------------------------
 
+fn parents_called(name: &str) -> Vec<PathBuf> {
+    let all = Hierarchies::detect().unwrap().all;
+    all.into_iter().filter_map(|one| one.own.ok()).map(|own| own.join(name)).filter(|path| path.exists()).collect()
+}
+
 /// Groups in a directory of this test's own, which is taken away at the end.
 struct Native {
     driver: Direct,
-    #[cfg_attr(not(feature = "cgroups-rs"), allow(dead_code))]
     name: String,
 }
 
@@ -300,6 +306,11 @@ impl Native {
         Native { driver: Direct::new(hierarchies, Parent::OwnNamed(name.clone())), name }
     }
 
+    /// Its own directories that are there.
+    fn parents(&self) -> Vec<PathBuf> {
+        parents_called(&self.name)
+    }
+
     /// Where this user may make groups; elsewhere every limit must be reported, which is checked instead.
     fn usable(&self) -> bool {
         if self.driver.available().contains(Controllers::MEMORY.union(Controllers::PIDS)) {
@@ -317,6 +328,30 @@ impl Native {
         group.remove().unwrap();
         false
     }
+}
+
+#[test]
+fn looking_for_a_group_makes_no_directory() {
+    let native = Native::new();
+    assert!(native.driver.open("nobody").unwrap().is_none());
+    assert!(native.driver.list().unwrap().is_empty());
+    assert_eq!(native.parents(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_next_user_takes_along_what_a_killed_program_left() {
+    let native = Native::new();
+    let killed = Direct::new(Hierarchies::detect().unwrap(), Parent::OwnNamed(native.name.clone()));
+    let all = Controllers::MEMORY.union(Controllers::PIDS).union(Controllers::CPU);
+    let group = killed.create("one", &Request { track: all, ..Request::default() }).unwrap();
+    group.remove().unwrap();
+    let left = native.parents();
+    assert_eq!(left.is_empty(), group.paths().is_empty());
+    // Its last words are never said.
+    std::mem::forget((killed, group));
+    let (name, driver) = (native.name.clone(), native.driver);
+    drop(driver);
+    assert_eq!(parents_called(&name), Vec::<PathBuf>::new());
 }
 
 /// A shell that joins as the launcher's child does, and then runs `script`.

@@ -107,9 +107,11 @@ pub(crate) fn stale(root: &Path, named: &[String]) -> Vec<(PathBuf, Held)> {
     stale
 }
 
-/// Removes the marks that nobody holds and no container names any more.
-pub(crate) fn sweep(root: &Path, named: &[String]) {
-    for (path, _locked) in stale(root, named) {
+/// Removes the marks that nobody holds and no container names any more; whether there were any.
+pub(crate) fn sweep(root: &Path, named: &[String]) -> bool {
+    let stale = stale(root, named);
+    for (path, _locked) in &stale {
         let _ = std::fs::remove_file(path);
     }
+    !stale.is_empty()
 }

@@ -174,7 +174,10 @@ impl Runtime {
                 failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id)));
             }
         }
-        owner::sweep(&self.root, &named);
+        if owner::sweep(&self.root, &named) && !self.identity.is_rootless() {
+            // What a killed program's groups were in is empty now, and its last user takes it along: that is us.
+            let _ = self.cgroups();
+        }
         failures
     }
 
