@@ -111,8 +111,8 @@ impl EngineOptions {
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
-    /// [`Corrupt`](ErrorKind::Corrupt) when it holds something that is no image layout;
-    /// [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
+    /// [`Conflict`](ErrorKind::Conflict) when it is a directory with something in it that this crate has not made: that
+    /// stays as it is; [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
     pub fn open(self) -> Result<Engine> {
         self.open_on(Host::probe())
     }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! <root>/                  0700, owned by this user
+//!   coracle.json           {"version":1}, written first: a directory without it is somebody else's, and not touched
 //!   oci-layout             {"imageLayoutVersion":"1.0.0"}, written last: where it stands the rest stands
 //!   index.json             the tags; replaced as a whole by rename, so readers take no lock
 //!   index.lock             held exclusively by whoever replaces index.json, and by gc
@@ -83,6 +84,11 @@ struct Inner {
 
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 
+/// What makes a directory ours. Without it nothing in the directory is touched, for it is somebody's.
+const MARKER: &str = "coracle.json";
+/// The version of everything that is in a root.
+const VERSION: u32 = 1;
+
 impl Store {
     /// Opens the store at `root` with [`Durability::Full`], making what is absent. See [`Store::open_with`].
     ///
@@ -98,11 +104,14 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::Denied`] where `root` belongs to another user or others may write to it: whoever can write there
-    /// decides what runs. [`ErrorKind::Unsupported`] where it is an image layout of another version.
+    /// decides what runs. [`ErrorKind::Conflict`] where it is a directory with something in it that this crate has not
+    /// made, an image layout of another program included; nothing in it has been touched then.
+    /// [`ErrorKind::Unsupported`] where it is an image layout, or a root, of another version.
     pub fn open_with(root: &Path, durability: Durability) -> Result<Store> {
         let step = "open the store";
         let root = std::path::absolute(root).map_err(|error| Error::io(step, "getcwd", error).path(root))?;
         check_root(&root)?;
+        claim(&root)?;
         let store = Store { inner: Arc::new(Inner { root, durability }) };
         match fs::read_to_string(store.path("oci-layout")) {
             Ok(text) => check_layout(&text).map_err(|error| error.path(store.path("oci-layout")))?,
@@ -347,6 +356,68 @@ fn check_root(root: &Path) -> Result<()> {
     if mode & 0o022 != 0 {
         return Err(denied(format!("others may write to it (mode {mode:04o})"))
             .remedy(format!("chmod go-w {}", root.display())));
+    }
+    Ok(())
+}
+
+/// Makes an empty directory ours, or checks that it is: whatever else is in a directory is swept, collected and removed.
+fn claim(root: &Path) -> Result<()> {
+    let step = "open the store";
+    let path = root.join(MARKER);
+    loop {
+        match fs::read_to_string(&path) {
+            Ok(text) => return check_marker(&text).map_err(|error| error.path(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(step, "read", error).path(path)),
+        }
+        let mut theirs = None;
+        for entry in fs::read_dir(root).map_err(|error| Error::io(step, "readdir", error).path(root))? {
+            let name = entry.map_err(|error| Error::io(step, "readdir", error).path(root))?.file_name();
+            // A file system of its own begins with that; a marker that is being written ends up as one.
+            if name != "lost+found" && !name.to_string_lossy().starts_with(MARKER) {
+                theirs = Some(name);
+                break;
+            }
+        }
+        if let Some(name) = theirs {
+            // Another program may have made the directory ours since, and more in it.
+            if path.exists() {
+                continue;
+            }
+            return Err(Error::new(ErrorKind::Conflict, step)
+                .path(root)
+                .because(format!("it is not empty (there is {name:?}), and coracle has not made what is in it"))
+                .remedy("name an empty or absent directory; `coracle load DIR` reads an image layout"));
+        }
+        // Always synced, whatever else is: without it, nothing of the rest can be used after a power cut.
+        let mut file = tempfile::Builder::new()
+            .prefix(MARKER)
+            .tempfile_in(root)
+            .map_err(|error| Error::io(step, "open", error).path(&path))?;
+        let text = format!("{{\"version\":{VERSION}}}\n");
+        io::Write::write_all(&mut file, text.as_bytes())
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(|error| Error::io(step, "write", error).path(&path))?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => return tmp::sync_parent(&path, Durability::Full),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(step, "rename", error.error).path(&path)),
+        }
+    }
+}
+
+fn check_marker(text: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Marker {
+        version: u32,
+    }
+    let marker: Marker = serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "open the store").because("it is not what this crate writes").source_is(error)
+    })?;
+    if marker.version != VERSION {
+        return Err(Error::new(ErrorKind::Unsupported, "open the store")
+            .because(format!("it is a root of version {}; this release knows version {VERSION}", marker.version))
+            .remedy("use the release of coracle that made it, or another root"));
     }
     Ok(())
 }

@@ -133,6 +133,52 @@ fn a_root_that_others_can_write_is_refused() {
 }
 
 #[test]
+fn what_somebody_else_has_in_a_directory_is_never_touched() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("project");
+    for name in ["tmp/notes", "containers/app/data", "owners/me", "leases/flat"] {
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        fs::write(root.join(name), "precious").unwrap();
+    }
+    let before = crate::sys::usage::measure(std::os::fd::AsFd::as_fd(&File::open(&root).unwrap())).unwrap().usage();
+    // An image layout that is not ours either.
+    for layout in [false, true] {
+        if layout {
+            fs::write(root.join("oci-layout"), LAYOUT).unwrap();
+        }
+        let error = Store::open(&root).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert!(crate::Engine::open(&root).is_err());
+    }
+    fs::remove_file(root.join("oci-layout")).unwrap();
+    let after = crate::sys::usage::measure(std::os::fd::AsFd::as_fd(&File::open(&root).unwrap())).unwrap().usage();
+    assert_eq!(before, after);
+    assert_eq!(fs::read_to_string(root.join("tmp/notes")).unwrap(), "precious");
+}
+
+#[test]
+fn an_empty_directory_becomes_ours_once() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("lost+found")).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| Store::open(place.path()).unwrap());
+        }
+    });
+    // Killed right after it was claimed.
+    for name in ["oci-layout", "index.json"] {
+        fs::remove_file(place.path().join(name)).unwrap();
+    }
+    fs::remove_dir_all(place.path().join("blobs")).unwrap();
+    let store = Store::open(place.path()).unwrap();
+    fs::write(store.path(MARKER), "{\"version\":2}").unwrap();
+    assert_eq!(Store::open(place.path()).unwrap_err().kind(), ErrorKind::Unsupported);
+    fs::write(store.path(MARKER), "{}").unwrap();
+    assert_eq!(Store::open(place.path()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
 fn a_layout_from_the_future_is_refused() {
     let (_place, store) = store();
     fs::write(store.path("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
