@@ -42,7 +42,7 @@ impl Images {
         let alone = self.lock().alone()?;
         let used = in_use()?;
         let meaning = Meaning::of(text)?;
-        let removed = self.content().update_index(|entries| {
+        let removed = self.update_making_room(&used, |entries| {
             if let Meaning::Name(name, _) = &meaning
                 && let Some(entry) = take_named(entries, name)
             {
@@ -61,12 +61,46 @@ impl Images {
     pub(crate) fn prune(&self, in_use: InUse<'_>) -> Result<Removed> {
         let alone = self.lock().alone()?;
         let used = in_use()?;
-        let removed = self.content().update_index(|entries| {
+        let removed = self.update_making_room(&used, |entries| {
             let (stay, removed) = self.without_needless(entries, &used, false);
             *entries = stay;
             Ok(removed)
         })?;
         self.collect(alone, removed, &used)
+    }
+
+    /// Changes the index. On a full disk, where even a shorter one has no room, whatever nothing needs goes first, and
+    /// then the unpacked layers that nothing will need: those can be made again from their blobs, should the index still
+    /// not change.
+    fn update_making_room(
+        &self,
+        used: &HashSet<ImageId>,
+        change: impl Fn(&mut Vec<IndexEntry>) -> Result<Removed>,
+    ) -> Result<Removed> {
+        match self.content().update_index(&change) {
+            Err(error) if error.kind() == ErrorKind::Full => {}
+            other => return other,
+        }
+        let collection = self.content().collection()?;
+        let mut entries = collection.entries().to_vec();
+        change(&mut entries)?;
+        // What fails of this is told by the second try.
+        let _ = self.content().collect(&collection, &[]);
+        if let Ok(needless) = self.needless(&collection, &entries, used) {
+            self.make_room(&needless);
+        }
+        drop(collection);
+        self.content().update_index(&change)
+    }
+
+    /// Removes unpacked things, as many as can be. The caller keeps everybody away from them.
+    pub(crate) fn make_room(&self, needless: &Needless) {
+        for base in &needless.bases {
+            let _ = self.remove_base(base);
+        }
+        for layer in &needless.layers {
+            let _ = self.layers().bury(layer).and_then(|grave| grave.map_or(Ok(()), Grave::remove));
+        }
     }
 
     /// What is left of the index when the nameless images without containers go, or with `all` every image without

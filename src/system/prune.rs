@@ -1,6 +1,5 @@
 //! What can go, and its going. One plan serves the dry run and the real one, so that they cannot differ.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -9,8 +8,8 @@ use super::{Garbage, GarbageKind, Leftovers, Root};
 use crate::container::record::{self, Info, State};
 use crate::container::{self, owner};
 use crate::content::lock::Held;
-use crate::content::{Collection, IndexEntry, Measured, Usage};
-use crate::image::ImageId;
+use crate::content::{Collection, IndexEntry, Measured, Store, Usage};
+use crate::image::{ImageId, Images};
 use crate::layer::Grave;
 use crate::name::{ContainerId, Digest, Reference};
 use crate::repository::Needless;
@@ -54,8 +53,6 @@ pub(super) struct Plan<'a> {
     alone: Held,
     collection: Collection<'a>,
     entries: Vec<IndexEntry>,
-    /// The images that stay because something stands on them.
-    used: HashSet<ImageId>,
     containers: Vec<Info>,
     untagged: Vec<Reference>,
     images: Vec<ImageId>,
@@ -98,7 +95,6 @@ impl Root<'_> {
             alone,
             collection,
             entries,
-            used,
             containers,
             untagged: removed.untagged,
             images: removed.deleted,
@@ -189,40 +185,29 @@ impl Plan<'_> {
         if !tally.pruned.failures.is_empty() {
             return Ok(tally.finish());
         }
-        match self.collection.set_entries(std::mem::take(&mut self.entries)) {
-            Ok(()) => (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images),
-            // On a full disk there may be no room for another index. What the old one does not lead to can go all the
-            // same, and makes room.
-            Err(error) => {
-                tally.pruned.failures.push(error);
-                let entries = self.collection.entries();
-                (self.blobs, self.needless) = Default::default();
-                match self.collection.unreached(entries, &[]) {
-                    Ok(blobs) => self.blobs = blobs.into_iter().map(|blob| blob.digest).collect(),
-                    Err(error) => tally.pruned.failures.push(error),
-                }
-                match images.needless(&self.collection, entries, &self.used) {
-                    Ok(needless) => self.needless = needless,
-                    Err(error) => tally.pruned.failures.push(error),
-                }
-            }
-        }
-        for digest in self.blobs {
-            if tally.removes(&content.blob_path(&digest), || content.remove_blob(&digest)) {
-                tally.pruned.blobs.push(digest);
-            }
-        }
         let mut graves: Vec<Grave> = vec![];
-        for base in self.needless.bases {
-            if tally.removes(&base, || images.remove_base(&base)) {
-                tally.pruned.layers.push(base);
+        let mut index = self.collection.set_entries(self.entries.clone());
+        if index.is_err() {
+            // On a full disk there may be no room for another index. What the old one does not lead to makes some, and so do unpacked
+            // layers, which can be made again.
+            match self.collection.unreached(self.collection.entries(), &[]) {
+                Ok(blobs) => tally.remove_blobs(content, blobs.into_iter().map(|blob| blob.digest)),
+                Err(error) => tally.pruned.failures.push(error),
             }
+            tally.remove_needless(images, std::mem::take(&mut self.needless), &mut graves);
+            for grave in graves.drain(..) {
+                tally.pruned.failures.extend(grave.remove().err());
+            }
+            index = self.collection.set_entries(std::mem::take(&mut self.entries));
         }
-        for layer in &self.needless.layers {
-            let bury = || images.layers().bury(layer).map(|grave| graves.extend(grave));
-            if tally.removes(layer.dir(), bury) {
-                tally.pruned.layers.push(layer.dir().to_owned());
+        match index {
+            Ok(()) => {
+                (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images);
+                self.blobs.retain(|digest| !tally.pruned.blobs.contains(digest));
+                tally.remove_blobs(content, self.blobs);
+                tally.remove_needless(images, self.needless, &mut graves);
             }
+            Err(error) => tally.pruned.failures.push(error),
         }
         drop((self.collection, self.alone));
         // The slow part, when nobody waits any more.
@@ -258,6 +243,29 @@ impl Tally<'_> {
     fn finish(mut self) -> Pruned {
         self.pruned.freed = self.seen.usage();
         self.pruned
+    }
+
+    fn remove_blobs(&mut self, content: &Store, blobs: impl IntoIterator<Item = Digest>) {
+        for digest in blobs {
+            if self.removes(&content.blob_path(&digest), || content.remove_blob(&digest)) {
+                self.pruned.blobs.push(digest);
+            }
+        }
+    }
+
+    /// Takes unpacked things out of sight; `graves` is what is left to be emptied.
+    fn remove_needless(&mut self, images: &Images, needless: Needless, graves: &mut Vec<Grave>) {
+        for base in needless.bases {
+            if self.removes(&base, || images.remove_base(&base)) {
+                self.pruned.layers.push(base);
+            }
+        }
+        for layer in &needless.layers {
+            let bury = || images.layers().bury(layer).map(|grave| graves.extend(grave));
+            if self.removes(layer.dir(), bury) {
+                self.pruned.layers.push(layer.dir().to_owned());
+            }
+        }
     }
 
     /// Measures what is at `path` and removes it; false where it stays.
