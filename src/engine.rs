@@ -23,7 +23,7 @@ use crate::{Error, ErrorKind, Result, content, snapshot, system};
 pub struct Engine {
     images: Images,
     runtime: Arc<Runtime>,
-    leftovers: Arc<[String]>,
+    leftovers: Vec<String>,
 }
 
 /// How to open an engine, where the defaults do not fit.
@@ -148,8 +148,14 @@ impl EngineOptions {
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.lock().try_alone()?;
-        let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership).into();
-        Ok(Engine { images, runtime, leftovers })
+        let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership);
+        let mut engine = Engine { images, runtime, leftovers };
+        if let Some(alone) = alone
+            && let Err(error) = engine.images.sweep(alone, &|| engine.images_in_use())
+        {
+            engine.leftovers.push(error.to_string());
+        }
+        Ok(engine)
     }
 }
 

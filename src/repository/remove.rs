@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::Meaning;
 use crate::content::lock::Held;
-use crate::content::{Collection, IndexEntry};
+use crate::content::{Collection, IndexEntry, Lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
 use crate::layer::{Grave, Layer};
@@ -42,6 +42,7 @@ impl Images {
         let alone = self.lock().alone()?;
         let used = in_use()?;
         let meaning = Meaning::of(text)?;
+        let _dirty = self.mark_dirty();
         let removed = self.update_making_room(&used, |entries| {
             if let Meaning::Name(name, _) = &meaning
                 && let Some(entry) = take_named(entries, name)
@@ -61,12 +62,32 @@ impl Images {
     pub(crate) fn prune(&self, in_use: InUse<'_>) -> Result<Removed> {
         let alone = self.lock().alone()?;
         let used = in_use()?;
+        let _dirty = self.mark_dirty();
         let removed = self.update_making_room(&used, |entries| {
             let (stay, removed) = self.without_needless(entries, &used, false);
             *entries = stay;
             Ok(removed)
         })?;
         self.collect(alone, removed, &used)
+    }
+
+    /// A lease that holds nothing: should this program be killed on its way, the next open sees that there is something to
+    /// sweep. On a full disk it has to do without.
+    pub(crate) fn mark_dirty(&self) -> Option<Lease> {
+        self.content().lease().ok()
+    }
+
+    /// Removes what a load, a commit or a removal that was killed left: what nothing needs. There is nothing to be done as
+    /// a rule, and finding that out takes the list of one directory.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) where it is not known what a damaged image needs; those of the file system.
+    pub(crate) fn sweep(&self, alone: Held, in_use: InUse<'_>) -> Result<()> {
+        if self.content().leases()?.dead.is_empty() {
+            return Ok(());
+        }
+        let used = in_use()?;
+        self.collect(alone, Removed::default(), &used).map(drop)
     }
 
     /// Changes the index. On a full disk, where even a shorter one has no room, whatever nothing needs goes first, and

@@ -148,6 +148,7 @@ impl Plan<'_> {
     /// instant is whole.
     fn done(mut self, root: &Root<'_>) -> Result<Pruned> {
         let (images, content) = (root.images, root.images.content());
+        let _dirty = images.mark_dirty();
         let mut tally = Tally { root, seen: Measured::default(), pruned: Pruned::default() };
         for info in &self.containers {
             let path = root.container_path(info);

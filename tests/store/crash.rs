@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use coracle::image::CommitOptions;
-use coracle::system::PruneOptions;
+use coracle::system::{GarbageKind, PruneOptions};
 use coracle::{Engine, ErrorKind};
 
 use super::lab::{Lab, scratch, with_programs};
@@ -80,6 +80,9 @@ fn two_hundred_kills_damage_nothing() {
         garbage += usize::from(report > 0);
         let engine = Engine::open(&root).unwrap();
         assert_sound(&engine);
+        assert_eq!(engine.leftovers(), &[] as &[String]);
+        let garbage = assert_whole(&engine).garbage;
+        assert!(garbage.iter().all(|it| !matches!(it.kind, GarbageKind::Blob | GarbageKind::Layer)), "{garbage:?}");
         images += engine.list_images().unwrap().len();
         containers += engine.containers().unwrap().len();
         snapshots += engine.snapshots().unwrap().len();
