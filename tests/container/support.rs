@@ -33,6 +33,9 @@ impl Drop for Lab {
         for info in self.engine.containers().unwrap_or_default() {
             let _ = self.engine.find_container(&info.id.to_string()).map(|container| container.remove());
         }
+        for saved in self.engine.snapshots().unwrap_or_default().iter().rev() {
+            let _ = self.engine.find_snapshot(&saved.id.to_string()).map(|saved| saved.remove());
+        }
         for listed in self.engine.list_images().unwrap_or_default() {
             let _ = self.engine.remove_image(&listed.image.id().to_string(), true);
         }
