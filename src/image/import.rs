@@ -129,7 +129,7 @@ impl Images {
         image.ensure_layers(progress)?;
         self.content().update_index(|entries| {
             if let Some(name) = name {
-                index::set(entries, &image.entry(), name);
+                self.set_name(entries, &image, name);
             }
             index::keep(entries, image.entry());
             Ok(())

@@ -211,6 +211,12 @@ impl Images {
         entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
     }
 
+    /// Gives an image a name in the index. Nameless entries of the same image under another manifest have no use then.
+    pub(crate) fn set_name(&self, entries: &mut Vec<IndexEntry>, image: &Image, name: &Reference) {
+        index::set(entries, &image.entry(), name);
+        entries.retain(|entry| entry.ref_name().is_some() || !self.is_same(entry, image));
+    }
+
     /// What containers come to be under, and removals wait for; see [`lock`].
     pub(crate) fn lock(&self) -> Lock {
         lock(self.content().root())

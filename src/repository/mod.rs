@@ -98,7 +98,7 @@ impl Images {
                     .path(image.id().to_string())
                     .because("the image was removed"));
             }
-            index::set(entries, &image.entry(), name);
+            self.set_name(entries, image, name);
             Ok(())
         })
     }

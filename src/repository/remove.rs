@@ -150,6 +150,11 @@ impl Images {
             removed.untagged.extend(index::name_of(entry));
             false
         });
+        if !removed.deleted.is_empty() {
+            // Under another manifest it may have a name still.
+            let known = self.known(&stay);
+            removed.deleted.retain(|id| !known.contains(id));
+        }
         removed.untagged.sort_unstable();
         (stay, removed)
     }
@@ -165,19 +170,22 @@ impl Images {
     ) -> Result<Removed> {
         let untagged = index::name_of(&entry).into_iter().collect();
         let mut removed = Removed { untagged, ..Removed::default() };
-        if index::has(entries, &entry.digest) {
+        if entries.iter().any(|other| other.digest == entry.digest && other.ref_name().is_some()) {
             return Ok(removed);
         }
         match self.open_entry(&entry) {
-            // The same image may be there under another manifest.
-            Ok(image) if self.others(entries, &image).next().is_some() => {}
+            // The same image may have a name under another manifest; entries without one do not keep it.
+            Ok(image) if self.others(entries, &image).any(|other| other.ref_name().is_some()) => {}
             Ok(image) if used.contains(image.id()) => {
                 if !force {
                     return Err(in_use_error(text, image.id()));
                 }
                 index::keep(entries, entry);
             }
-            Ok(image) => removed.deleted.push(image.id().clone()),
+            Ok(image) => {
+                entries.retain(|other| !self.is_same(other, &image));
+                removed.deleted.push(image.id().clone());
+            }
             // Damaged: no container can be made of it, but one that was made before may run. Its ID is not known, so
             // it has to be that every image in use is accounted for by the other entries.
             Err(_) => {

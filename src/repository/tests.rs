@@ -233,3 +233,34 @@ fn loads_and_removals_in_parallel_leave_whole_images() {
     root.assert_empty("parallel");
     assert_eq!(trees(&root), 0);
 }
+
+#[test]
+fn one_image_under_two_manifests_is_one_image() {
+    let load_both = |root: &Root, second: Option<&str>| {
+        let sample = sample("twice");
+        let image = load(root, "twice", &["app:1"]);
+        let blobs = sample.blobs(crate::image::tests::gzip);
+        let entry = crate::image::tests::listed(blobs.last().unwrap(), second);
+        let other = root.load(tar_of(&crate::image::tests::layout(&blobs, &[entry]))).unwrap().remove(0);
+        assert_eq!((&image, image.id()), (&other, other.id()));
+        assert_ne!(image.digest(), other.digest());
+        image
+    };
+    // The name moved to the other manifest; nothing stays without one.
+    let root1 = root();
+    let image = load_both(&root1, Some("docker.io/library/app:1"));
+    assert_eq!(root1.images.content().tags().unwrap().len(), 1);
+    let removed = root1.images.remove("app:1", false, &nobody).unwrap();
+    assert_eq!(removed.deleted, [image.id().clone()]);
+    root1.assert_empty("moved");
+    // Loaded again without a name.
+    let root2 = root();
+    let image = load_both(&root2, None);
+    let pruned = root2.images.prune(&nobody).unwrap();
+    assert_eq!(pruned.deleted, []);
+    assert_eq!(root2.images.resolve("app:1").unwrap(), image);
+    load_both(&root2, None);
+    let removed = root2.images.remove("app:1", false, &nobody).unwrap();
+    assert_eq!(removed.deleted, [image.id().clone()]);
+    root2.assert_empty("nameless");
+}

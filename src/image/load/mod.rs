@@ -136,7 +136,7 @@ impl Images {
         self.content().update_index(|entries| {
             for (image, names) in &images {
                 for name in names {
-                    index::set(entries, &image.entry(), name);
+                    self.set_name(entries, image, name);
                 }
                 index::keep(entries, image.entry());
             }
