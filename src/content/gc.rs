@@ -1,9 +1,8 @@
 //! Mark and sweep.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::Store;
@@ -27,28 +26,29 @@ pub struct Collected {
     pub kept: usize,
 }
 
-/// A manifest or an index, as far as it names other blobs.
-#[derive(Deserialize, Default)]
-struct References {
-    #[serde(default)]
-    config: Option<Reference>,
-    #[serde(default)]
-    layers: Option<Vec<Reference>>,
-    #[serde(default)]
-    manifests: Option<Vec<Reference>>,
-    #[serde(default)]
-    blobs: Option<Vec<Reference>>,
-    #[serde(default)]
-    subject: Option<Reference>,
+/// What is known of a digest that is reached, from who reaches it. A later one never weakens what an earlier one said.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    /// Called a layer or a config by a document that anybody may have written: stays, and is not read for that.
+    Blob,
+    /// A bare digest, or one of an unknown type: whatever reads like a document is followed.
+    Perhaps,
+    /// Called a manifest or an index by such a document. It may be none; but where it has rotted, it is not known what it
+    /// needs.
+    Document,
+    /// An entry of the index, which this crate has verified: where it has rotted, it is not known what it needs.
+    Entry,
 }
 
-#[derive(Deserialize)]
-struct Reference {
-    digest: Digest,
-    #[serde(default, rename = "mediaType")]
-    media_type: Option<MediaType>,
-    #[serde(flatten)]
-    _other: BTreeMap<String, Value>,
+impl Reached {
+    /// By what a document says of it.
+    fn named(media_type: Option<&MediaType>) -> Reached {
+        match media_type {
+            Some(media_type) if media_type.is_layer() || media_type.is_config() => Reached::Blob,
+            Some(media_type) if media_type.is_manifest() || media_type.is_index() => Reached::Document,
+            _ => Reached::Perhaps,
+        }
+    }
 }
 
 /// A collection under way: nobody takes a lease on a digest or changes the index until it is dropped.
@@ -97,11 +97,11 @@ impl Collection<'_> {
     /// # Errors
     /// Those of [`Store::gc`].
     pub(crate) fn unreached(&self, entries: &[IndexEntry], roots: &[Digest]) -> Result<Vec<Unreached>> {
-        let mut open: Vec<(Digest, Option<MediaType>)> =
-            entries.iter().map(|entry| (entry.digest.clone(), Some(entry.media_type.clone()))).collect();
-        open.extend(roots.iter().chain(&self.leases.held).cloned().map(|digest| (digest, None)));
+        let mut open: Vec<(Digest, Reached)> =
+            entries.iter().map(|entry| (entry.digest.clone(), Reached::Entry)).collect();
+        open.extend(roots.iter().chain(&self.leases.held).cloned().map(|digest| (digest, Reached::Perhaps)));
         let reached = self.store.reached(open)?;
-        let unreached = self.store.blobs()?.into_iter().filter(|digest| !reached.contains(digest));
+        let unreached = self.store.blobs()?.into_iter().filter(|digest| !reached.contains_key(digest));
         Ok(unreached.map(|digest| Unreached { size: self.store.size(&digest).unwrap_or(0), digest }).collect())
     }
 }
@@ -140,54 +140,61 @@ impl Store {
         Ok(collected)
     }
 
-    /// Everything that can be reached from the blobs of `open`, itself included.
-    fn reached(&self, mut open: Vec<(Digest, Option<MediaType>)>) -> Result<HashSet<Digest>> {
-        let mut reached = HashSet::new();
-        while let Some((digest, media_type)) = open.pop() {
-            let references =
-                if reached.contains(&digest) { References::default() } else { self.references(&digest, media_type)? };
-            reached.insert(digest);
-            let single = references.config.into_iter().chain(references.subject);
-            let many = [references.layers, references.manifests, references.blobs].into_iter().flatten().flatten();
-            open.extend(single.chain(many).map(|reference| (reference.digest, reference.media_type)));
+    /// Everything that can be reached from the blobs of `open`, itself included. A digest is followed as soon as anybody
+    /// says more of it than before: an image that calls another one's manifest a layer must not hide what that needs.
+    fn reached(&self, mut open: Vec<(Digest, Reached)>) -> Result<HashMap<Digest, Reached>> {
+        let mut reached: HashMap<Digest, Reached> = HashMap::new();
+        while let Some((digest, how)) = open.pop() {
+            let known = reached.get(&digest).copied();
+            if known.is_none_or(|known| known < how) {
+                if how > Reached::Blob {
+                    self.follow(&digest, how, &mut open)?;
+                }
+                reached.insert(digest, how);
+            }
         }
         Ok(reached)
     }
 
-    /// What a blob names. The media type decides where it is known; without one (leases and roots are bare digests)
-    /// anything that reads like a manifest counts as one, which at worst keeps too much.
-    fn references(&self, digest: &Digest, media_type: Option<MediaType>) -> Result<References> {
-        let certain = match &media_type {
-            Some(media_type) if media_type.is_manifest() || media_type.is_index() => true,
-            Some(media_type) if media_type.is_layer() || media_type.is_config() => return Ok(References::default()),
-            _ => false,
+    /// Adds what a blob names. Nothing in it is taken for granted: a document of a strange shape names what can be
+    /// recognised, and what is no document names nothing.
+    fn follow(&self, digest: &Digest, how: Reached, open: &mut Vec<(Digest, Reached)>) -> Result<()> {
+        let unreadable = |least: Reached, why: String| match how >= least {
+            true => Err(Error::new(ErrorKind::Corrupt, "collect garbage")
+                .because(format!("the manifest {digest} cannot be read: {why}"))
+                .remedy("remove its tag, or load the image again")),
+            false => Ok(()),
         };
         let mut file = match self.open_blob(digest) {
             // Of an index, often only one platform's manifest is here.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(References::default()),
-            other => other?,
-        };
-        let unreadable = |why: String| {
-            Error::new(ErrorKind::Corrupt, "collect garbage")
-                .because(format!("the manifest {digest} cannot be read: {why}"))
-                .remedy("remove its tag, or load the image again")
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return unreadable(Reached::Entry, error.to_string()),
+            Ok(file) => file,
         };
         if self.size(digest)? > MAX_DOCUMENT {
-            return if certain { Err(unreadable("it is too long".into())) } else { Ok(References::default()) };
+            return unreadable(Reached::Entry, "it is too long".into());
         }
-        let mut bytes = vec![0; 1];
-        let read = file.read(&mut bytes).map_err(|error| Error::io("collect garbage", "read", error))?;
-        if !certain && (read == 0 || bytes[0] != b'{') {
-            return Ok(References::default());
+        let mut first = [0; 1];
+        let read = file.read(&mut first).map_err(|error| Error::io("collect garbage", "read", error))?;
+        if how != Reached::Entry && (read == 0 || first != *b"{") {
+            return Ok(());
         }
-        match self.read_blob(digest, MAX_DOCUMENT) {
+        let document: Value = match self.read_blob(digest, MAX_DOCUMENT) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(references) => Ok(references),
-                Err(error) if certain => Err(unreadable(error.to_string())),
-                Err(_) => Ok(References::default()),
+                Ok(document) => document,
+                Err(error) => return unreadable(Reached::Entry, error.to_string()),
             },
-            Err(error) if certain => Err(unreadable(error.to_string())),
-            Err(_) => Ok(References::default()),
+            Err(error) => return unreadable(Reached::Document, error.to_string()),
+        };
+        let single = ["config", "subject"].into_iter().filter_map(|name| document.get(name));
+        let lists = ["layers", "manifests", "blobs"].into_iter().filter_map(|name| document.get(name)?.as_array());
+        for named in single.chain(lists.flatten()) {
+            let Some(digest) = named.get("digest").and_then(Value::as_str).and_then(|text| text.parse().ok()) else {
+                continue;
+            };
+            let media_type = named.get("mediaType").and_then(Value::as_str).and_then(|text| text.parse().ok());
+            open.push((digest, Reached::named(media_type.as_ref())));
         }
+        Ok(())
     }
 }

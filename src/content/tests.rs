@@ -342,6 +342,51 @@ fn a_manifest_that_rots_stops_the_collection() {
 }
 
 #[test]
+fn no_image_hides_what_another_one_needs() {
+    let (_place, store) = store();
+    let [victim, config, layer] = image(&store, "victim");
+    let tag = |digest: &Digest| {
+        let entry = IndexEntry::new(MediaType::OciManifest, digest.clone(), 1);
+        store.update_index(|entries| Ok(entries.push(entry))).unwrap();
+    };
+    tag(&victim);
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let strange = [
+        serde_json::json!({"subject": {"mediaType": kind, "digest": victim}}),
+        serde_json::json!({"config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": victim}}),
+        serde_json::json!({"layers": [{"mediaType": kind, "digest": victim}]}),
+        serde_json::json!({"subject": {}, "blobs": 1, "layers": [7, {"digest": "x"}], "manifests": {}}),
+        serde_json::json!({"subject": {"mediaType": MediaType::OciManifest, "digest": put(&store, b"no document")}}),
+        serde_json::json!({"manifests": [{"mediaType": MediaType::OciIndex, "digest": put(&store, &vec![b'{'; 5 << 20])}]}),
+        serde_json::json!([]),
+    ];
+    for (position, document) in strange.iter().enumerate() {
+        let digest = put(&store, document.to_string().as_bytes());
+        // Named by an image that is there, or by one that is being loaded.
+        let lease = store.lease().unwrap();
+        if position % 2 == 0 {
+            tag(&digest)
+        } else {
+            lease.hold(&digest).unwrap()
+        };
+        store.gc(&[]).unwrap();
+        for needed in [&victim, &config, &layer, &digest] {
+            assert!(store.contains(needed), "{document}");
+        }
+    }
+    // What rots is still told, whoever names it.
+    let index = put(
+        &store,
+        serde_json::json!({"manifests": [{"mediaType": MediaType::OciManifest, "digest": victim}]})
+            .to_string()
+            .as_bytes(),
+    );
+    store.update_index(|entries| Ok(*entries = vec![IndexEntry::new(MediaType::OciIndex, index, 1)])).unwrap();
+    fs::write(store.blob_path(&victim), "{}").unwrap();
+    assert_eq!(store.gc(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
 fn what_dead_makers_left_is_swept_and_what_lives_is_not() {
     let (_place, store) = store();
     let live = store.ingest(None, None).unwrap();

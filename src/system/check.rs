@@ -92,9 +92,18 @@ impl Root<'_> {
             report.verified += verified;
             report.findings.extend(damaged);
         }
+        match self.garbage(report.is_whole()) {
+            Ok(garbage) => report.garbage = garbage,
+            // Which blobs nothing needs is not known then; that is damage like any other.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let path = error.failed_path().map_or_else(|| self.path().to_owned(), Path::to_owned);
+                report.findings.push(finding(&path, &error, LOAD_AGAIN));
+                report.garbage = self.garbage(false)?;
+            }
+            Err(error) => return Err(error),
+        }
         report.findings.sort();
         report.findings.dedup();
-        report.garbage = self.garbage(report.is_whole())?;
         Ok(report)
     }
 
@@ -192,7 +201,8 @@ struct Look<'a> {
     report: Report,
     /// Documents that were followed, and therefore read and verified.
     verified: HashSet<Digest>,
-    seen: HashSet<Digest>,
+    /// What was looked at, and whether as a document: what one image calls a layer may be another one's manifest.
+    seen: HashSet<(Digest, bool)>,
     /// The images that are there, with their layers' DiffIDs.
     images: Vec<(Digest, Vec<DiffId>)>,
 }
@@ -287,7 +297,9 @@ impl<'a> Look<'a> {
         let Named { descriptor, by, required } = named;
         let content = self.root.images.content();
         let (digest, path) = (&descriptor.digest, content.blob_path(&descriptor.digest));
-        if !self.seen.insert(digest.clone()) {
+        let kind = &descriptor.media_type;
+        let key = (digest.clone(), kind.is_manifest() || kind.is_index());
+        if !self.seen.insert(key.clone()) {
             return;
         }
         match content.size(digest) {
@@ -301,14 +313,13 @@ impl<'a> Look<'a> {
                     self.wrong(&path, format!("it is missing, and {by} needs it"), LOAD_AGAIN);
                 } else {
                     // Somebody else may need it.
-                    self.seen.remove(digest);
+                    self.seen.remove(&key);
                 }
                 return;
             }
             Err(error) => return self.report.findings.push(self.root.blob_finding(digest, &error)),
         }
-        let kind = &descriptor.media_type;
-        if !(kind.is_manifest() || kind.is_index()) {
+        if !key.1 {
             return;
         }
         let document = content.read_blob(digest, MAX_DOCUMENT).and_then(|bytes| {
