@@ -133,6 +133,13 @@ impl Store {
     pub(super) fn write_index(&self, index: &Index) -> Result<()> {
         let bytes = serde_json::to_vec(index)
             .map_err(|error| Error::new(ErrorKind::Invalid, "write the index").source_is(error))?;
+        // What cannot be read again must not be written.
+        if bytes.len() as u64 > MAX_INDEX {
+            return Err(Error::new(ErrorKind::Limit, "write the index")
+                .path(self.path("index.json"))
+                .because(format!("it would have {} bytes; the limit is {MAX_INDEX}", bytes.len()))
+                .remedy("remove names that are not needed, or use another root"));
+        }
         self.write_file(&self.path("index.json"), &bytes)
     }
 

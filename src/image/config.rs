@@ -236,6 +236,10 @@ impl Config {
     /// A manifest must bring exactly the layers that the config promises.
     pub(crate) fn check_layer_count(&self, layers: usize) -> Result<()> {
         let diff_ids = self.rootfs.diff_ids.len();
+        if diff_ids > MAX_LAYERS {
+            return Err(Error::new(ErrorKind::Limit, STEP)
+                .because(format!("its rootfs.diff_ids lists {diff_ids} layers; the limit is {MAX_LAYERS}")));
+        }
         if diff_ids == layers {
             return Ok(());
         }
@@ -262,6 +266,9 @@ impl Config {
         inner.volumes.iter().try_for_each(|volume| no_nul("Volumes", volume))
     }
 }
+
+/// Layers of one image. Overlayfs mounts at most 500, and Docker makes at most 127.
+const MAX_LAYERS: usize = 1000;
 
 const STEP: &str = "read the image config";
 

@@ -128,9 +128,7 @@ impl Images {
         session.hold_layers(&image)?;
         image.ensure_layers(progress)?;
         self.content().update_index(|entries| {
-            if let Some(name) = name {
-                self.set_name(entries, &image, name);
-            }
+            self.set_names(entries, &image, name.map_or(&[], std::slice::from_ref));
             index::keep(entries, image.entry());
             Ok(())
         })?;

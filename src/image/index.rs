@@ -4,6 +4,8 @@
 //! Rules: a name stands in one entry only; an image has either named entries or exactly one nameless entry; an image
 //! that loses its last name because the name moved to another image stays as a nameless one.
 
+use std::collections::HashSet;
+
 use crate::content::IndexEntry;
 use crate::name::{Digest, Reference};
 
@@ -17,18 +19,40 @@ pub(crate) fn is_named(entry: &IndexEntry, name: &Reference) -> bool {
     name_of(entry).as_ref() == Some(name)
 }
 
-/// Gives `name` to the image of `target`, taking it from whichever image had it.
-pub(crate) fn set(entries: &mut Vec<IndexEntry>, target: &IndexEntry, name: &Reference) {
-    if entries.iter().any(|entry| entry.digest == target.digest && is_named(entry, name)) {
-        return;
+/// Gives `names` to the image of `target`, taking them from whichever images had them. One look at each entry, however
+/// many names there are: an archive may have thousands.
+pub(crate) fn set(entries: &mut Vec<IndexEntry>, target: &IndexEntry, names: &[Reference]) {
+    let mut wanted: HashSet<&Reference> = names.iter().collect();
+    let mut robbed = Vec::new();
+    entries.retain(|entry| {
+        let Some(name) = name_of(entry) else {
+            return entry.digest != target.digest || entry.ref_name().is_some();
+        };
+        if !wanted.contains(&name) {
+            return true;
+        }
+        if entry.digest == target.digest {
+            return wanted.remove(&name);
+        }
+        robbed.push(entry.clone());
+        false
+    });
+    let mut there: HashSet<Digest> = entries.iter().map(|entry| entry.digest.clone()).collect();
+    there.insert(target.digest.clone());
+    for mut entry in robbed {
+        if there.insert(entry.digest.clone()) {
+            entry.set_ref_name(None);
+            entries.push(entry);
+        }
     }
-    if let Some(old) = take(entries, name) {
-        keep(entries, old);
+    // In the order in which they were given.
+    for name in names {
+        if wanted.remove(name) {
+            let mut entry = target.clone();
+            entry.set_ref_name(Some(&name.to_string()));
+            entries.push(entry);
+        }
     }
-    entries.retain(|entry| entry.digest != target.digest || entry.ref_name().is_some());
-    let mut entry = target.clone();
-    entry.set_ref_name(Some(&name.to_string()));
-    entries.push(entry);
 }
 
 /// Removes the entry of `name`.
@@ -79,13 +103,13 @@ mod tests {
         keep(&mut entries, entry("a"));
         keep(&mut entries, entry("a"));
         assert_eq!(show(&entries), "a=");
-        set(&mut entries, &entry("a"), &name("debian:1"));
-        set(&mut entries, &entry("a"), &name("debian:1"));
+        set(&mut entries, &entry("a"), &[name("debian:1")]);
+        set(&mut entries, &entry("a"), &[name("debian:1")]);
         assert_eq!(show(&entries), "a=debian:1");
-        set(&mut entries, &entry("a"), &name("other:1"));
-        set(&mut entries, &entry("b"), &name("debian:1"));
+        set(&mut entries, &entry("a"), &[name("other:1")]);
+        set(&mut entries, &entry("b"), &[name("debian:1")]);
         assert_eq!(show(&entries), "a=other:1 b=debian:1");
-        set(&mut entries, &entry("b"), &name("other:1"));
+        set(&mut entries, &entry("b"), &[name("other:1")]);
         assert_eq!(show(&entries), "b=debian:1 a= b=other:1");
         assert_eq!(take(&mut entries, &name("debian:1")).unwrap().digest, Digest::of(b"b"));
         assert!(take(&mut entries, &name("debian:1")).is_none());
@@ -100,7 +124,7 @@ mod tests {
         let mut entries = vec![bare, short];
         assert_eq!(name_of(&entries[0]), None);
         assert!(is_named(&entries[1], &name("docker.io/library/debian:1")));
-        set(&mut entries, &entry("a"), &name("x:1"));
+        set(&mut entries, &entry("a"), &[name("x:1")]);
         assert_eq!(show(&entries), "a= b=debian:1 a=x:1");
     }
 }

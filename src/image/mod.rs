@@ -211,9 +211,12 @@ impl Images {
         entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
     }
 
-    /// Gives an image a name in the index. Nameless entries of the same image under another manifest have no use then.
-    pub(crate) fn set_name(&self, entries: &mut Vec<IndexEntry>, image: &Image, name: &Reference) {
-        index::set(entries, &image.entry(), name);
+    /// Gives an image names in the index. Nameless entries of the same image under another manifest have no use then.
+    pub(crate) fn set_names(&self, entries: &mut Vec<IndexEntry>, image: &Image, names: &[Reference]) {
+        if names.is_empty() {
+            return;
+        }
+        index::set(entries, &image.entry(), names);
         entries.retain(|entry| entry.ref_name().is_some() || !self.is_same(entry, image));
     }
 

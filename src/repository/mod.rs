@@ -98,7 +98,7 @@ impl Images {
                     .path(image.id().to_string())
                     .because("the image was removed"));
             }
-            self.set_name(entries, image, name);
+            self.set_names(entries, image, std::slice::from_ref(name));
             Ok(())
         })
     }

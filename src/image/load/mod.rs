@@ -135,9 +135,7 @@ impl Images {
         }
         self.content().update_index(|entries| {
             for (image, names) in &images {
-                for name in names {
-                    self.set_name(entries, image, name);
-                }
+                self.set_names(entries, image, names);
                 index::keep(entries, image.entry());
             }
             Ok(())
@@ -145,6 +143,9 @@ impl Images {
         Ok(images.into_iter().map(|(image, _)| image).collect())
     }
 }
+
+/// Names that one archive may give.
+const MAX_NAMES: usize = 10_000;
 
 /// Reads what the source offers; afterwards every blob of the chosen images is in the store, and leased.
 fn gather(
@@ -178,6 +179,11 @@ fn gather(
     }
     if found.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, STEP).because("it holds no image"));
+    }
+    let names: usize = found.iter().map(|(_, names)| names.len()).sum();
+    if names > MAX_NAMES {
+        return Err(Error::new(ErrorKind::Limit, STEP)
+            .because(format!("it gives {names} names; the limit for one archive is {MAX_NAMES}")));
     }
     if let (Some(name), [(_, names)]) = (&options.reference, found.as_mut_slice()) {
         *names = vec![name.clone()];
