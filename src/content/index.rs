@@ -140,7 +140,9 @@ impl Store {
                 .because(format!("it would have {} bytes; the limit is {MAX_INDEX}", bytes.len()))
                 .remedy("remove names that are not needed, or use another root"));
         }
-        self.write_file(&self.path("index.json"), &bytes)
+        self.settle()?;
+        // Synced whatever else is: an index of no bytes would be the end of the whole root.
+        self.write_synced(&self.path("index.json"), &bytes)
     }
 
     /// Locks the index against changes.

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::marker::PhantomData;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -43,6 +43,16 @@ impl Held {
             Ok(()) => Ok(Some(Held::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// [`try_take`](Held::try_take) of a file that whoever has it locked may remove: `None` where that has happened, for
+    /// another file may have the name by now.
+    pub(crate) fn try_take_named(file: File) -> io::Result<Option<Held>> {
+        let held = Held::try_take(file)?;
+        match &held {
+            Some(Held { file, .. }) if file.metadata()?.nlink() == 0 => Ok(None),
+            _ => Ok(held),
         }
     }
 

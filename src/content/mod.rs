@@ -11,6 +11,7 @@
 //!   leases/<random>        digests, one a line; locked as long as the lease lives. A file that is not locked is garbage
 //!   gc.lock                held shared while a lease takes a digest, exclusively while gc marks and sweeps
 //!   gc.gate                held by who waits to have gc.lock alone; whoever shares it passes through here
+//!   unsynced               there as long as something may not be on the disk, see [`Durability::Relaxed`]
 //!   tmp/<random>           files and directories being made, each locked by its maker. One that is not locked is garbage
 //! ```
 //!
@@ -53,8 +54,11 @@ pub enum Durability {
     /// Contents and names are on the disk before they are visible (fsync(2)).
     #[default]
     Full,
-    /// Left to the kernel's write-back: faster, and a loss of power may leave blobs behind whose bytes are not those
-    /// of their name. For stores that live on tmpfs or are thrown away.
+    /// Left to the kernel's write-back, but for the index: faster, and a loss of power may leave blobs and layers behind
+    /// whose bytes are not those of their name. For stores that live on tmpfs or are thrown away.
+    ///
+    /// As long as such a store is open, and until the next one with `Full` has written everything out, a file
+    /// `unsynced` in the root says so; then `Full` makes durable what it finds present, too.
     Relaxed,
 }
 
@@ -80,9 +84,14 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     durability: Durability,
+    /// Relaxed: shared for as long as something may be written that is not synced.
+    _unsynced: Option<File>,
 }
 
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
+/// Says that something may not be on the disk yet; locked and shared by those who write such.
+const UNSYNCED: &str = "unsynced";
 
 /// What makes a directory ours. Without it nothing in the directory is touched, for it is somebody's.
 const MARKER: &str = "coracle.json";
@@ -112,7 +121,11 @@ impl Store {
         let root = std::path::absolute(root).map_err(|error| Error::io(step, "getcwd", error).path(root))?;
         check_root(&root)?;
         claim(&root)?;
-        let store = Store { inner: Arc::new(Inner { root, durability }) };
+        let unsynced = match durability {
+            Durability::Full => None,
+            Durability::Relaxed => Some(mark_unsynced(&root)?),
+        };
+        let store = Store { inner: Arc::new(Inner { root, durability, _unsynced: unsynced }) };
         match fs::read_to_string(store.path("oci-layout")) {
             Ok(text) => check_layout(&text).map_err(|error| error.path(store.path("oci-layout")))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -139,6 +152,29 @@ impl Store {
         let path = self.path("oci-layout");
         let text = fs::read_to_string(&path).map_err(|error| Error::io("open the store", "read", error).path(&path))?;
         check_layout(&text).map_err(|error| error.path(path))
+    }
+
+    /// Makes durable what stores without that promise have written, where there are or were any; whatever is named in
+    /// the index after this survives a loss of power.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let path = self.path(UNSYNCED);
+        if self.durability() != Durability::Full || !path.exists() {
+            return Ok(());
+        }
+        let failed = |syscall| move |error| Error::io("write out the store", syscall, error);
+        // Before the contents are written out: who joins later leaves the mark alone, or makes another.
+        let last = match File::open(&path) {
+            Ok(file) => lock::Held::try_take_named(file).map_err(failed("flock"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("open")(error)),
+        };
+        let root = File::open(self.root()).map_err(failed("open"))?;
+        crate::sys::fs::syncfs(std::os::fd::AsFd::as_fd(&root)).map_err(failed("syncfs"))?;
+        if last.is_some() {
+            // What cannot be removed costs a little time at each change.
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
     }
 
     /// Makes the skeleton; `oci-layout` last.
@@ -170,10 +206,19 @@ impl Store {
     /// Replaces the file `path`, which lies on the store's file system, as a whole: written in `tmp/`, synced as
     /// [`Durability`] says, renamed.
     pub(crate) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.write_as(path, bytes, self.inner.durability)
+    }
+
+    /// [`write_file`](Store::write_file), synced in any case.
+    fn write_synced(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.write_as(path, bytes, Durability::Full)
+    }
+
+    fn write_as(&self, path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
         let mut file = tmp::TmpFile::create(&self.path("tmp"))?;
         io::Write::write_all(file.file(), bytes)
             .map_err(|error| Error::io("write a file of the store", "write", error).path(path))?;
-        file.publish(path, self.inner.durability)
+        file.publish(path, durability)
     }
 
     /// Starts to write a blob; nothing is visible before [`Ingest::commit`].
@@ -402,6 +447,24 @@ fn claim(root: &Path) -> Result<()> {
             Ok(_) => return tmp::sync_parent(&path, Durability::Full),
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io(step, "rename", error.error).path(&path)),
+        }
+    }
+}
+
+/// Says that this program writes without syncing, as long as the file is open.
+fn mark_unsynced(root: &Path) -> Result<File> {
+    let path = root.join(UNSYNCED);
+    let failed = |syscall| {
+        let path = path.clone();
+        move |error| Error::io("open the store", syscall, error).path(path)
+    };
+    loop {
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed("open"))?;
+        lock::wait(|| file.lock_shared()).map_err(failed("flock"))?;
+        // Whoever has written everything out in between has removed it.
+        if file.metadata().map_err(failed("fstat"))?.nlink() > 0 {
+            return Ok(file);
         }
     }
 }

@@ -179,6 +179,27 @@ fn an_empty_directory_becomes_ours_once() {
 }
 
 #[test]
+fn what_was_written_without_syncing_is_marked_until_it_is_synced() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    let relaxed = Store::open_with(&root, Durability::Relaxed).unwrap();
+    let mark = relaxed.path(UNSYNCED);
+    put(&relaxed, b"blob");
+    let full = Store::open(&root).unwrap();
+    full.settle().unwrap();
+    // Somebody may write more.
+    assert!(mark.exists());
+    drop(relaxed.clone());
+    full.settle().unwrap();
+    assert!(mark.exists());
+    drop(relaxed);
+    let entry = IndexEntry::new(MediaType::OciManifest, Digest::of(b"blob"), 4);
+    full.update_index(|entries| Ok(entries.push(entry))).unwrap();
+    assert!(!mark.exists());
+    full.settle().unwrap();
+}
+
+#[test]
 fn a_layout_from_the_future_is_refused() {
     let (_place, store) = store();
     fs::write(store.path("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();

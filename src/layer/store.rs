@@ -394,7 +394,7 @@ impl LayerStore {
             let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "lock")
                 && let Ok(file) = File::open(&path)
-                && let Ok(Some(lock)) = Held::try_take(file)
+                && let Ok(Some(lock)) = Held::try_take_named(file)
             {
                 stale.push((path, lock));
             }
@@ -435,9 +435,13 @@ impl LayerStore {
             Some(chain_id) => self.chain_name(chain_id),
         };
         let dir = self.dir().join(name);
-        staging.publish(&dir, self.content.durability())?;
+        let published = staging.publish(&dir, self.content.durability());
         drop(lock);
-        Ok(Layer { tree: dir.join("tree"), dir, record })
+        match published {
+            Ok(()) => Ok(Layer { tree: dir.join("tree"), dir, record }),
+            // It is what we wanted, whoever was faster.
+            Err(error) => self.published(diff_id, &chain_id).ok().flatten().ok_or(error),
+        }
     }
 
     /// Throws a half-made layer away, with the help of whoever may where we may not.
