@@ -251,9 +251,7 @@ impl Unpacker<'_> {
         if self.applies() {
             self.notes.made.insert(&place.path);
         }
-        if matches!(entry.kind, Kind::Directory | Kind::Symlink) {
-            self.parents.forget_alias(&path);
-        }
+        self.parents.covered(&place.path);
         match entry.kind {
             Kind::File => self.file(&place, entry, reader),
             Kind::HardLink => self.hard_link(&place, &entry),

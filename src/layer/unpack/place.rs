@@ -1,6 +1,6 @@
 //! Where an entry goes: its parent directory, found or made.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -53,18 +53,31 @@ pub(super) struct Parents {
     clock: u64,
     /// The one asked for last: tars go directory by directory.
     last: Option<(Vec<u8>, Rc<Parent>)>,
+    /// Where the symlinks of lower layers stand that some of them go through. Whatever this layer makes there takes the
+    /// symlink's place.
+    through: HashSet<Vec<u8>>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Set to look every directory up anew, to compare.
+    pub(super) static FORGETFUL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 impl Parents {
     pub(super) fn new(root: &Root) -> Result<Parents> {
         let dir = root.dir().try_clone_to_owned().map_err(|error| Error::io(STEP, "fcntl", error))?;
         let root = Rc::new(Parent { dir, path: Vec::new() });
-        Ok(Parents { root, open: HashMap::new(), clock: 0, last: None })
+        Ok(Parents { root, open: HashMap::new(), clock: 0, last: None, through: HashSet::new() })
     }
 
     fn get(&mut self, path: &[u8]) -> Option<Rc<Parent>> {
         if path.is_empty() {
             return Some(self.root.clone());
+        }
+        #[cfg(test)]
+        if FORGETFUL.get() {
+            return None;
         }
         if let Some((last, parent)) = &self.last
             && last == path
@@ -89,9 +102,28 @@ impl Parents {
         self.last = Some((path.to_vec(), parent));
     }
 
-    /// Called when an entry makes `path` itself: it may have led somewhere else through a layer below.
-    pub(super) fn forget_alias(&mut self, path: &[u8]) {
-        if self.open.get(path).is_some_and(|(parent, _)| parent.path != path) {
+    /// Notes that directories were found through a lower layer's symlink at `path`, a path without symlinks.
+    fn went_through(&mut self, path: Vec<u8>) {
+        self.through.insert(path);
+    }
+
+    /// Called before a walk, which goes through [`MAX_SYMLINKS`] at most.
+    fn make_room(&mut self) {
+        if self.through.len() > MAX_OPEN {
+            self.forget();
+        }
+    }
+
+    /// Called when something is made at `path`, a path without symlinks, that a lower layer may have a symlink at.
+    pub(super) fn covered(&mut self, path: &[u8]) {
+        if !self.through.is_empty() && self.through.contains(path) {
+            self.forget();
+        }
+    }
+
+    /// Called when a directory no longer shows what lower layers have in it.
+    pub(super) fn hidden(&mut self) {
+        if !self.through.is_empty() {
             self.forget();
         }
     }
@@ -100,6 +132,7 @@ impl Parents {
     pub(super) fn forget(&mut self) {
         self.open.clear();
         self.last = None;
+        self.through.clear();
     }
 }
 
@@ -210,6 +243,7 @@ impl Unpacker<'_> {
 
     /// The slow way to a directory: component by component through this tree and the layers below.
     fn walk(&mut self, path: &[u8]) -> Result<Parent> {
+        self.parents.make_room();
         let mut here = self.reopen(&[])?;
         let mut left: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
         let mut symlinks = 0;
@@ -291,6 +325,7 @@ impl Unpacker<'_> {
             None => {
                 let meta = match self.look_below(&path)? {
                     Some(found) if found.is_symlink() => {
+                        self.parents.went_through(path.clone());
                         return found.target().map(Step::Symlink).map_err(failed("readlink", &path));
                     }
                     Some(found) if found.is_dir() => self.meta_of(&found, &path)?,

@@ -395,6 +395,60 @@ fn missing_parents_are_taken_from_below() {
     assert_eq!(tree.join("brand").metadata().unwrap().mode() & 0o7777, 0o755);
 }
 
+/// What an entry makes takes the place of a lower layer's symlink, and the entries after it go there: whatever was looked
+/// up before, and under whatever name.
+#[test]
+fn entries_go_where_they_would_go_if_nothing_were_kept_open() {
+    let place = place();
+    let lower = place.path().join("outside");
+    fs::create_dir_all(lower.join("usr/lib/sub")).unwrap();
+    fs::create_dir_all(lower.join("opt/sub")).unwrap();
+    fs::create_dir_all(lower.join("d")).unwrap();
+    for (name, target) in [("lib", "usr/lib"), ("other", "opt"), ("d/link", "../usr/lib"), ("self", ".")] {
+        symlink(target, lower.join(name)).unwrap();
+    }
+    let looks: [fn(Archive) -> Archive; 4] = [
+        |archive| archive,
+        |archive| archive.file("lib/z", b"z").file("d/link/z", b"z"),
+        |archive| archive.file("lib/sub/a", b"a").file("d/link/sub/a", b"a"),
+        |archive| archive.file("self/lib/sub/a", b"a").file("lib/sub/z", b"z").file("self/d/link/sub/z", b"z"),
+    ];
+    let covers: [fn(Archive) -> Archive; 9] = [
+        |archive| archive.dir("lib"),
+        |archive| archive.symlink("lib", "opt"),
+        |archive| archive.file("lib", b"file"),
+        |archive| archive.block(Block::new(b"lib", b'6')),
+        |archive| archive.file(".wh.lib", b""),
+        |archive| archive.hard_link("lib", "other"),
+        |archive| archive.file("self/.wh.lib", b""),
+        |archive| archive.dir("self/lib"),
+        |archive| archive.file("d/.wh..wh..opq", b""),
+    ];
+    let forgetful = |archive: &[u8], tree: &Path, forgetful: bool| {
+        let below = Given(Some(View::new([&lower]).unwrap()));
+        super::place::FORGETFUL.set(forgetful);
+        let options = options(WhiteoutFormat::OverlayUser);
+        let done = unpack(archive, Root::open(tree).unwrap(), &options, &below, false);
+        super::place::FORGETFUL.set(false);
+        // The outcome of an archive that fails half way is thrown away.
+        done.map(|(unpacked, ..)| (unpacked, snapshot(tree).into_keys().collect::<Vec<_>>())).map_err(|it| it.kind())
+    };
+    for (at, look) in looks.iter().enumerate() {
+        for (number, cover) in covers.iter().enumerate() {
+            let archive = cover(look(Archive::new())).file("lib/sub/b", b"b").file("d/link/sub/b", b"b").end();
+            let [kept, anew] = [false, true].map(|anew| {
+                let place = self::place();
+                forgetful(&archive, &place.path().join("tree"), anew)
+            });
+            assert_eq!(kept, anew, "{at} {number}");
+            if number == 0 {
+                let made = kept.unwrap().1;
+                assert!(made.contains(&b"lib/sub/b".to_vec()), "{at}: {made:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_hard_link_to_a_lower_file_brings_it_up() {
     let place = place();

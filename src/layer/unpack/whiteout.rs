@@ -29,6 +29,7 @@ impl Unpacker<'_> {
             Err(_) if self.is_cut_off(parent) => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.parents.covered(&place.path);
         if self.applies() {
             return self.purge(&place);
         }
@@ -105,6 +106,7 @@ impl Unpacker<'_> {
             }
         })?;
         self.notes.opaque.insert(path);
+        self.parents.hidden();
         Ok(())
     }
 
@@ -124,6 +126,7 @@ impl Unpacker<'_> {
         }
         // From here on nothing below the root shows through.
         self.notes.opaque.insert(b"");
+        self.parents.hidden();
         Ok(())
     }
 
