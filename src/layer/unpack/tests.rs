@@ -846,6 +846,46 @@ fn device_nodes_are_made_for_root_of_the_host_only() {
     }
 }
 
+/// A child process, so that other tests' memory is not counted.
+#[test]
+fn few_symlinks_do_not_make_many_directories() {
+    if crate::layer::testing::is_alone() {
+        let place = place();
+        let archive = fs::read(std::env::var_os("CORACLE_TEST_ARCHIVE").unwrap()).unwrap();
+        let error = unpack_at(&place.path().join("tree"), &archive, &options(WhiteoutFormat::OverlayUser), &[]);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Limit);
+        let peak = crate::layer::testing::peak();
+        assert!(peak < 64 << 20, "{peak} bytes");
+        return;
+    }
+    let long = ["n".repeat(200).as_str(); 18].join("/");
+    let deep = ["a"; 2000].join("/");
+    let around = format!("a/{}", "k/../".repeat(800));
+    let mut deeper = Archive::new();
+    let mut longer = Archive::new();
+    let mut circles = Archive::new().dir("a").dir("a/k");
+    for number in 0..39 {
+        let before = if number == 0 { String::new() } else { format!("s{}/", number - 1) };
+        let link = |text: &str| format!("{before}{text}").into_bytes();
+        let name = format!("s{number}");
+        deeper = deeper.pax(&[("linkpath", &link(&deep))]).symlink(&name, "x");
+        longer = longer.pax(&[("linkpath", &link(&long))]).symlink(&name, "x");
+        circles = circles.pax(&[("linkpath", &link(&around))]).symlink(&name, "x");
+    }
+    for archive in [deeper, longer, circles] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &archive.file("s38/f", b"").end()).unwrap();
+        let variable = ("CORACLE_TEST_ARCHIVE", file.path().as_os_str());
+        crate::layer::testing::run_alone(module_path!(), "few_symlinks_do_not_make_many_directories", &[variable]);
+    }
+    let grown = Archive::new().pax(&[("linkpath", long.as_bytes())]).symlink("s", "x");
+    let name = format!("s/{}/f", ["m".repeat(200).as_str(); 15].join("/"));
+    let archive = grown.pax(&[("path", name.as_bytes())]).file("x", b"").end();
+    let place = place();
+    let error = unpack_at(&place.path().join("tree"), &archive, &options(WhiteoutFormat::OverlayUser), &[]);
+    assert!(error.unwrap_err().to_string().contains("`path_length`"));
+}
+
 #[test]
 fn bombs_stop_at_a_named_limit() {
     let limits = Limits {

@@ -132,6 +132,11 @@ impl Unpacker<'_> {
             // Whoever opens one of them again has to note its times first.
             self.parents.forget();
         }
+        self.remembered()
+    }
+
+    /// Holds what is remembered against its limit.
+    pub(super) fn remembered(&self) -> Result<()> {
         self.notes.check(self.waiting.bytes)
     }
 
