@@ -90,7 +90,7 @@ impl Notes {
             opaque: Paths::default(),
             made: Paths::default(),
             brought_up: Paths::default(),
-            owners: Owners::default(),
+            owners: Owners { limit, ..Owners::default() },
         }
     }
 
@@ -126,6 +126,8 @@ pub(crate) struct Owners {
     /// Paths of which everything before a record's number is void, because something else stands there now.
     void: HashMap<Vec<u8>, u64>,
     void_bytes: usize,
+    /// What all this, and what acting on it takes, may take up.
+    limit: usize,
 }
 
 impl Owners {
@@ -202,7 +204,7 @@ impl Owners {
     /// Hands everything to `act`, some at a time and in order.
     pub(crate) fn each_batch(&self, mut act: impl FnMut(&[Owner]) -> Result<()>) -> Result<()> {
         let defect = || Error::new(ErrorKind::Io, super::STEP).because("a defect in this crate: the journal of owners");
-        let mut gone = self.gone().ok_or_else(defect)?;
+        let mut gone = self.gone()?.ok_or_else(defect)?;
         let mut journal = Take(&self.journal);
         let mut path = Vec::new();
         let mut batch = Vec::new();
@@ -242,22 +244,32 @@ impl Owners {
     }
 
     /// What there are hard links to that has lost its name since; `None` where the journal cannot be read.
-    fn gone(&self) -> Option<HashMap<Vec<u8>, LastSaid<'_>>> {
+    ///
+    /// The journal says shortly what is long in here, so this is counted, too.
+    fn gone(&self) -> Result<Option<HashMap<Vec<u8>, LastSaid<'_>>>> {
         let mut gone = HashMap::new();
         if self.links == 0 || self.void.is_empty() {
-            return Some(gone);
+            return Ok(Some(gone));
         }
+        let mut bytes = self.bytes();
         let mut journal = Take(&self.journal);
         let mut path = Vec::new();
         for _ in 0..self.records {
-            journal.path(&mut path)?;
-            if let Said::Link { target, since } = journal.said(&path)?
+            let said = journal.path(&mut path).and_then(|()| journal.said(&path));
+            let Some(said) = said else { return Ok(None) };
+            if let Said::Link { target, since } = said
                 && self.void_before(&target) > since
             {
-                gone.insert(target, None);
+                let size = target.len() + OVERHEAD + std::mem::size_of::<LastSaid<'_>>();
+                if gone.insert(target, None).is_none() {
+                    bytes += size;
+                }
+                if bytes > self.limit {
+                    return Err(exceeded("memory", self.limit));
+                }
             }
         }
-        Some(gone)
+        Ok(Some(gone))
     }
 }
 
@@ -366,7 +378,7 @@ mod tests {
 
     #[test]
     fn owners_come_back_as_they_were_written() {
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20).owners;
         assert!(owners.is_empty() && all(&owners).is_empty());
         let mut written = vec![owner("a/b/c", 1), owner("a/b/d", u32::MAX - 1), owner("", 3), owner("a/b/d", 0)];
         written[1].mode = None;
@@ -377,7 +389,7 @@ mod tests {
 
     #[test]
     fn what_is_replaced_is_void_up_to_there() {
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20).owners;
         for path in ["d", "d/x", "d/x/y", "da", "e"] {
             owners.push(&owner(path, 1));
         }
@@ -396,7 +408,7 @@ mod tests {
             let expected: Vec<_> = expected.iter().map(|(path, uid)| ((*path).to_owned(), *uid)).collect();
             assert_eq!(names(owners), expected);
         };
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20).owners;
         owners.link(b"nobody", b"knows");
         assert!(owners.is_empty());
         owners.push(&owner("d/a", 1));
@@ -416,6 +428,21 @@ mod tests {
         owners.forget(b"c");
         owners.forget(b"e");
         is(&owners, &[]);
+    }
+
+    #[test]
+    fn links_to_long_names_that_go_are_counted() {
+        let mut notes = Notes::new(4 << 20);
+        let deep = vec!["n".repeat(255); 15].join("/");
+        for number in 0..2000 {
+            notes.owners.push(&owner(&format!("{deep}/{number}"), 5));
+            notes.owners.link(format!("{deep}/h{number}").as_bytes(), format!("{deep}/{number}").as_bytes());
+        }
+        notes.check(0).unwrap();
+        assert_eq!(all(&notes.owners).len(), 2000);
+        notes.forget(deep.as_bytes());
+        let error = notes.owners.each_batch(|_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("`memory`"), "{error}");
     }
 
     #[test]
