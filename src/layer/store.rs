@@ -15,13 +15,14 @@
 //! What is in `layers/` is whole. Which of it is needed is known to the images and containers, so nothing is removed
 //! here without being asked.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,18 @@ pub fn trees(layers: &[Layer]) -> Vec<&Path> {
 pub struct LayerStore {
     content: content::Store,
     options: LayerOptions,
+    access: Access,
+}
+
+/// Gives who reaches files of layers that this process may not. For each layer anew: it may be tied to the thread that
+/// needs it, and ends with the work.
+#[derive(Clone, Default)]
+struct Access(Option<Arc<dyn Fn() -> Option<Arc<dyn super::Access>> + Send + Sync>>);
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Access").field(&self.0.is_some()).finish()
+    }
 }
 
 const STEP: &str = "unpack the layer";
@@ -153,7 +166,7 @@ impl LayerStore {
             return Err(Error::new(ErrorKind::Invalid, "open the layers")
                 .because("a tree that whiteouts were applied to belongs to one image only"));
         }
-        let store = LayerStore { content: content.clone(), options };
+        let store = LayerStore { content: content.clone(), options, access: Access::default() };
         let dir = store.dir();
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -172,6 +185,15 @@ impl LayerStore {
             }
         }
         Ok(store)
+    }
+
+    /// The same with somebody who reaches files of layers that this process may not: those of other ids of a range, and
+    /// those whose modes shut out their owner. A layer that depends on such files cannot be unpacked else.
+    pub(crate) fn with_access(
+        self,
+        access: impl Fn() -> Option<Arc<dyn super::Access>> + Send + Sync + 'static,
+    ) -> LayerStore {
+        LayerStore { access: Access(Some(Arc::new(access))), ..self }
     }
 
     /// How layers are unpacked here.
@@ -238,7 +260,7 @@ impl LayerStore {
     /// digests; [`ErrorKind::Hostile`] and [`ErrorKind::Limit`] for what the tar attempts. Nothing is left behind.
     pub fn ensure(&self, blob: &Digest, diff_id: &DiffId, below: &[Layer]) -> Result<Layer> {
         let diff_ids: Vec<_> = below.iter().map(Layer::diff_id).chain([diff_id]).cloned().collect();
-        let view = ReadyBelow::new(below);
+        let view = ReadyBelow::new(below, &self.access);
         self.ensure_with(blob, &diff_ids, &view, &AtomicBool::new(false), None)
     }
 
@@ -291,7 +313,13 @@ impl LayerStore {
         for (index, (blob, _)) in layers.iter().enumerate() {
             let layer = match lock(&done[index]).take() {
                 Some(layer) => layer,
-                None => self.ensure_with(blob, &diff_ids[..=index], &ReadyBelow::new(&ready), &stop, progress)?,
+                None => self.ensure_with(
+                    blob,
+                    &diff_ids[..=index],
+                    &ReadyBelow::new(&ready, &self.access),
+                    &stop,
+                    progress,
+                )?,
             };
             ready.push(layer);
         }
@@ -571,12 +599,13 @@ impl Drop for LockFile {
 /// The layers below, all there; looked at when first asked for.
 struct ReadyBelow<'a> {
     layers: &'a [Layer],
+    access: &'a Access,
     view: std::sync::OnceLock<View>,
 }
 
 impl<'a> ReadyBelow<'a> {
-    fn new(layers: &'a [Layer]) -> ReadyBelow<'a> {
-        ReadyBelow { layers, view: std::sync::OnceLock::new() }
+    fn new(layers: &'a [Layer], access: &'a Access) -> ReadyBelow<'a> {
+        ReadyBelow { layers, access, view: std::sync::OnceLock::new() }
     }
 }
 
@@ -588,7 +617,7 @@ impl Below for ReadyBelow<'_> {
         if let Some(view) = self.view.get() {
             return Ok(Some(view));
         }
-        let view = View::of_layers(self.layers)?;
+        let view = View::helped(trees(self.layers), self.access.0.as_ref().and_then(|access| access()))?;
         Ok(Some(self.view.get_or_init(|| view)))
     }
 }

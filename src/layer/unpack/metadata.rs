@@ -192,13 +192,8 @@ impl Unpacker<'_> {
             Ownership::Single => (0, 0),
             Ownership::Mapped(reown) => reown.container_ids(stat.st_uid, stat.st_gid),
         };
-        let handle = open_handle(found.place.as_fd(), &found.name).map_err(failed("openat", path))?;
-        let mut xattrs = Vec::new();
-        for name in xattr::list_handle(handle.as_fd()).map_err(failed("listxattr", path))? {
-            if let Some(value) = xattr::get_handle(handle.as_fd(), &name).map_err(failed("getxattr", path))? {
-                xattrs.push((name.into_bytes(), value));
-            }
-        }
+        let attributes = found.attributes().map_err(failed("getxattr", path))?;
+        let mut xattrs: Vec<_> = attributes.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect();
         // Overlay's marks say how that layer relates to what is below it; they are not part of the file.
         xattrs.retain(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
         if let Ownership::Single = &self.options.ownership {

@@ -74,7 +74,7 @@ fn whiteout_at(path: &Path) -> bool {
 }
 
 fn opaque_at(path: &Path) -> bool {
-    crate::layer::view::is_opaque(&File::open(path).unwrap().into()).unwrap()
+    crate::layer::view::is_opaque(&crate::layer::view::Help::default(), &File::open(path).unwrap().into()).unwrap()
 }
 
 // ---- What an honest tar says is what the tree has.
