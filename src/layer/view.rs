@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Access, Layer};
-use crate::sys::fs::{Stat, c_string, fstat, lstatat, names, names_of, openat, readlinkat};
+use crate::sys::fs::{Stat, c_string, fstat, each_name, lstatat, names_of, openat, readlinkat};
 use crate::sys::path::{MAX_SYMLINKS, components};
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
@@ -62,6 +62,11 @@ impl Help {
 
     fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
         self.or(lstatat(dir, name), |_| fstat(self.handle(dir, name)?.as_fd()))
+    }
+
+    /// A directory, opened to be listed.
+    fn listing(&self, dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        self.open(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY)
     }
 
     /// An attribute of an open file.
@@ -231,12 +236,25 @@ impl View {
         Ok(Some(bytes))
     }
 
-    /// The names in the directory that `path` leads to; `None` where there is no directory.
-    pub(crate) fn names(&self, path: &[u8]) -> Result<Option<Vec<CString>>> {
-        match self.resolve(path, true)? {
-            Some(found) if found.is_dir() => shown(&found).map(Some).map_err(failed(path)),
-            _ => Ok(None),
+    /// Calls `act` with each name that the root shows, in no order, without keeping them.
+    pub(crate) fn each_name(&self, mut act: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
+        let fail = failed(b"");
+        let Some(root) = self.root().map_err(&fail)? else { return Ok(()) };
+        for (index, share) in root.dirs.iter().enumerate() {
+            let listing = self.help.listing(share.as_fd()).map_err(&fail)?;
+            each_name(listing, &fail, |name| {
+                // The uppermost layer that has a name decides whether it shows.
+                for above in root.dirs.get(..index).unwrap_or_default() {
+                    match self.help.stat(above.as_fd(), name) {
+                        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENAMETOOLONG)) => {}
+                        Err(error) => return Err(fail(error)),
+                        Ok(_) => return Ok(()),
+                    }
+                }
+                if is_whiteout(&self.help.stat(share.as_fd(), name).map_err(&fail)?) { Ok(()) } else { act(name) }
+            })?;
         }
+        Ok(())
     }
 
     /// Resolves `path`; `follow` says whether a symlink at its end is followed too.
@@ -327,9 +345,7 @@ impl View {
 pub(super) fn listed(dir: &Found) -> io::Result<BTreeMap<CString, Vec<usize>>> {
     let mut listed: BTreeMap<CString, Vec<usize>> = BTreeMap::new();
     for (index, share) in dir.dirs.iter().enumerate() {
-        let own = names(share.as_fd());
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        for name in dir.help.or(own, |access| names_of(access.open(share.as_fd(), c".", flags)?))? {
+        for name in names_of(dir.help.listing(share.as_fd())?)? {
             listed.entry(name).or_default().push(index);
         }
     }
@@ -451,8 +467,18 @@ mod tests {
             assert_eq!(read(path).as_deref(), Some("low"), "{path}");
         }
         assert_eq!(read("/etc/passwd/x"), None);
-        let names = view.names(b"etc").unwrap().unwrap();
-        assert_eq!(names, [c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+        let etc = view.resolve(b"etc", true).unwrap().unwrap();
+        let names: Vec<_> = listed(&etc).unwrap().into_keys().collect();
+        assert_eq!(names, [c"gone".to_owned(), c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+        let mut names = Vec::new();
+        view.each_name(|name| {
+            names.push(name.to_owned());
+            Ok(())
+        })
+        .unwrap();
+        names.sort();
+        let shown = ["abs", "absout", "etc", "lib", "loop", "out", "usr"].map(|name| c_string(name.as_bytes()).unwrap());
+        assert_eq!(names, shown);
     }
 
     #[test]
