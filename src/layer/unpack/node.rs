@@ -142,15 +142,18 @@ impl Unpacker<'_> {
             Kind::BlockDevice => libc::S_IFBLK,
             _ => libc::S_IFIFO,
         };
-        let meta = Meta::of(entry);
-        let is_device = kind != libc::S_IFIFO;
         if kind == libc::S_IFCHR && entry.device == (0, 0) {
             return Err(hostile(&entry.path, "a character device 0/0 would act as a whiteout"));
         }
+        self.make_node(place, kind, libc::makedev(entry.device.0, entry.device.1), &Meta::of(entry))
+    }
+
+    /// A FIFO or device.
+    fn make_node(&mut self, place: &Place, kind: libc::mode_t, device: libc::dev_t, meta: &Meta) -> Result<()> {
+        let is_device = kind != libc::S_IFIFO;
         if is_device && !matches!(self.options.ownership, Ownership::Full) {
-            return self.stand_in(place, &meta);
+            return self.stand_in(place, meta);
         }
-        let device = libc::makedev(entry.device.0, entry.device.1);
         let mode = kind | if self.exact_modes { meta.mode } else { 0o600 };
         let made = self.make(place, "mknodat", |dir, name| match mknodat(dir, name, mode, device) {
             // Root of a user namespace may not make devices.
@@ -158,10 +161,11 @@ impl Unpacker<'_> {
             result => result.map(|()| true),
         })?;
         if !made {
-            return self.stand_in(place, &meta);
+            return self.stand_in(place, meta);
         }
-        let exact = self.exact_modes && meta.mode & 0o6000 == 0;
-        self.finish_unopened(place, &meta, (!exact || self.is_mapped()).then_some(meta.mode))
+        // An access control list changes the mode.
+        let exact = self.exact_modes && meta.mode & 0o6000 == 0 && meta.xattrs.is_empty();
+        self.finish_unopened(place, meta, (!exact || self.is_mapped()).then_some(meta.mode))
     }
 
     fn is_mapped(&self) -> bool {

@@ -197,6 +197,28 @@ fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<Unpacked> 
     unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, ..)| unpacked)
 }
 
+/// An access control list shows as the group's bits, and setting it changes them.
+#[test]
+fn modes_are_set_after_access_control_lists() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    let tree = place.path().join("tree");
+    let list = b"user::rwx\nuser:12345:r--\ngroup::r--\nmask::r--\nother::---\n";
+    let with_list = |archive: Archive| archive.pax(&[("SCHILY.acl.access", list)]);
+    let archive = with_list(Archive::new()).block(Block::new(b"fifo", b'6').mode(0o755));
+    let archive = with_list(archive).block(Block::new(b"file", b'0').mode(0o755));
+    let archive = with_list(archive).block(Block::new(b"null", b'3').mode(0o755).device(1, 3)).end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[]).unwrap();
+    if !unpacked.skipped.is_empty() {
+        return;
+    }
+    for name in ["file", "fifo", "null"] {
+        assert_eq!(tree.join(name).symlink_metadata().unwrap().mode() & 0o7777, 0o755, "{name}");
+    }
+}
+
 #[test]
 fn later_entries_replace_earlier_ones() {
     let place = place();
