@@ -13,6 +13,7 @@ use crate::sys::fs::{
     Stat, c_string, ftruncate, linkat, lstatat, mkdirat, mknodat, openat, remove_tree, seek, symlinkat, unlinkat,
     write_all,
 };
+use crate::sys::reflink;
 use crate::{Error, ErrorKind, Result};
 
 const NEW_FILE: libc::c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
@@ -225,9 +226,16 @@ impl Unpacker<'_> {
                 self.count_bytes(u64::try_from(found.stat.st_size).unwrap_or(0))?;
                 let from = std::fs::File::from(found.open().map_err(failed("openat", &place.path))?);
                 let (fd, mode_is_set) = self.new_file(place, &meta)?;
-                let from = io::BufReader::with_capacity(1 << 16, from);
-                copy(from, fd.as_fd(), u64::MAX, &place.path)?;
-                self.finish_open(fd.as_fd(), &place.path, &meta, mode_is_set, false)?;
+                let made = std::fs::File::from(fd);
+                // Holes stay holes: a lower layer of a few bytes may have a file of any length.
+                match reflink::clone_file(from.as_fd(), made.as_fd()) {
+                    Err(error) if reflink::cannot_clone(&error) => {
+                        reflink::copy_data(&from, &made, found.stat.st_size.unsigned_abs())
+                    }
+                    cloned => cloned,
+                }
+                .map_err(failed("copy_file_range", &place.path))?;
+                self.finish_open(made.as_fd(), &place.path, &meta, mode_is_set, false)?;
             }
             libc::S_IFLNK => {
                 let target = found.target().map_err(failed("readlink", &place.path))?;

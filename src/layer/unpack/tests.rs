@@ -495,6 +495,24 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
 }
 
 #[test]
+fn a_sparse_file_that_is_brought_up_stays_sparse() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    let sparse = File::create(lower.join("sparse")).unwrap();
+    sparse.write_at(b"data", 1 << 30).unwrap();
+    sparse.set_len(3 << 30).unwrap();
+    let archive = Archive::new().hard_link("twin", "sparse").end();
+    unpack_at(&tree, &archive, &options(whiteouts()), &[&lower]).unwrap();
+    let twin = File::open(tree.join("twin")).unwrap();
+    let metadata = twin.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.nlink()), (3 << 30, 2));
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+    let mut data = [0; 6];
+    twin.read_exact_at(&mut data, (1 << 30) - 1).unwrap();
+    assert_eq!(&data, b"\0data\0");
+}
+
+#[test]
 fn what_stands_alone_does_not_ask_below() {
     let place = place();
     let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
