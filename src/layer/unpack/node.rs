@@ -241,6 +241,9 @@ impl Unpacker<'_> {
                 let target = found.target().map_err(failed("readlink", &place.path))?;
                 self.symlink(place, &target, meta)?;
             }
+            kind @ (libc::S_IFIFO | libc::S_IFCHR | libc::S_IFBLK) => {
+                self.make_node(place, kind, found.stat.st_rdev, &meta)?;
+            }
             _ => return Ok(false),
         }
         self.notes.brought_up.insert(&place.path);

@@ -513,6 +513,26 @@ fn a_sparse_file_that_is_brought_up_stays_sparse() {
 }
 
 #[test]
+fn hard_links_to_lower_nodes_bring_them_up() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    nix::unistd::mkfifo(&lower.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
+    let mut archive = Archive::new().hard_link("twin", "fifo");
+    if is_root() {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        mknod(&lower.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o620), makedev(1, 3)).unwrap();
+        archive = archive.hard_link("other", "null");
+    }
+    unpack_at(&tree, &archive.end(), &options(whiteouts()), &[&lower]).unwrap();
+    let (below, above) = (snapshot(&lower), snapshot(&tree));
+    let twice = |line: &str| line.replace(" n1 ", " n2 ");
+    assert_eq!(above[&b"twin"[..]], twice(&below[&b"fifo"[..]]));
+    if is_root() {
+        assert_eq!(above[&b"other"[..]], twice(&below[&b"null"[..]]));
+    }
+}
+
+#[test]
 fn what_stands_alone_does_not_ask_below() {
     let place = place();
     let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
