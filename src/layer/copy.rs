@@ -284,7 +284,7 @@ fn attributes(from: BorrowedFd<'_>, path: &[u8]) -> Result<Attributes> {
 
 /// File capabilities as a user namespace's root writes them. Seen from outside they name the namespace's root (version 3
 /// of `struct vfs_ns_cap_data`); inside they do not (version 2).
-fn inside(mut value: Vec<u8>) -> Vec<u8> {
+pub(super) fn inside(mut value: Vec<u8>) -> Vec<u8> {
     if value.len() == 24 && value[3] == 3 {
         value.truncate(20);
         value[3] = 2;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::place::Place;
 use super::{Owner, Ownership, STEP, Skipped, Unpacker, failed};
 use crate::layer::acl;
+use crate::layer::copy::inside;
 use crate::layer::tar::Entry;
 use crate::layer::view::Found;
 use crate::sys::fs::{Time, c_string, fchmod, fchown, futimens, lutimensat, open_handle};
@@ -203,6 +204,9 @@ impl Unpacker<'_> {
         if let Ownership::Mapped(reown) = &self.options.ownership {
             for (_, list) in xattrs.iter_mut().filter(|(name, _)| name.starts_with(b"system.posix_acl_")) {
                 acl::map_ids(list, |uid| reown.container_ids(uid, 0).0, |gid| reown.container_ids(0, gid).1);
+            }
+            for (_, value) in xattrs.iter_mut().filter(|(name, _)| name == b"security.capability") {
+                *value = inside(std::mem::take(value));
             }
         }
         let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
