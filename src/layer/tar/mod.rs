@@ -344,6 +344,9 @@ impl<R: BufRead> Reader<R> {
         if !old && !records.is_any() {
             return Ok(None);
         }
+        if old && !header.mistaken_prefix().is_empty() {
+            return Err(self.hostile("it is sparse, and has a name where only its map can be"));
+        }
         if old && records.is_any() || kind != Kind::File {
             return Err(self.hostile("it is sparse in two ways, or sparse without being a file"));
         }

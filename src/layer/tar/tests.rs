@@ -67,14 +67,25 @@ fn long_names_of_every_kind() {
         .pax(&[("path", long.as_bytes()), ("linkpath", target.as_bytes())])
         .block(Block::new(b"short", b'2').link(b"short"))
         .block(Block::new(b"file", b'0').with(345, b"prefix/of/it"))
-        .block(Block::new(b"file", b'0').gnu().with(345, b"not a prefix"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"as/Go/has/it"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123\012345670123\0"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123 12345670123 more"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"\x80\0\0\0\0\0\0\0\0\0\0\x05\0"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"not \xff ASCII"))
+        .block(Block::new(b"file", b'0').gnu().with(357, b"late"))
         .end();
     let entries = read(&archive).unwrap();
     for (entry, _) in &entries[..2] {
         assert_eq!((entry.path.as_slice(), entry.link.as_slice()), (long.as_bytes(), target.as_bytes()));
     }
     assert_eq!(entries[2].0.path, b"prefix/of/it/file");
-    assert_eq!(entries[3].0.path, b"file");
+    // As Go's reader has them, which every other engine has.
+    assert_eq!(entries[3].0.path, b"as/Go/has/it/file");
+    for (entry, _) in &entries[4..] {
+        assert_eq!(entry.path, b"file");
+    }
+    let sparse = Block::new(b"a", b'S').gnu().with(345, b"x/y").with(483, b"00000000000\0");
+    refused(Archive::new().block(sparse), ErrorKind::Hostile, "sparse");
 }
 
 #[test]
