@@ -372,8 +372,11 @@ impl<R: BufRead> Reader<R> {
                         }
                         let Some(block) = self.block()? else { return Err(self.cut()) };
                         self.data -= BLOCK as u64;
-                        if map.block(&block, limit).map_err(|why| self.corrupt(why))? {
-                            break;
+                        match map.block(&block, limit) {
+                            Ok(false) => {}
+                            Ok(true) => break,
+                            Err(_) if map.too_many => return Err(exceeded("sparse_pieces", limit)),
+                            Err(why) => return Err(self.corrupt(why)),
                         }
                     }
                     (map.pieces, records.real_size)

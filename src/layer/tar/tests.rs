@@ -258,7 +258,7 @@ fn sparse_maps_that_lie_are_refused() {
             .file("a", &body)
     };
     assert_eq!(read(&map(b"1\n9\n0\n").end()).unwrap()[0].0.sparse.as_ref().unwrap().pieces, [(9, 0)]);
-    refused(map(b"999999999999\n"), ErrorKind::Corrupt, "too many");
+    refused(map(b"999999999999\n"), ErrorKind::Limit, "`sparse_pieces`");
     refused(map(b"1\n2\n"), ErrorKind::Corrupt, "malformed");
     refused(map(b"x\n"), ErrorKind::Corrupt, "malformed");
     refused(map(&[b'1'; 512]), ErrorKind::Corrupt, "range");
