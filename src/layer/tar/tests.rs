@@ -114,13 +114,16 @@ fn pax_overrides_what_a_header_cannot_say() {
 }
 
 #[test]
-fn a_global_header_sets_times_and_owners_only() {
+fn a_global_header_sets_times_only() {
     let global = |records: &[(&str, &[u8])]| {
         let body = pax_records(records);
         Archive::new().block(Block::new(b"g", b'g').size(body.len() as u64)).data(&body).file("a", b"")
     };
-    let entries = read(&global(&[("mtime", b"5"), ("comment", b"x"), ("uid", b"7")]).end()).unwrap();
-    assert_eq!((entries[0].0.mtime.seconds, entries[0].0.uid), (5, 7));
+    let entries = read(&global(&[("mtime", b"5"), ("comment", b"x")]).end()).unwrap();
+    assert_eq!(entries[0].0.mtime.seconds, 5);
+    // Go passes over them, GNU tar obeys them: one sees root's program, the other a user's.
+    refused(global(&[("uid", b"0")]), ErrorKind::Hostile, "global header");
+    refused(global(&[("gid", b"0")]), ErrorKind::Hostile, "global header");
     refused(global(&[("path", b"x")]), ErrorKind::Hostile, "global header");
     refused(global(&[("size", b"512")]), ErrorKind::Hostile, "global header");
 }
@@ -143,6 +146,8 @@ fn cve_2025_62518_entries_are_not_smuggled_through_a_size() {
     let archive = Archive::new().pax(&[("size", big.as_bytes())]).block(Block::new(b"a", b'0').size(0)).0;
     let mut reader = Reader::new(&archive[..], &Limits::default());
     assert_eq!(reader.next().unwrap().unwrap().size, 9 << 30);
+    let archive = Archive::new().pax(&[("size", big.as_bytes())]).block(Block::new(b"a", b'0').size(512));
+    refused(archive.data(&[1; 512]), ErrorKind::Hostile, "contradicts");
 }
 
 /// GHSA-fp55-jw48-c537 and kin: extended headers that some readers apply to the wrong entry.
@@ -170,7 +175,11 @@ fn data_where_none_belongs_is_refused() {
         let block = Block::new(b"a", flag).link(b"b").size(512);
         refused(Archive::new().block(block).data(&[0; 512]), ErrorKind::Hostile, "has data");
     }
-    refused(Archive::new().file("dir/", b"x"), ErrorKind::Hostile, "has data");
+    refused(Archive::new().block(Block::new(b"dir/", 0).size(512)).data(&[0; 512]), ErrorKind::Hostile, "has data");
+    for data in [&b""[..], b"x"] {
+        refused(Archive::new().file("dir/", data), ErrorKind::Hostile, "readers differ");
+    }
+    assert_eq!(read(&Archive::new().block(Block::new(b"dir/", 0)).end()).unwrap()[0].0.kind, Kind::Directory);
 }
 
 #[test]
@@ -265,6 +274,13 @@ fn sparse_maps_that_lie_are_refused() {
     let both = Archive::new().pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1")]);
     let both = Archive([both.0, gnu_sparse(&[(0, 1)], 1, 1).0].concat());
     refused(both, ErrorKind::Hostile, "two ways");
+    let named = |more: &[(&str, &[u8])]| {
+        let records = [&[("GNU.sparse.name", &b"other"[..]), ("GNU.sparse.realsize", b"9")], more].concat();
+        Archive::new().pax(&records).file("a", b"")
+    };
+    refused(named(&[]), ErrorKind::Hostile, "without a map");
+    refused(named(&[("GNU.sparse.numblocks", b"0")]), ErrorKind::Hostile, "without a map");
+    refused(named(&[("GNU.sparse.major", b"0")]), ErrorKind::Hostile, "without a map");
 }
 
 /// GNU tar writes; we read; the system's `tar` says what is right.
