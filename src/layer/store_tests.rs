@@ -403,7 +403,8 @@ fn look_through(view: &View) -> Look {
     let mut found = BTreeMap::new();
     let mut open = vec![Vec::new()];
     while let Some(dir) = open.pop() {
-        for name in view.names(&dir).unwrap().unwrap() {
+        let here = view.lookup(&dir).unwrap().unwrap();
+        for name in crate::layer::view::shown(&here).unwrap() {
             let path =
                 if dir.is_empty() { name.to_bytes().to_vec() } else { [&dir, &b"/"[..], name.to_bytes()].concat() };
             let it = view.resolve(&path, false).unwrap().unwrap();
@@ -528,7 +529,7 @@ fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Lo
             stop: &AtomicBool::new(false),
             progress: &|_, _| {},
         };
-        result = pipeline::run(job, Shared(&ReadyBelow::new(&[]))).map(drop);
+        result = pipeline::run(job, Shared(&ReadyBelow::new(&[], &Access::default()))).map(drop);
         if result.is_err() {
             break;
         }
