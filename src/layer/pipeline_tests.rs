@@ -55,7 +55,7 @@ fn unpack_layer(content: &Store, (blob, diff_id): &(Digest, DiffId), tree: &Path
         diff_id,
         tree: File::open(tree).unwrap().into(),
         options: &options,
-        stop: &AtomicBool::new(false),
+        beside: &Beside::alone(&AtomicBool::new(false), &options.limits),
         progress: &|_, _| {},
     };
     let (unpacked, owners) = run(job, Nothing)?;

@@ -25,10 +25,11 @@ use std::fmt;
 use std::io::BufRead;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::metadata::Meta;
 use self::notes::Notes;
-pub(crate) use self::notes::Owners;
+pub(crate) use self::notes::{Owners, Share};
 use self::place::{Parents, clean, split};
 use self::waiting::{Pending, Waiting};
 use super::limits::exceeded;
@@ -180,6 +181,18 @@ struct Unpacker<'a> {
     finishing: bool,
 }
 
+/// [`unpack_beside`] nobody.
+#[cfg(test)]
+pub(crate) fn unpack<R: BufRead>(
+    archive: R,
+    tree: Root,
+    options: &LayerOptions,
+    below: &dyn Below,
+    exact_modes: bool,
+) -> Result<(Unpacked, Owners, R)> {
+    unpack_beside(archive, tree, options, below, exact_modes, None, &AtomicBool::new(false))
+}
+
 /// Unpacks the tar `archive` into `tree`, an open directory that is empty (or, for [`WhiteoutFormat::Apply`], holds
 /// what the layers below came to). Reads to the archive's end mark; what follows stays unread.
 ///
@@ -187,12 +200,17 @@ struct Unpacker<'a> {
 ///
 /// `exact_modes` says that the calling thread has cleared a umask of its own. After an error the tree is in disorder
 /// and to be thrown away.
-pub(crate) fn unpack<R: BufRead>(
+///
+/// Of what layers that are unpacked at the same time may remember together this one has a `share`. It gives up when `stop`
+/// is set.
+pub(crate) fn unpack_beside<R: BufRead>(
     archive: R,
     tree: Root,
     options: &LayerOptions,
     below: &dyn Below,
     exact_modes: bool,
+    share: Option<Share>,
+    stop: &AtomicBool,
 ) -> Result<(Unpacked, Owners, R)> {
     let stat = fstat(tree.dir()).map_err(|error| Error::io(STEP, "fstat", error))?;
     let apply = options.whiteouts == WhiteoutFormat::Apply;
@@ -211,7 +229,7 @@ pub(crate) fn unpack<R: BufRead>(
         me,
         parents,
         waiting: Waiting::new(),
-        notes: Notes::new(options.limits.memory),
+        notes: Notes::new(options.limits.memory, share),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
         finishing: false,
@@ -224,6 +242,9 @@ pub(crate) fn unpack<R: BufRead>(
     while let Some(entry) = reader.next()? {
         unpacker.entry(entry, &mut reader)?;
         unpacker.stay_small()?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(given_up());
+        }
     }
     unpacker.result.entries = reader.entries();
     let (result, owners) = unpacker.finish()?;
@@ -287,6 +308,11 @@ impl Unpacker<'_> {
         }
         *self.skipped.entry(what).or_default() += 1;
     }
+}
+
+/// The error of whoever gives up for another layer's sake.
+pub(super) fn given_up() -> Error {
+    Error::new(ErrorKind::Conflict, STEP).because("another layer of the image failed")
 }
 
 fn hostile(path: &[u8], why: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::os::fd::AsFd;
 
 use super::metadata::Meta;
-use super::notes::Owners;
+use super::notes::{Owners, allocated};
 use super::place::split;
 use super::{Owner, Ownership, Unpacked, Unpacker, failed};
 use crate::Result;
@@ -47,8 +47,10 @@ impl Pending {
     }
 
     fn size(&self, path: &[u8]) -> usize {
-        let xattrs = self.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Vec<u8>>());
-        path.len() + size_of::<Vec<u8>>() + size_of::<Pending>() + xattrs.sum::<usize>()
+        let xattrs = self.meta.xattrs.iter();
+        let xattrs = xattrs.map(|(name, value)| allocated(name) + allocated(value) + 2 * size_of::<Vec<u8>>());
+        // A map's nodes are hardly more than half full.
+        allocated(path) + 2 * (size_of::<Vec<u8>>() + size_of::<Pending>()) + xattrs.sum::<usize>()
     }
 }
 
@@ -136,7 +138,7 @@ impl Unpacker<'_> {
     }
 
     /// Holds what is remembered against its limit.
-    pub(super) fn remembered(&self) -> Result<()> {
+    pub(super) fn remembered(&mut self) -> Result<()> {
         self.notes.check(self.waiting.bytes)
     }
 
