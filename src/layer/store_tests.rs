@@ -560,13 +560,14 @@ fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Lo
     let apply = LayerOptions { whiteouts: WhiteoutFormat::Apply, ..LayerOptions::default() };
     let mut result = Ok(());
     for (blob, diff_id) in &stack {
+        let stop = AtomicBool::new(false);
         let job = Job {
             content: &it.content,
             blob,
             diff_id,
             tree: File::open(&applied).unwrap().into(),
             options: &apply,
-            beside: &Beside::alone(&AtomicBool::new(false), &it.layers.options.limits),
+            beside: &Beside::alone(&stop, &it.layers.options.limits),
             progress: &|_, _| {},
         };
         result = pipeline::run(job, Shared(&ReadyBelow::new(&[], &Access::default()))).map(drop);
