@@ -58,7 +58,7 @@ impl Default for Limits {
 }
 
 /// The error of a limit that was reached; `name` is the field of [`Limits`].
-pub(super) fn exceeded(name: &str, limit: impl std::fmt::Display) -> Error {
+pub(crate) fn exceeded(name: &str, limit: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Limit, "unpack the layer")
         .because(format!("it goes over the limit `{name}` of {limit}"))
         .remedy(format!("raise Limits::{name}, if you trust whoever made the image"))
