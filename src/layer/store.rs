@@ -501,7 +501,8 @@ impl LayerStore {
                 progress(LayerProgress { diff_id: diff_id.clone(), done, total });
             }
         };
-        let job = Job { content: &self.content, blob, diff_id, tree, options: &self.options, beside, progress: &report };
+        let job =
+            Job { content: &self.content, blob, diff_id, tree, options: &self.options, beside, progress: &report };
         // Whatever went wrong, it went wrong in this one of the image's layers.
         let named = |error: Error| error.in_step(STEP, || format!("{STEP} {diff_id}"));
         let (unpacked, owners) = pipeline::run(job, Shared(below)).map_err(named)?;

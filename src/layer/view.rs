@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Access, Layer};
-use crate::sys::fs::{Stat, c_string, fstat, each_name, lstatat, names_of, openat, readlinkat};
+use crate::sys::fs::{Stat, c_string, each_name, fstat, lstatat, names_of, openat, readlinkat};
 use crate::sys::path::{MAX_SYMLINKS, components};
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
@@ -477,7 +477,8 @@ mod tests {
         })
         .unwrap();
         names.sort();
-        let shown = ["abs", "absout", "etc", "lib", "loop", "out", "usr"].map(|name| c_string(name.as_bytes()).unwrap());
+        let shown =
+            ["abs", "absout", "etc", "lib", "loop", "out", "usr"].map(|name| c_string(name.as_bytes()).unwrap());
         assert_eq!(names, shown);
     }
 

@@ -139,8 +139,7 @@ fn path(value: &[u8]) -> Result<Vec<u8>, Why> {
 }
 
 /// Records that override what the plain header says, and access control lists.
-const NAMED: [&[u8]; 8] =
-    [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", ACLS[0].record, ACLS[1].record];
+const NAMED: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", ACLS[0].record, ACLS[1].record];
 
 impl Pax {
     /// Whether one of the [`NAMED`] has a value.

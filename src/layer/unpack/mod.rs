@@ -42,6 +42,9 @@ use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "unpack the layer";
 
+/// Where aufs kept files with names in several layers, which old images link to from there. It is no part of the image.
+const PLINKS: &[u8] = b".wh..wh.plnk";
+
 /// Kinds of things left out that are told apart.
 const MOST_SKIPPED: usize = 100;
 
@@ -177,6 +180,8 @@ struct Unpacker<'a> {
     notes: Notes,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
+    /// Whether [`PLINKS`] is there.
+    plinks: bool,
     /// Whether directories are getting their metadata, so that nothing is noted for later any more.
     finishing: bool,
 }
@@ -232,6 +237,7 @@ pub(crate) fn unpack_beside<R: BufRead>(
         notes: Notes::new(options.limits.memory, share),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
+        plinks: false,
         finishing: false,
     };
     if apply {
@@ -262,8 +268,11 @@ impl Unpacker<'_> {
             return self.root_entry(entry);
         }
         let (parent, name) = split(&path);
-        if parent.split(|byte| *byte == b'/').any(|component| component.starts_with(b".wh.")) {
-            return Err(hostile(&entry.path, "a whiteout cannot hold anything"));
+        match parent.split(|byte| *byte == b'/').find(|component| component.starts_with(b".wh.")) {
+            None => {}
+            Some(_) if parent == PLINKS && entry.kind != Kind::Directory => self.make_plinks()?,
+            Some(component) if component.starts_with(b".wh..wh.") => return Ok(()),
+            Some(_) => return Err(hostile(&entry.path, "a whiteout cannot hold anything")),
         }
         if let Some(hidden) = name.strip_prefix(b".wh.") {
             return self.whiteout(parent, hidden, &entry.path);

@@ -332,6 +332,46 @@ fn a_whiteout_inside_of_a_file_hides_nothing_more() {
     }
 }
 
+/// Images of the times of aufs have its bookkeeping in them: files whose names are all links to one that it keeps.
+#[test]
+fn links_to_what_aufs_kept_are_files() {
+    for whiteouts in [whiteouts(), WhiteoutFormat::Apply] {
+        let place = place();
+        let tree = place.path().join("tree");
+        let archive = Archive::new()
+            .dir(".wh..wh.aufs")
+            .dir(".wh..wh.orph")
+            .file(".wh..wh.orph/left", b"x")
+            .dir(".wh..wh.plnk")
+            .dir(".wh..wh.plnk/d")
+            .file(".wh..wh.plnk/d/e", b"x")
+            .block(Block::new(b".wh..wh.plnk/1.2", b'0').size(4).mode(0o755).mtime(5))
+            .data(b"kept")
+            .file(".wh..wh.plnk/3.4", b"not linked")
+            .dir("d")
+            .hard_link("d/a", ".wh..wh.plnk/1.2")
+            .hard_link("b", ".wh..wh.plnk/1.2")
+            .end();
+        let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts), &[&place.path().join("outside")]).unwrap();
+        assert!(!unpacked.dependent);
+        let names: Vec<_> = snapshot(&tree).into_keys().map(|name| String::from_utf8(name).unwrap()).collect();
+        assert_eq!(names, ["", "b", "d", "d/a"]);
+        let b = tree.join("b").metadata().unwrap();
+        assert_eq!((b.nlink(), b.mode() & 0o7777, b.mtime()), (2, 0o755, 5));
+        assert_eq!(fs::read(tree.join("d/a")).unwrap(), b"kept");
+    }
+    // Owners stay with the names that stay.
+    let place = place();
+    let archive = Archive::new()
+        .block(Block::new(b".wh..wh.plnk/1.2", b'0').owner(1000, 0))
+        .hard_link("b", ".wh..wh.plnk/1.2")
+        .end();
+    let options =
+        LayerOptions { ownership: Ownership::Mapped(Arc::new(Nobody)), ..options(WhiteoutFormat::OverlayUser) };
+    let (_, owners) = unpack_at(&place.path().join("tree"), &archive, &options, &[]).unwrap();
+    assert_eq!(owners.iter().map(|owner| (&owner.path[..], owner.uid)).collect::<Vec<_>>(), [(&b"b"[..], 1000)]);
+}
+
 #[test]
 fn user_whiteouts_use_user_attributes() {
     let place = place();

@@ -144,6 +144,7 @@ impl Unpacker<'_> {
 
     /// Directories last, the deepest first. Returns what another identity has to do.
     pub(super) fn finish(mut self) -> Result<(Unpacked, Owners)> {
+        self.remove_plinks()?;
         self.finishing = true;
         for (path, pending) in std::mem::take(&mut self.waiting.by_path).into_iter().rev() {
             self.finish_dir(&path, pending)?;

@@ -7,9 +7,9 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::place::{Place, join, split};
-use super::{STEP, Unpacker, WhiteoutFormat, failed, hostile};
+use super::{PLINKS, STEP, Unpacker, WhiteoutFormat, failed, hostile};
 use crate::layer::view::is_whiteout;
-use crate::sys::fs::{c_string, each_name, fstat, listing, lstatat, mknodat, open_dir};
+use crate::sys::fs::{c_string, each_name, fstat, listing, lstatat, mkdirat, mknodat, open_dir};
 use crate::sys::xattr;
 use crate::{Error, Result};
 
@@ -57,6 +57,31 @@ impl Unpacker<'_> {
                 .remedy("use the copy backend, or a kernel from 5.8 on")),
             Err(error) => Err(failed("mknodat", &place.path)(error)),
         }
+    }
+
+    /// Makes the directory of aufs' links, which goes at the end.
+    pub(super) fn make_plinks(&mut self) -> Result<()> {
+        if self.plinks {
+            return Ok(());
+        }
+        let name = c_string(PLINKS).map_err(failed("mkdirat", PLINKS))?;
+        match mkdirat(self.root.dir(), &name, 0o700) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(failed("mkdirat", PLINKS)(error)),
+            _ => {
+                self.plinks = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes it. What has other names stays under those.
+    pub(super) fn remove_plinks(&mut self) -> Result<()> {
+        if !self.plinks {
+            return Ok(());
+        }
+        let root = self.parent(&[])?;
+        let name = c_string(PLINKS).map_err(failed("unlinkat", PLINKS))?;
+        self.clear(&Place { parent: root, name, path: PLINKS.to_vec() })
     }
 
     /// Whether the way along this clean path ends, in this layer's own tree, at something that has no inside.
