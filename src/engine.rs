@@ -136,6 +136,13 @@ impl EngineOptions {
         };
         let options = LayerOptions { ownership: ownership.clone(), whiteouts, limits: self.limits };
         let layers = LayerStore::open(&content, options)?;
+        let layers = match &identity {
+            Identity::Host => layers,
+            Identity::Range { .. } | Identity::Single { .. } => {
+                let (identity, root) = (identity.clone(), root.clone());
+                layers.with_access(move || Some(Arc::new(Range::new(&identity, &root).ok()?) as _))
+            }
+        };
         let (snapshotter, note): (Arc<dyn Snapshotter>, _) = match (self.backend, self.snapshotter) {
             (Some(backend), _) => (backend, None),
             (None, SnapshotterChoice::Auto) => snapshot::choose(&root, &host, ownership),

@@ -11,6 +11,7 @@ use super::manifest::{Descriptor, Manifest};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::layer::exceeded;
 use crate::layer::{self, Compression, Decoder, EncoderOptions, PackOptions, PackOwners, PackSource};
 use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
 
@@ -187,16 +188,23 @@ const BUFFER: usize = 256 << 10;
 
 fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Descriptor, DiffId)> {
     let mut diff_id = None;
+    let limits = session.images().layers().options().limits.clone();
     let (digest, size) = session.write(name, |ingest| {
-        let tee = Tee { source, ingest };
-        let mut decoder = Decoder::new(BufReader::with_capacity(BUFFER, tee))?;
+        let tee = Tee { source, ingest, most: limits.bytes };
+        let mut decoder = Decoder::with_window(BufReader::with_capacity(BUFFER, tee), limits.zstd_window)?;
         // Of a plain tar, the blob's digest is the DiffID.
         let mut hasher = (decoder.compression() != Compression::None).then(|| Hasher::new(Algorithm::Sha256));
         let mut buffer = vec![0; BUFFER];
+        let mut read = 0u64;
         loop {
             match decoder.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
+                    read += count as u64;
+                    // Or what cannot be unpacked would first be taken in, or inflated, to its end.
+                    if read > limits.bytes {
+                        return Err(exceeded("bytes", limits.bytes));
+                    }
                     if let Some(hasher) = &mut hasher {
                         hasher.update(&buffer[..count]);
                     }
@@ -220,12 +228,17 @@ fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Des
 struct Tee<'a, R> {
     source: R,
     ingest: &'a mut Ingest,
+    /// Bytes that it may have: one that inflates to nothing has no other end.
+    most: u64,
 }
 
 impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
         self.ingest.write_all(&buffer[..count])?;
+        if self.ingest.written() > self.most {
+            return Err(exceeded("bytes", self.most).into());
+        }
         Ok(count)
     }
 }

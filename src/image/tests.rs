@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ErrorKind;
 use crate::content::{Durability, Store};
-use crate::layer::{LayerOptions, Ownership};
+use crate::layer::{LayerOptions, Limits, Ownership};
 use crate::name::MediaType;
 
 /// An engine root of its own.
@@ -21,9 +21,13 @@ pub(crate) struct Root {
 }
 
 pub(crate) fn root() -> Root {
+    root_with(Limits::default())
+}
+
+fn root_with(limits: Limits) -> Root {
     let directory = tempfile::tempdir().unwrap();
     let content = Store::open_with(&directory.path().join("root"), Durability::Relaxed).unwrap();
-    let mut options = LayerOptions::default();
+    let mut options = LayerOptions { limits, ..LayerOptions::default() };
     if !nix::unistd::geteuid().is_root() {
         options.ownership = Ownership::Single;
     }
@@ -52,6 +56,41 @@ impl Root {
     pub fn load_with(&self, bytes: impl Into<Vec<u8>>, options: &LoadOptions) -> Result<Vec<Image>> {
         self.images.load(LoadSource::Stream(Box::new(std::io::Cursor::new(bytes.into()))), options)
     }
+}
+
+/// Before it is taken in, and not when it is unpacked.
+#[test]
+fn the_limits_of_layers_bound_what_is_loaded_and_imported() {
+    let root = root_with(Limits { bytes: 1 << 20, zstd_window: 1 << 20, ..Limits::default() });
+    let import = |bytes: Vec<u8>| {
+        let source = ImportSource::Stream(Box::new(std::io::Cursor::new(bytes)));
+        root.images.import(source, &ImportOptions::default()).map(drop)
+    };
+    let refused = |result: Result<()>, limit: &str| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains(&format!("`{limit}`")), "{error}");
+        root.assert_empty(limit);
+    };
+    let large = tar_of(&[("f", vec![0; 2 << 20])]);
+    refused(import(large.clone()), "bytes");
+    refused(import(gzip(&large)), "bytes");
+    // Empty members, which inflate to nothing.
+    refused(import(gzip(b"").repeat(100_000)), "bytes");
+    let load = |bytes: Vec<u8>| root.load(bytes).map(drop);
+    refused(load(tar_of(&[("layer.tar", &large)])), "bytes");
+    refused(load(gzip(&tar_of(&[("layer.tar", &large)]))), "bytes");
+    #[cfg(feature = "zstd")]
+    {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(22).unwrap();
+        encoder.write_all(&tar_of(&[("f", "x")])).unwrap();
+        encoder.flush().unwrap();
+        let bytes = encoder.finish().unwrap();
+        refused(import(bytes.clone()), "zstd_window");
+        refused(load(bytes), "zstd_window");
+    }
+    assert!(import(tar_of(&[("f", "x")])).is_ok());
 }
 
 /// A tar with regular files.

@@ -26,9 +26,11 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// How a stream that starts with `start` is compressed; six bytes are enough to know.
+    /// How a stream that starts with `start` is compressed. Six bytes are enough to know, except of what starts with
+    /// `BZh`: that may be the name of a plain tar's first entry, which 262 bytes tell.
     pub fn detect(start: &[u8]) -> Compression {
         match start {
+            [b'B', b'Z', b'h', ..] if start.get(MAGIC..ENOUGH) == Some(b"ustar") => Compression::None,
             [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             // A skippable frame may come first.
@@ -52,6 +54,74 @@ impl fmt::Display for Compression {
     }
 }
 
+/// Where a tar's header says that it is one, and how many bytes tell.
+const MAGIC: usize = 257;
+const ENOUGH: usize = MAGIC + 5;
+
+/// Bytes that tell every kind but bzip2 from a tar.
+const FEW: usize = 6;
+
+/// A reader of which the first bytes were taken to look at. Pipes hand out as little as one byte at a time.
+struct Started<R> {
+    start: Vec<u8>,
+    at: usize,
+    inner: R,
+}
+
+impl<R: BufRead> Started<R> {
+    /// Takes out of `inner` what is needed to know its kind, where it has not that much at hand.
+    fn new(mut inner: R) -> io::Result<Started<R>> {
+        let mut start = Vec::new();
+        loop {
+            let ready = match inner.fill_buf() {
+                Ok(ready) => ready,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let whole = if start.is_empty() { ready } else { &[&start, ready].concat() };
+            let wanted = if whole.starts_with(b"BZh") { ENOUGH } else { FEW };
+            if ready.is_empty() || whole.len() >= wanted {
+                return Ok(Started { start, at: 0, inner });
+            }
+            start.extend_from_slice(ready);
+            let count = ready.len();
+            inner.consume(count);
+        }
+    }
+
+    fn kind(&mut self) -> io::Result<Compression> {
+        let ready = self.inner.fill_buf()?;
+        let whole = if self.start.is_empty() { ready } else { &[&self.start, ready].concat() };
+        Ok(Compression::detect(whole))
+    }
+}
+
+impl<R: BufRead> BufRead for Started<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at < self.start.len() { Ok(&self.start[self.at..]) } else { self.inner.fill_buf() }
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.at < self.start.len() {
+            self.at = (self.at + count).min(self.start.len());
+        } else {
+            self.inner.consume(count);
+        }
+    }
+}
+
+impl<R: BufRead> Read for Started<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.start.len() {
+            return self.inner.read(buffer);
+        }
+        let count = buffer.len().min(self.start.len() - self.at);
+        buffer[..count].copy_from_slice(&self.start[self.at..][..count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
 /// Reads what a stream says before compression. Give it buffers of 64 KiB or more on both sides: with 512 bytes at a
 /// time gzip is half as fast.
 pub struct Decoder<R: BufRead> {
@@ -60,11 +130,11 @@ pub struct Decoder<R: BufRead> {
 }
 
 enum Inner<R: BufRead> {
-    Plain(R),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+    Plain(Started<R>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Started<R>>>),
     #[cfg(feature = "zstd")]
     Zstd {
-        decoder: Box<zstd::stream::read::Decoder<'static, R>>,
+        decoder: Box<zstd::stream::read::Decoder<'static, Started<R>>>,
         window: u64,
     },
 }
@@ -87,9 +157,10 @@ impl<R: BufRead> Decoder<R> {
     /// # Errors
     /// As [`Decoder::new`].
     #[cfg_attr(not(feature = "zstd"), expect(unused_variables))]
-    pub fn with_window(mut reader: R, zstd_window: u64) -> Result<Decoder<R>> {
+    pub fn with_window(reader: R, zstd_window: u64) -> Result<Decoder<R>> {
         let failed = |error| Error::io("decompress", "read", error);
-        let compression = Compression::detect(reader.fill_buf().map_err(failed)?);
+        let mut reader = Started::new(reader).map_err(failed)?;
+        let compression = reader.kind().map_err(failed)?;
         let inner = match compression {
             Compression::None => Inner::Plain(reader),
             Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
@@ -121,13 +192,14 @@ impl<R: BufRead> Decoder<R> {
         self.compression
     }
 
-    /// The reader below, with what it has read beyond the stream still in its buffer.
+    /// The reader below, with what it has read beyond the stream still in its buffer. Of a plain stream that was not
+    /// read, up to 262 bytes may be missing.
     pub fn into_inner(self) -> R {
         match self.inner {
-            Inner::Plain(reader) => reader,
-            Inner::Gzip(decoder) => decoder.into_inner(),
+            Inner::Plain(reader) => reader.inner,
+            Inner::Gzip(decoder) => decoder.into_inner().inner,
             #[cfg(feature = "zstd")]
-            Inner::Zstd { decoder, .. } => decoder.finish(),
+            Inner::Zstd { decoder, .. } => decoder.finish().inner,
         }
     }
 }
@@ -188,6 +260,44 @@ mod tests {
             let one = zstd::encode_all(&b"one"[..], 1).unwrap();
             assert_eq!(decode(&[one.clone(), one].concat()).unwrap(), b"oneone");
         }
+    }
+
+    /// A pipe whose writer hesitates after each byte.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.len().min(buffer.len()).min(1);
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_start_in_small_pieces_is_recognised() {
+        let slow = |bytes: &[u8]| {
+            let mut out = Vec::new();
+            Decoder::new(io::BufReader::new(Slow(bytes))).unwrap().read_to_end(&mut out).unwrap();
+            out
+        };
+        let plain: Vec<u8> = (0..2000u32).map(|byte| byte as u8).collect();
+        for bytes in [&b""[..], b"a", b"plain", b"BZ", &plain] {
+            assert_eq!(slow(bytes), bytes);
+        }
+        assert_eq!(slow(&gzip(&plain)), plain);
+        #[cfg(feature = "zstd")]
+        assert_eq!(slow(&zstd::encode_all(&plain[..], 1).unwrap()), plain);
+        assert!(Decoder::new(io::BufReader::new(Slow(b"BZh91AY"))).is_err());
+        assert!(Decoder::new(io::BufReader::new(Slow(b"\xfd7zXZ\0\0"))).is_err());
+    }
+
+    #[test]
+    fn a_tar_may_start_with_a_name_like_bzip2() {
+        let tar = crate::layer::testing::Archive::new().file("BZh9", b"x").end();
+        assert_eq!(decode(&tar).unwrap(), tar);
+        assert_eq!(Compression::detect(&tar[..400]), Compression::None);
+        assert_eq!(Compression::detect(&tar[..200]), Compression::Bzip2);
     }
 
     #[test]

@@ -147,7 +147,8 @@ impl Copier<'_> {
                 if full {
                     fs::lchownat(target, name, stat.st_uid, stat.st_gid).map_err(failed("fchownat", path))?;
                 }
-                self.give(path, stat, None, vec![]);
+                let privileged = self.attributes_of_node(path, found, target, name)?;
+                self.give(path, stat, None, privileged);
                 fs::lutimensat(target, name, time(stat)).map_err(failed("utimensat", path))
             }
             kind @ (libc::S_IFIFO | libc::S_IFCHR | libc::S_IFBLK) if full || kind == libc::S_IFIFO => {
@@ -155,9 +156,10 @@ impl Copier<'_> {
                 if full {
                     fs::lchownat(target, name, stat.st_uid, stat.st_gid).map_err(failed("fchownat", path))?;
                 }
+                let privileged = self.attributes_of_node(path, found, target, name)?;
                 let handle = fs::open_handle(target, name).map_err(failed("openat", path))?;
                 fs::chmod_handle(handle.as_fd(), stat.st_mode & 0o7777).map_err(failed("chmod", path))?;
-                self.give(path, stat, Some(stat.st_mode & 0o7777), vec![]);
+                self.give(path, stat, Some(stat.st_mode & 0o7777), privileged);
                 fs::lutimensat(target, name, time(stat)).map_err(failed("utimensat", path))
             }
             _ => Ok(()),
@@ -203,9 +205,40 @@ impl Copier<'_> {
         if matches!(self.ownership, Ownership::Full) {
             fs::fchown(made, stat.st_uid, stat.st_gid).map_err(failed("fchown", path))?;
         }
+        let privileged = self.set_all(attributes, path, |name, value| xattr::set(made, name, value))?;
+        let mode = stat.st_mode & 0o7777;
+        fs::fchmod(made, mode).map_err(failed("fchmod", path))?;
+        self.give(path, stat, Some(mode), privileged);
+        fs::futimens(made, time(stat)).map_err(failed("futimens", path))
+    }
+
+    /// The attributes of something that cannot be opened, by handles on both sides; returns those that are left to do.
+    fn attributes_of_node(
+        &self,
+        path: &[u8],
+        found: &Found,
+        target: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut attributes = found.attributes().map_err(unread("getxattr", path))?;
+        attributes.retain(|(name, _)| is_of_the_file(name));
+        if attributes.is_empty() {
+            return Ok(vec![]);
+        }
+        let handle = fs::open_handle(target, name).map_err(failed("openat", path))?;
+        self.set_all(attributes, path, |name, value| xattr::set_handle(handle.as_fd(), name, value))
+    }
+
+    /// Sets attributes; returns those that only somebody with a range of ids can set.
+    fn set_all(
+        &self,
+        attributes: Attributes,
+        path: &[u8],
+        set: impl Fn(&CStr, &[u8]) -> io::Result<()>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut privileged = vec![];
         for (name, value) in attributes {
-            match xattr::set(made, &name, &value) {
+            match set(&name, &value) {
                 // What only root may set is not there without root, or is set by who may.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => match self.ownership {
                     Ownership::Full => return Err(failed("fsetxattr", path)(error)),
@@ -215,10 +248,7 @@ impl Copier<'_> {
                 other => other.map_err(failed("fsetxattr", path))?,
             }
         }
-        let mode = stat.st_mode & 0o7777;
-        fs::fchmod(made, mode).map_err(failed("fchmod", path))?;
-        self.give(path, stat, Some(mode), privileged);
-        fs::futimens(made, time(stat)).map_err(failed("futimens", path))
+        Ok(privileged)
     }
 
     /// Notes what has to be done as another id.
@@ -235,12 +265,16 @@ impl Copier<'_> {
 /// Names and values.
 type Attributes = Vec<(CString, Vec<u8>)>;
 
+/// Whether an attribute is none of overlay's own.
+fn is_of_the_file(name: &CStr) -> bool {
+    ![&b"trusted.overlay."[..], b"user.overlay."].iter().any(|prefix| name.to_bytes().starts_with(prefix))
+}
+
 /// All attributes but overlay's own.
 fn attributes(from: BorrowedFd<'_>, path: &[u8]) -> Result<Attributes> {
     let mut attributes = vec![];
     for name in xattr::list(from).map_err(failed("flistxattr", path))? {
-        let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
-        if !overlay.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
+        if is_of_the_file(&name) {
             let value = xattr::get(from, &name).map_err(failed("fgetxattr", path))?;
             attributes.extend(value.map(|value| (name, value)));
         }
@@ -250,7 +284,7 @@ fn attributes(from: BorrowedFd<'_>, path: &[u8]) -> Result<Attributes> {
 
 /// File capabilities as a user namespace's root writes them. Seen from outside they name the namespace's root (version 3
 /// of `struct vfs_ns_cap_data`); inside they do not (version 2).
-fn inside(mut value: Vec<u8>) -> Vec<u8> {
+pub(super) fn inside(mut value: Vec<u8>) -> Vec<u8> {
     if value.len() == 24 && value[3] == 3 {
         value.truncate(20);
         value[3] = 2;
@@ -303,6 +337,36 @@ mod tests {
         let (old, was) = (at("out/a/b/old").metadata().unwrap(), at("low/a/b/old").metadata().unwrap());
         assert_eq!((old.mode(), old.mtime_nsec(), old.uid()), (was.mode(), was.mtime_nsec(), was.uid()));
         assert_eq!(at("out/a/new").metadata().unwrap().ino(), at("out/a/twin").metadata().unwrap().ino());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_keeps_its_attributes() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("low")).unwrap();
+        std::fs::create_dir_all(at("out")).unwrap();
+        symlink("target", at("low/link")).unwrap();
+        nix::unistd::mkfifo(&at("low/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let handle = |name: &str| {
+            let root = File::open(dir.path()).unwrap();
+            fs::open_handle(root.as_fd(), &fs::c_string(name.as_bytes()).unwrap()).unwrap()
+        };
+        for name in ["link", "fifo"] {
+            let from = handle(&format!("low/{name}"));
+            if xattr::set_handle(from.as_fd(), c"trusted.note", b"n").is_err() {
+                return;
+            }
+        }
+        let view = View::new([at("low")]).unwrap();
+        copy(&view, &at("out"), &Ownership::Full, Contents::SharedOrWritten).unwrap();
+        for name in ["link", "fifo"] {
+            let made = handle(&format!("out/{name}"));
+            assert_eq!(xattr::get_handle(made.as_fd(), c"trusted.note").unwrap().as_deref(), Some(&b"n"[..]), "{name}");
+        }
+        assert_eq!(at("out/fifo").metadata().unwrap().permissions().mode() & 0o7777, 0o700);
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct Limits {
     /// Pieces of one sparse file.
     pub sparse_pieces: usize,
     /// Bytes that may be remembered of a layer until its end: directories that are opaque or have attributes of their
-    /// own, and, where another identity gives files to their owners, those owners.
+    /// own, and, where another identity gives files to their owners, those owners. Layers of an image that are unpacked
+    /// at the same time do not take more than this together.
     pub memory: usize,
     /// Bytes of the window that a layer compressed with zstd asks for. Levels up to 19 need 8 MiB, and the levels above
     /// and `--long` as much as 128 MiB.
@@ -50,14 +51,14 @@ impl Default for Limits {
             xattr_bytes: 512 << 10,
             pax_bytes: 1 << 20,
             sparse_pieces: 1 << 18,
-            memory: 32 << 20,
+            memory: 20 << 20,
             zstd_window: 32 << 20,
         }
     }
 }
 
 /// The error of a limit that was reached; `name` is the field of [`Limits`].
-pub(super) fn exceeded(name: &str, limit: impl std::fmt::Display) -> Error {
+pub(crate) fn exceeded(name: &str, limit: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Limit, "unpack the layer")
         .because(format!("it goes over the limit `{name}` of {limit}"))
         .remedy(format!("raise Limits::{name}, if you trust whoever made the image"))

@@ -31,6 +31,7 @@ pub use compression::{Compression, Decoder};
 pub(crate) use copy::{Contents, copy};
 pub use encoder::EncoderOptions;
 pub use limits::Limits;
+pub(crate) use limits::exceeded;
 pub(crate) use pack::encode;
 pub use pack::{
     Access, Change, ChangeKind, LeftOut, PackOptions, PackOwners, PackSource, Packed, PackedBlob, changes, pack,

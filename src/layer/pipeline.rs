@@ -12,12 +12,13 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use super::limits::exceeded;
-use super::unpack::unpack;
+use super::unpack::{Share, given_up, unpack_beside};
 use super::{Below, Decoder, LayerOptions, Limits, Owners, Unpacked};
 use crate::name::{DiffId, Digest, Hasher};
 use crate::{Error, ErrorKind, Result, content, sys};
@@ -36,10 +37,30 @@ pub(super) struct Job<'a> {
     pub(super) diff_id: &'a DiffId,
     pub(super) tree: OwnedFd,
     pub(super) options: &'a LayerOptions,
-    /// Set to give up.
-    pub(super) stop: &'a AtomicBool,
+    /// What is unpacked at the same time.
+    pub(super) beside: &'a Beside<'a>,
     /// Called with the bytes read and the bytes to read.
     pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+/// What layers that are unpacked at the same time share, as one of them sees it.
+pub(super) struct Beside<'a> {
+    /// Set to give up.
+    pub(super) stop: &'a AtomicBool,
+    /// Bytes that all of them remember, held against one limit.
+    pub(super) memory: Arc<AtomicUsize>,
+    /// Bytes of zstd's window that each of them may have.
+    pub(super) zstd_window: u64,
+    /// Set where this one failed because of what the others take up, and may succeed alone.
+    pub(super) crowded: Arc<AtomicBool>,
+}
+
+impl<'a> Beside<'a> {
+    /// Nothing else.
+    pub(super) fn alone(stop: &'a AtomicBool, limits: &Limits) -> Beside<'a> {
+        let (memory, crowded) = Default::default();
+        Beside { stop, memory, zstd_window: limits.zstd_window, crowded }
+    }
 }
 
 /// Unpacks a blob and verifies both of its digests. After an error the tree is to be thrown away.
@@ -48,7 +69,7 @@ pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, 
     let total = job.content.size(job.blob)?;
     let (full_in, full_out) = sync_channel(DEPTH);
     let (empty_in, empty_out) = channel();
-    let Job { blob, diff_id, tree, options, stop, progress, .. } = job;
+    let Job { blob, diff_id, tree, options, beside, progress, .. } = job;
     thread::scope(|scope| {
         let chunks = Chunks {
             full: full_out,
@@ -60,7 +81,7 @@ pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, 
         };
         let creator = thread::Builder::new()
             .name("coracle-unpack".to_owned())
-            .spawn_scoped(scope, move || create(chunks, tree, options, &below))
+            .spawn_scoped(scope, move || create(chunks, tree, options, &below, beside))
             .map_err(|error| Error::io("unpack the layer", "clone", error))?;
         let source = Source {
             file,
@@ -72,11 +93,14 @@ pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, 
             total,
             progress,
         };
-        let produced = produce(source, &full_in, &empty_out, &options.limits, stop);
+        let produced = produce(source, &full_in, &empty_out, &options.limits, beside);
         // A failure reaches the other side through the channel, so that it stops where the bytes stop.
         let produced = match produced {
             Ok(digest) => Some(digest),
             Err(Stop::Failed(error)) => {
+                if error.kind() == ErrorKind::Limit && beside.zstd_window < options.limits.zstd_window {
+                    beside.crowded.store(true, Ordering::Relaxed);
+                }
                 let _ = full_in.send(Err(error));
                 None
             }
@@ -109,10 +133,14 @@ fn create<B: Below>(
     tree: OwnedFd,
     options: &LayerOptions,
     below: &B,
+    beside: &Beside<'_>,
 ) -> Result<(Unpacked, Owners, Digest)> {
     // This thread is ours and ends here, so it may have a umask of its own.
     let exact_modes = sys::fs::clear_umask_of_this_thread();
-    let (unpacked, owners, mut chunks) = unpack(chunks, sys::path::Root::new(tree), options, below, exact_modes)?;
+    let share = Share::new(beside.memory.clone(), beside.crowded.clone());
+    let tree = sys::path::Root::new(tree);
+    let (unpacked, owners, mut chunks) =
+        unpack_beside(chunks, tree, options, below, exact_modes, Some(share), beside.stop)?;
     // What follows the archive's end belongs to the digest.
     while let length @ 1.. = chunks.fill_buf().map_err(|error| Error::io("read the tar", "read", error))?.len() {
         chunks.consume(length);
@@ -133,15 +161,13 @@ fn produce(
     full: &SyncSender<Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
     limits: &Limits,
-    stop: &AtomicBool,
+    beside: &Beside<'_>,
 ) -> Result<Digest, Stop> {
-    let mut decoder = Decoder::with_window(source, limits.zstd_window).map_err(Stop::Failed)?;
+    let mut decoder = Decoder::with_window(source, beside.zstd_window).map_err(Stop::Failed)?;
     let mut produced = 0u64;
     loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Stop::Failed(
-                Error::new(ErrorKind::Conflict, "unpack the layer").because("another layer of the image failed"),
-            ));
+        if beside.stop.load(Ordering::Relaxed) {
+            return Err(Stop::Failed(given_up()));
         }
         let mut chunk = empty.try_recv().unwrap_or_default();
         chunk.resize(BUFFER, 0);

@@ -49,13 +49,14 @@ impl Below for Nothing {
 fn unpack_layer(content: &Store, (blob, diff_id): &(Digest, DiffId), tree: &Path, ownership: Ownership) -> Result<u64> {
     fs::create_dir(tree).unwrap();
     let options = LayerOptions { ownership, whiteouts: WhiteoutFormat::OverlayUser, limits: Limits::default() };
+    let stop = AtomicBool::new(false);
     let job = Job {
         content,
         blob,
         diff_id,
         tree: File::open(tree).unwrap().into(),
         options: &options,
-        stop: &AtomicBool::new(false),
+        beside: &Beside::alone(&stop, &options.limits),
         progress: &|_, _| {},
     };
     let (unpacked, owners) = run(job, Nothing)?;

@@ -15,18 +15,19 @@
 //! What is in `layers/` is whole. Which of it is needed is known to the images and containers, so nothing is removed
 //! here without being asked.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use super::pipeline::{self, Job};
+use super::pipeline::{self, Beside, Job};
 use super::{Below, Limits, Ownership, Skipped, Unpacked, View, WhiteoutFormat};
 use crate::content::lock::Held;
 use crate::content::tmp::{self, Buried, TmpDir};
@@ -137,10 +138,25 @@ pub fn trees(layers: &[Layer]) -> Vec<&Path> {
 pub struct LayerStore {
     content: content::Store,
     options: LayerOptions,
+    access: Access,
+}
+
+/// Gives who reaches files of layers that this process may not. For each layer anew: it may be tied to the thread that
+/// needs it, and ends with the work.
+#[derive(Clone, Default)]
+struct Access(Option<Arc<dyn Fn() -> Option<Arc<dyn super::Access>> + Send + Sync>>);
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Access").field(&self.0.is_some()).finish()
+    }
 }
 
 const STEP: &str = "unpack the layer";
 const REMOVE: &str = "remove the layer";
+
+/// The window that zstd's levels up to 19 ask for. A layer that wants more is unpacked alone.
+const USUAL_WINDOW: u64 = 8 << 20;
 
 impl LayerStore {
     /// Opens the layers beside the blobs of `content`, and sweeps what dead processes left half made.
@@ -153,7 +169,7 @@ impl LayerStore {
             return Err(Error::new(ErrorKind::Invalid, "open the layers")
                 .because("a tree that whiteouts were applied to belongs to one image only"));
         }
-        let store = LayerStore { content: content.clone(), options };
+        let store = LayerStore { content: content.clone(), options, access: Access::default() };
         let dir = store.dir();
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -172,6 +188,15 @@ impl LayerStore {
             }
         }
         Ok(store)
+    }
+
+    /// The same with somebody who reaches files of layers that this process may not: those of other ids of a range, and
+    /// those whose modes shut out their owner. A layer that depends on such files cannot be unpacked else.
+    pub(crate) fn with_access(
+        self,
+        access: impl Fn() -> Option<Arc<dyn super::Access>> + Send + Sync + 'static,
+    ) -> LayerStore {
+        LayerStore { access: Access(Some(Arc::new(access))), ..self }
     }
 
     /// How layers are unpacked here.
@@ -238,8 +263,8 @@ impl LayerStore {
     /// digests; [`ErrorKind::Hostile`] and [`ErrorKind::Limit`] for what the tar attempts. Nothing is left behind.
     pub fn ensure(&self, blob: &Digest, diff_id: &DiffId, below: &[Layer]) -> Result<Layer> {
         let diff_ids: Vec<_> = below.iter().map(Layer::diff_id).chain([diff_id]).cloned().collect();
-        let view = ReadyBelow::new(below);
-        self.ensure_with(blob, &diff_ids, &view, &AtomicBool::new(false), None)
+        let view = ReadyBelow::new(below, &self.access);
+        self.ensure_with(blob, &diff_ids, &view, &Beside::alone(&AtomicBool::new(false), &self.options.limits), None)
     }
 
     /// The unpacked layers of a whole image, lowest first, several at a time.
@@ -258,16 +283,23 @@ impl LayerStore {
         let failure = Mutex::new(None);
         let stop = AtomicBool::new(false);
         let next = AtomicUsize::new(0);
-        // First all layers at once, on the assumption that each stands alone. One that turns out to need the layers
-        // below is given up and done again when they are there: a thread never waits with a layer's lock in its hand.
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(layers.len());
+        let memory = Arc::new(AtomicUsize::new(0));
+        let window = self.options.limits.zstd_window;
+        let zstd_window = if workers > 1 { window.min(USUAL_WINDOW) } else { window };
+        // First all layers at once, on the assumption that each stands alone and that all take little memory. One that
+        // turns out to need the layers below is given up and done again when they are there: a thread never waits with a
+        // layer's lock in its hand. One that takes more memory than the others leave is given up, too, and done alone.
         let work = || {
             while !stop.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some((blob, _)) = layers.get(index) else { break };
                 let unready = UnreadyBelow { lowest: index == 0, asked: AtomicBool::new(false) };
-                match self.ensure_with(blob, &diff_ids[..=index], &unready, &stop, progress) {
+                let (memory, crowded) = (memory.clone(), Arc::new(AtomicBool::new(false)));
+                let beside = Beside { stop: &stop, memory, zstd_window, crowded: crowded.clone() };
+                match self.ensure_with(blob, &diff_ids[..=index], &unready, &beside, progress) {
                     Ok(layer) => *lock(&done[index]) = Some(layer),
-                    Err(_) if unready.asked.load(Ordering::Relaxed) => {}
+                    Err(_) if unready.asked.load(Ordering::Relaxed) || crowded.load(Ordering::Relaxed) => {}
                     Err(error) => {
                         if !stop.swap(true, Ordering::Relaxed) {
                             *lock(&failure) = Some(error);
@@ -276,7 +308,6 @@ impl LayerStore {
                 }
             }
         };
-        let workers = thread::available_parallelism().map_or(1, usize::from).min(layers.len());
         thread::scope(|scope| {
             for _ in 1..workers {
                 // With fewer threads it takes longer, no more.
@@ -291,7 +322,11 @@ impl LayerStore {
         for (index, (blob, _)) in layers.iter().enumerate() {
             let layer = match lock(&done[index]).take() {
                 Some(layer) => layer,
-                None => self.ensure_with(blob, &diff_ids[..=index], &ReadyBelow::new(&ready), &stop, progress)?,
+                None => {
+                    let below = ReadyBelow::new(&ready, &self.access);
+                    let beside = Beside::alone(&stop, &self.options.limits);
+                    self.ensure_with(blob, &diff_ids[..=index], &below, &beside, progress)?
+                }
             };
             ready.push(layer);
         }
@@ -407,7 +442,7 @@ impl LayerStore {
         blob: &Digest,
         diff_ids: &[DiffId],
         below: &B,
-        stop: &AtomicBool,
+        beside: &Beside<'_>,
         progress: Option<&(dyn Fn(LayerProgress) + Send + Sync)>,
     ) -> Result<Layer> {
         let (Some(diff_id), Some(chain_id)) = (diff_ids.last(), ChainId::of(diff_ids)) else {
@@ -422,7 +457,7 @@ impl LayerStore {
             return Ok(layer);
         }
         let staging = TmpDir::create(&self.content.path("tmp"))?;
-        let result = self.unpack(&staging, blob, diff_id, &chain_id, below, stop, progress);
+        let result = self.unpack(&staging, blob, diff_id, &chain_id, below, beside, progress);
         let record = match result {
             Ok(record) => record,
             Err(error) => {
@@ -460,7 +495,7 @@ impl LayerStore {
         diff_id: &DiffId,
         chain_id: &ChainId,
         below: &B,
-        stop: &AtomicBool,
+        beside: &Beside<'_>,
         progress: Option<&(dyn Fn(LayerProgress) + Send + Sync)>,
     ) -> Result<Record> {
         let tree = new_tree(&staging.path().join("tree"))?;
@@ -470,7 +505,8 @@ impl LayerStore {
                 progress(LayerProgress { diff_id: diff_id.clone(), done, total });
             }
         };
-        let job = Job { content: &self.content, blob, diff_id, tree, options: &self.options, stop, progress: &report };
+        let job =
+            Job { content: &self.content, blob, diff_id, tree, options: &self.options, beside, progress: &report };
         // Whatever went wrong, it went wrong in this one of the image's layers.
         let named = |error: Error| error.in_step(STEP, || format!("{STEP} {diff_id}"));
         let (unpacked, owners) = pipeline::run(job, Shared(below)).map_err(named)?;
@@ -575,12 +611,13 @@ impl Drop for LockFile {
 /// The layers below, all there; looked at when first asked for.
 struct ReadyBelow<'a> {
     layers: &'a [Layer],
+    access: &'a Access,
     view: std::sync::OnceLock<View>,
 }
 
 impl<'a> ReadyBelow<'a> {
-    fn new(layers: &'a [Layer]) -> ReadyBelow<'a> {
-        ReadyBelow { layers, view: std::sync::OnceLock::new() }
+    fn new(layers: &'a [Layer], access: &'a Access) -> ReadyBelow<'a> {
+        ReadyBelow { layers, access, view: std::sync::OnceLock::new() }
     }
 }
 
@@ -592,7 +629,7 @@ impl Below for ReadyBelow<'_> {
         if let Some(view) = self.view.get() {
             return Ok(Some(view));
         }
-        let view = View::of_layers(self.layers)?;
+        let view = View::helped(trees(self.layers), self.access.0.as_ref().and_then(|access| access()))?;
         Ok(Some(self.view.get_or_init(|| view)))
     }
 }

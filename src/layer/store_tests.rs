@@ -403,7 +403,8 @@ fn look_through(view: &View) -> Look {
     let mut found = BTreeMap::new();
     let mut open = vec![Vec::new()];
     while let Some(dir) = open.pop() {
-        for name in view.names(&dir).unwrap().unwrap() {
+        let here = view.lookup(&dir).unwrap().unwrap();
+        for name in crate::layer::view::shown(&here).unwrap() {
             let path =
                 if dir.is_empty() { name.to_bytes().to_vec() } else { [&dir, &b"/"[..], name.to_bytes()].concat() };
             let it = view.resolve(&path, false).unwrap().unwrap();
@@ -508,6 +509,46 @@ fn umoci(it: &Fixture, stack: &[(Digest, DiffId)]) -> Option<Look> {
     Some(look)
 }
 
+/// Layers that fit one by one, but not all at once.
+#[test]
+fn layers_that_are_too_large_together_are_unpacked_one_after_the_other() {
+    let marks = |count: usize, prefix: &str| {
+        (0..count).fold(Archive::new(), |archive, number| {
+            let name = format!("{prefix}{number}");
+            archive.dir(&name).file(&format!("{name}/.wh..wh..opq"), b"")
+        })
+    };
+    let with = |memory| {
+        let limits = Limits { memory, ..Limits::default() };
+        fixture_with(LayerOptions { limits, whiteouts: WhiteoutFormat::OverlayUser, ..options() })
+    };
+    // Whether two are under way at the same time is up to the machine.
+    let it = with(1 << 20);
+    let stack: Vec<_> = (0..4).map(|layer| it.layer(marks(2000, &format!("{layer}-")))).collect();
+    assert_eq!(it.layers.ensure_all(&stack, None).unwrap().len(), 4);
+    let it = with(256 << 10);
+    let stack = [it.layer(marks(2000, "x"))];
+    let error = it.layers.ensure_all(&stack, None).unwrap_err();
+    assert!(error.to_string().contains("`memory`"), "{error}");
+    it.assert_clean();
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn a_large_window_is_no_reason_to_fail_beside_other_layers() {
+    let it = fixture();
+    let layer = |number: usize| {
+        let tar = Archive::new().file(&number.to_string(), b"x").end();
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(25).unwrap();
+        encoder.write_all(&tar).unwrap();
+        encoder.flush().unwrap();
+        (it.put(&encoder.finish().unwrap()), DiffId(Digest::of(&tar)))
+    };
+    let stack: Vec<_> = (0..3).map(layer).collect();
+    assert_eq!(it.layers.ensure_all(&stack, None).unwrap().len(), 3);
+}
+
 /// Every opinion on one stack of layers; `None` where it cannot be unpacked.
 fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Look)>> {
     let it = fixture();
@@ -519,16 +560,17 @@ fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Lo
     let apply = LayerOptions { whiteouts: WhiteoutFormat::Apply, ..LayerOptions::default() };
     let mut result = Ok(());
     for (blob, diff_id) in &stack {
+        let stop = AtomicBool::new(false);
         let job = Job {
             content: &it.content,
             blob,
             diff_id,
             tree: File::open(&applied).unwrap().into(),
             options: &apply,
-            stop: &AtomicBool::new(false),
+            beside: &Beside::alone(&stop, &it.layers.options.limits),
             progress: &|_, _| {},
         };
-        result = pipeline::run(job, Shared(&ReadyBelow::new(&[]))).map(drop);
+        result = pipeline::run(job, Shared(&ReadyBelow::new(&[], &Access::default()))).map(drop);
         if result.is_err() {
             break;
         }

@@ -179,6 +179,13 @@ pub(crate) fn is_alone() -> bool {
     std::env::var_os(ALONE).is_some()
 }
 
+/// Bytes that this process had in memory at its worst, from proc_pid_status(5).
+pub(crate) fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 /// What a tree looks like, for comparison: one line per path with everything but inode numbers and directory sizes.
 pub(crate) fn snapshot(root: &std::path::Path) -> std::collections::BTreeMap<Vec<u8>, String> {
     use std::os::unix::ffi::OsStrExt;

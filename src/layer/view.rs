@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::Layer;
-use crate::sys::fs::{Stat, c_string, lstatat, names, open_dir, openat, readlinkat};
+use super::{Access, Layer};
+use crate::sys::fs::{Stat, c_string, each_name, fstat, lstatat, names_of, openat, readlinkat};
 use crate::sys::path::{MAX_SYMLINKS, components};
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
@@ -23,6 +25,57 @@ const STEP: &str = "look into the layers";
 pub struct View {
     /// The uppermost first.
     trees: Vec<OwnedFd>,
+    help: Help,
+}
+
+/// Looks at files by ourselves and, where we may not, with the help of who may.
+#[derive(Clone, Default)]
+pub(crate) struct Help(Option<Arc<dyn Access>>);
+
+impl fmt::Debug for Help {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Help").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Help {
+    /// `own`, unless it failed because we may not, and somebody may.
+    fn or<T>(&self, own: io::Result<T>, helped: impl FnOnce(&dyn Access) -> io::Result<T>) -> io::Result<T> {
+        match (own, &self.0) {
+            (Err(error), Some(access)) if error.raw_os_error() == Some(libc::EACCES) => helped(access.as_ref()),
+            (own, _) => own,
+        }
+    }
+
+    fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+        let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        self.or(openat(dir, name, flags, 0), |access| access.open(dir, name, flags))
+    }
+
+    fn open_dir(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+        self.open(dir, name, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NONBLOCK)
+    }
+
+    fn handle(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+        self.open(dir, name, libc::O_PATH)
+    }
+
+    fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
+        self.or(lstatat(dir, name), |_| fstat(self.handle(dir, name)?.as_fd()))
+    }
+
+    /// A directory, opened to be listed.
+    fn listing(&self, dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        self.open(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY)
+    }
+
+    /// An attribute of an open file.
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<Vec<u8>>> {
+        self.or(xattr::get(file, name), |access| match access.attribute(file, name) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(None),
+            value => value.map(Some),
+        })
+    }
 }
 
 /// Something in the merged tree.
@@ -35,6 +88,7 @@ pub(crate) struct Found {
     pub(crate) stat: Stat,
     /// For a directory: its share in each layer, the uppermost first. Empty for everything else.
     pub(crate) dirs: Vec<OwnedFd>,
+    help: Help,
 }
 
 impl Found {
@@ -52,12 +106,31 @@ impl Found {
 
     /// What a symlink says.
     pub(crate) fn target(&self) -> io::Result<Vec<u8>> {
-        readlinkat(self.place.as_fd(), &self.name)
+        let own = readlinkat(self.place.as_fd(), &self.name);
+        self.help.or(own, |_| readlinkat(self.handle()?.as_fd(), c""))
     }
 
     /// Opens it for reading, without waiting for the other end of a FIFO.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
-        openat(self.place.as_fd(), &self.name, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)
+        self.help.open(self.place.as_fd(), &self.name, libc::O_RDONLY | libc::O_NONBLOCK)
+    }
+
+    fn handle(&self) -> io::Result<OwnedFd> {
+        self.help.handle(self.place.as_fd(), &self.name)
+    }
+
+    /// Names and values of its attributes.
+    pub(crate) fn attributes(&self) -> io::Result<Vec<(CString, Vec<u8>)>> {
+        let handle = self.handle()?;
+        let mut attributes = Vec::new();
+        for name in xattr::list_handle(handle.as_fd())? {
+            // Only files and directories have attributes that their mode protects.
+            let value = self
+                .help
+                .or(xattr::get_handle(handle.as_fd(), &name), |_| self.help.attribute(self.open()?.as_fd(), &name))?;
+            attributes.extend(value.map(|value| (name, value)));
+        }
+        Ok(attributes)
     }
 }
 
@@ -67,9 +140,9 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Whether a directory of one layer hides those below it.
-pub(crate) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn is_opaque(help: &Help, dir: &OwnedFd) -> io::Result<bool> {
     for name in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
-        if xattr::get(dir.as_fd(), name)?.as_deref() == Some(b"y") {
+        if help.attribute(dir.as_fd(), name)?.as_deref() == Some(b"y") {
             return Ok(true);
         }
     }
@@ -91,12 +164,31 @@ impl View {
     /// # Errors
     /// Where one of them is not a directory.
     pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>) -> Result<View> {
+        View::helped(trees, None)
+    }
+
+    /// The same with somebody who reaches what this process may not.
+    pub(crate) fn helped<P: AsRef<Path>>(
+        trees: impl IntoIterator<Item = P>,
+        access: Option<Arc<dyn Access>>,
+    ) -> Result<View> {
+        let help = Help(access);
+        let open = |path: &Path| {
+            let opened = crate::sys::path::Root::open(path).map(crate::sys::path::Root::into_dir);
+            help.or(opened, |access| {
+                let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                    return Err(io::Error::from_raw_os_error(libc::EACCES));
+                };
+                let parent = File::open(parent)?;
+                let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+                access.open(parent.as_fd(), &c_string(name.as_encoded_bytes())?, flags)
+            })
+        };
         let trees = trees.into_iter().map(|path| {
             let path = path.as_ref();
-            let opened = crate::sys::path::Root::open(path).map(crate::sys::path::Root::into_dir);
-            opened.map_err(|error| Error::io(STEP, "open", error).path(path))
+            open(path).map_err(|error| Error::io(STEP, "open", error).path(path))
         });
-        Ok(View { trees: trees.collect::<Result<_>>()? })
+        Ok(View { trees: trees.collect::<Result<_>>()?, help: help.clone() })
     }
 
     /// The view of the layers of an image, the lowest first, as [`LayerStore`](super::LayerStore) returns them.
@@ -144,12 +236,25 @@ impl View {
         Ok(Some(bytes))
     }
 
-    /// The names in the directory that `path` leads to; `None` where there is no directory.
-    pub(crate) fn names(&self, path: &[u8]) -> Result<Option<Vec<CString>>> {
-        match self.resolve(path, true)? {
-            Some(found) if found.is_dir() => shown(&found).map(Some).map_err(failed(path)),
-            _ => Ok(None),
+    /// Calls `act` with each name that the root shows, in no order, without keeping them.
+    pub(crate) fn each_name(&self, mut act: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
+        let fail = failed(b"");
+        let Some(root) = self.root().map_err(&fail)? else { return Ok(()) };
+        for (index, share) in root.dirs.iter().enumerate() {
+            let listing = self.help.listing(share.as_fd()).map_err(&fail)?;
+            each_name(listing, &fail, |name| {
+                // The uppermost layer that has a name decides whether it shows.
+                for above in root.dirs.get(..index).unwrap_or_default() {
+                    match self.help.stat(above.as_fd(), name) {
+                        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENAMETOOLONG)) => {}
+                        Err(error) => return Err(fail(error)),
+                        Ok(_) => return Ok(()),
+                    }
+                }
+                if is_whiteout(&self.help.stat(share.as_fd(), name).map_err(&fail)?) { Ok(()) } else { act(name) }
+            })?;
         }
+        Ok(())
     }
 
     /// Resolves `path`; `follow` says whether a symlink at its end is followed too.
@@ -170,12 +275,13 @@ impl View {
 
     fn root(&self) -> io::Result<Option<Found>> {
         let Some(top) = self.trees.first() else { return Ok(None) };
-        let dirs = self.trees.iter().map(|tree| open_dir(tree.as_fd(), c".")).collect::<io::Result<_>>()?;
+        let dirs = self.trees.iter().map(|tree| self.help.open_dir(tree.as_fd(), c".")).collect::<io::Result<_>>()?;
         Ok(Some(Found {
             place: top.try_clone()?,
             name: c".".to_owned(),
-            stat: crate::sys::fs::fstat(top.as_fd())?,
+            stat: fstat(top.as_fd())?,
             dirs,
+            help: self.help.clone(),
         }))
     }
 
@@ -239,7 +345,7 @@ impl View {
 pub(super) fn listed(dir: &Found) -> io::Result<BTreeMap<CString, Vec<usize>>> {
     let mut listed: BTreeMap<CString, Vec<usize>> = BTreeMap::new();
     for (index, share) in dir.dirs.iter().enumerate() {
-        for name in names(share.as_fd())? {
+        for name in names_of(dir.help.listing(share.as_fd())?)? {
             listed.entry(name).or_default().push(index);
         }
     }
@@ -252,7 +358,7 @@ pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
     for (name, shares) in listed(dir)? {
         // The uppermost layer that has a name decides whether it shows.
         let top = shares.first().and_then(|index| dir.dirs.get(*index));
-        let stat = top.map(|share| lstatat(share.as_fd(), &name)).transpose()?;
+        let stat = top.map(|share| dir.help.stat(share.as_fd(), &name)).transpose()?;
         if !stat.is_some_and(|stat| is_whiteout(&stat)) {
             shown.push(name);
         }
@@ -262,18 +368,18 @@ pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
 
 /// Looks `name` up in a merged directory.
 pub(super) fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
-    child_in(dir.dirs.iter(), name)
+    child_in(&dir.help, dir.dirs.iter(), name)
 }
 
 /// The same where it is known which shares have the name, see [`listed`].
 pub(super) fn child_of(dir: &Found, name: &CStr, shares: &[usize]) -> io::Result<Option<Found>> {
-    child_in(shares.iter().filter_map(|index| dir.dirs.get(*index)), name)
+    child_in(&dir.help, shares.iter().filter_map(|index| dir.dirs.get(*index)), name)
 }
 
-fn child_in<'a>(shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::Result<Option<Found>> {
+fn child_in<'a>(help: &Help, shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
     for share in shares {
-        let stat = match lstatat(share.as_fd(), name) {
+        let stat = match help.stat(share.as_fd(), name) {
             Ok(stat) => stat,
             // A name that one layer's file system cannot even hold is not there.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENAMETOOLONG)) => continue,
@@ -286,17 +392,18 @@ fn child_in<'a>(shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::R
             // A file below a directory is hidden by it; a file above everything is it.
             if found.is_none() {
                 let place = share.try_clone()?;
-                found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new() });
+                found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new(), help: help.clone() });
             }
             break;
         }
-        let opened = open_dir(share.as_fd(), name)?;
-        let opaque = is_opaque(&opened)?;
+        let opened = help.open_dir(share.as_fd(), name)?;
+        let opaque = is_opaque(help, &opened)?;
         match &mut found {
             Some(found) => found.dirs.push(opened),
             None => {
                 let place = share.try_clone()?;
-                found = Some(Found { place, name: name.to_owned(), stat, dirs: vec![opened] });
+                let dirs = vec![opened];
+                found = Some(Found { place, name: name.to_owned(), stat, dirs, help: help.clone() });
             }
         }
         if opaque {
@@ -360,8 +467,19 @@ mod tests {
             assert_eq!(read(path).as_deref(), Some("low"), "{path}");
         }
         assert_eq!(read("/etc/passwd/x"), None);
-        let names = view.names(b"etc").unwrap().unwrap();
-        assert_eq!(names, [c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+        let etc = view.resolve(b"etc", true).unwrap().unwrap();
+        let names: Vec<_> = listed(&etc).unwrap().into_keys().collect();
+        assert_eq!(names, [c"gone".to_owned(), c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+        let mut names = Vec::new();
+        view.each_name(|name| {
+            names.push(name.to_owned());
+            Ok(())
+        })
+        .unwrap();
+        names.sort();
+        let shown =
+            ["abs", "absout", "etc", "lib", "loop", "out", "usr"].map(|name| c_string(name.as_bytes()).unwrap());
+        assert_eq!(names, shown);
     }
 
     #[test]

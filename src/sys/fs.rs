@@ -334,26 +334,27 @@ struct Removal<'a> {
 impl Removal<'_> {
     /// Empties the top.
     fn empty(&mut self) -> io::Result<()> {
-        // What was moved up is removed in a further round.
-        loop {
-            let raised = self.raised;
-            self.clear(self.top, 1)?;
-            if self.raised == raised || self.first_error.is_some() {
-                return Ok(());
-            }
-        }
+        // What was moved up, or was passed over because its neighbours went, is removed in a further round.
+        while self.clear(self.top, 1)? && self.first_error.is_none() {}
+        Ok(())
     }
 
-    /// Empties `dir`; failures of single names are noted and skipped.
-    fn clear(&mut self, dir: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
-        for name in names(dir)? {
-            if let Err(error) = self.remove(dir, &name, depth)
+    /// Empties `dir`; failures of single names are noted and skipped. Returns whether there was anything to remove.
+    ///
+    /// Names are not collected first: an archive makes millions of them in one directory, of 255 bytes each.
+    fn clear(&mut self, dir: BorrowedFd<'_>, depth: usize) -> io::Result<bool> {
+        let mut any = false;
+        let act = |name: &CStr| {
+            any = true;
+            if let Err(error) = self.remove(dir, name, depth)
                 && error.raw_os_error() != Some(libc::ENOENT)
             {
                 self.first_error.get_or_insert(error);
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        each_name(listing(dir)?, |error| error, act)?;
+        Ok(any)
     }
 
     fn remove(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
@@ -376,8 +377,13 @@ impl Removal<'_> {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         if depth < MAX_OPEN {
-            self.clear(child.as_fd(), depth + 1)?;
-            return rmdirat(dir, name);
+            loop {
+                let again = self.clear(child.as_fd(), depth + 1)? && self.first_error.is_none();
+                match rmdirat(dir, name) {
+                    Err(error) if again && matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {}
+                    other => return other,
+                }
+            }
         }
         self.raised = raise(dir, name, self.top, self.raised)?;
         Ok(())
@@ -424,22 +430,44 @@ fn raise(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, mut number: u64)
 
 /// The names in `dir`, without `.` and `..`.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
-    // A descriptor of its own: the offset of a directory belongs to the open file.
-    names_of(openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?)
+    names_of(listing(dir)?)
 }
 
 /// [`names`] of a directory that was opened for this.
 pub(crate) fn names_of(dir: OwnedFd) -> io::Result<Vec<CString>> {
-    let mut stream = nix::dir::Dir::from_fd(dir)?;
     let mut names = Vec::new();
+    each_name(
+        dir,
+        |error| error,
+        |name| {
+            names.push(name.to_owned());
+            Ok(())
+        },
+    )?;
+    Ok(names)
+}
+
+/// `dir`, opened to be listed. A descriptor of its own: the offset of a directory belongs to the open file.
+pub(crate) fn listing(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)
+}
+
+/// Calls `act` with each name in `dir`, which was opened for this, without keeping them: there may be millions. Names may
+/// be removed meanwhile.
+pub(crate) fn each_name<E>(
+    dir: OwnedFd,
+    failed: impl Fn(io::Error) -> E,
+    mut act: impl FnMut(&CStr) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut stream = nix::dir::Dir::from_fd(dir).map_err(|errno| failed(errno.into()))?;
     for entry in stream.iter() {
-        let entry = entry?;
+        let entry = entry.map_err(|errno| failed(errno.into()))?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            names.push(name.to_owned());
+            act(name)?;
         }
     }
-    Ok(names)
+    Ok(())
 }
 
 /// Offset and length of each piece of `fd` that is not a hole, by `SEEK_DATA` and `SEEK_HOLE` of lseek(2); `None` where

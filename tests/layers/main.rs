@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod commit;
+mod dependent;
 mod interop;
 mod memory;
 mod overlay;

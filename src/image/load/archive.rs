@@ -8,7 +8,7 @@ use super::{Bundle, STEP};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::layer::tar::{Entry, Kind, Reader};
-use crate::layer::{Decoder, Limits};
+use crate::layer::{Decoder, Limits, exceeded};
 use crate::name::Digest;
 
 /// Buffers of this size on both sides of the decompressor.
@@ -21,6 +21,9 @@ const SMALL_TOGETHER: u64 = 32 << 20;
 
 /// Entries of an archive. Images have a few dozen layers, with four files each at most, and archives a few images.
 const MAX_ENTRIES: u64 = 50_000;
+
+/// Layers as large as they may be that fit into one archive. Overlayfs takes no more of them for an image.
+const MAX_FULL: u64 = 128;
 
 /// Length of a path or link in an archive. The longest in use name two digests.
 const MAX_PATH: usize = 512;
@@ -45,6 +48,8 @@ pub(super) struct Archive {
     /// Paths that are links, with the path that they lead to.
     links: HashMap<String, String>,
     small: u64,
+    /// Bytes that a member may have.
+    most: u64,
 }
 
 enum Member {
@@ -55,10 +60,13 @@ enum Member {
 impl Archive {
     /// Reads the whole archive.
     pub fn read(session: &mut Session, source: impl Read) -> Result<Archive> {
-        let decoder = Decoder::new(BufReader::with_capacity(BUFFER, source))?;
-        let limits = Limits { entries: MAX_ENTRIES, path_length: MAX_PATH, ..Limits::default() };
+        let layers = session.images().layers().options().limits.clone();
+        let decoder = Decoder::with_window(BufReader::with_capacity(BUFFER, source), layers.zstd_window)?;
+        let bytes = layers.bytes.saturating_mul(MAX_FULL);
+        let path_length = MAX_PATH.min(layers.path_length);
+        let limits = Limits { entries: MAX_ENTRIES, path_length, bytes, ..layers };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, decoder), &limits);
-        let mut archive = Archive::default();
+        let mut archive = Archive { most: layers.bytes, ..Archive::default() };
         while let Some(entry) = reader.next()? {
             let Some(path) = clean(&String::from_utf8_lossy(&entry.path))? else { continue };
             archive.entry(session, path, &entry, &mut reader.data())?;
@@ -115,6 +123,10 @@ impl Archive {
                 None => Ok(()),
                 Some(_) => Err(Error::new(ErrorKind::Hostile, STEP).path(path).because("the archive has it twice")),
             };
+        }
+        // What may be too much for a layer is too much for whatever else it may turn out to be.
+        if entry.size > self.most {
+            return Err(exceeded("bytes", self.most));
         }
         let member = if let Some(digest) = blob_digest(&path) {
             if !session.has(&digest, entry.size)? {

@@ -128,7 +128,7 @@ impl Session {
 
     /// The first bytes of a blob, enough to tell how it is compressed.
     pub fn beginning(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let mut beginning = vec![0; 8];
+        let mut beginning = vec![0; 512];
         let mut file = self.images.content().open_blob(digest)?;
         let count = fill(&mut file, &mut beginning).map_err(|error| Error::io(STEP, "read", error))?;
         beginning.truncate(count);

@@ -11,7 +11,7 @@ pub(super) enum Format {
     Ustar,
     /// Schilling's star: like POSIX with a shorter prefix and times behind it.
     Star,
-    /// GNU: no prefix; times and the sparse map stand there.
+    /// GNU: no prefix; times and the sparse map stand there. See [`Header::mistaken_prefix`].
     Gnu,
 }
 
@@ -58,12 +58,25 @@ impl Header {
         let prefix = match self.format {
             Format::Ustar => text(&self.block[345..500]),
             Format::Star => text(&self.block[345..476]),
-            Format::V7 | Format::Gnu => b"",
+            Format::Gnu => self.mistaken_prefix(),
+            Format::V7 => b"",
         };
         if prefix.is_empty() {
             return name.to_vec();
         }
         [prefix, b"/", name].concat()
+    }
+
+    /// Go before 1.8 wrote a prefix into GNU headers, where the times of access and change have their place, and so did
+    /// the engines of that time. Go reads such a prefix to this day, where the times are no numbers: layers with them
+    /// are in use, and whoever checks images with Go's library sees those names.
+    pub(super) fn mistaken_prefix(&self) -> &[u8] {
+        let times = [&self.block[345..357], &self.block[357..369]];
+        if times.into_iter().all(is_go_number) {
+            return b"";
+        }
+        let prefix = text(&self.block[345..500]);
+        if prefix.is_ascii() { prefix } else { b"" }
     }
 
     pub(super) fn link_name(&self) -> Vec<u8> {
@@ -143,6 +156,23 @@ pub(super) fn number(field: &[u8]) -> Result<i128, Why> {
                 b'0'..=b'7' => Ok(value * 8 + i128::from(digit - b'0')),
                 _ => Err("is not octal".to_owned()),
             })
+        }
+    }
+}
+
+/// Whether Go's reader takes a field for a number: one that starts with NUL counts as none at all.
+fn is_go_number(field: &[u8]) -> bool {
+    match field.first() {
+        None | Some(0) => true,
+        Some(first) if first & 0x80 != 0 => number(field).is_ok_and(|value| i64::try_from(value).is_ok()),
+        Some(_) => {
+            // Trimmed on both sides, and cut at the first NUL.
+            let blank = |byte: &u8| matches!(byte, b' ' | 0);
+            let start = field.iter().position(|byte| !blank(byte)).unwrap_or(field.len());
+            let end = field.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+            let digits = text(&field[start..end]);
+            // Twelve octal digits always fit.
+            digits.iter().all(|digit| matches!(digit, b'0'..=b'7'))
         }
     }
 }

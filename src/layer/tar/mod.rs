@@ -27,7 +27,8 @@ use crate::{Error, ErrorKind, Result};
 /// The unit of an archive, in bytes.
 const BLOCK: usize = 512;
 
-/// Largest size that twelve octal digits with a terminator can say; only beyond it may PAX say another.
+/// Largest size that twelve octal digits with a terminator can say. Only beyond it may PAX say another, and then writers
+/// put nothing or this in the plain header.
 const MAX_OCTAL_SIZE: u64 = 0o77_777_777_777;
 
 /// What an entry makes.
@@ -213,11 +214,11 @@ impl<R: BufRead> Reader<R> {
     /// it; so it may not touch what an archive contains.
     fn merge_global(&mut self, global: Pax) -> Result<()> {
         let Pax { path, link_path, size, uid, gid, mtime, xattrs, sparse, .. } = global;
-        if path.is_some() || link_path.is_some() || size.is_some() || !xattrs.is_empty() || sparse.is_any() {
-            return Err(self.hostile("a global header changes names, sizes or attributes"));
+        let names = path.is_some() || link_path.is_some();
+        let owners = uid.is_some() || gid.is_some();
+        if names || owners || size.is_some() || !xattrs.is_empty() || sparse.is_any() {
+            return Err(self.hostile("a global header changes names, sizes, owners or attributes"));
         }
-        self.global.uid = uid.or(self.global.uid);
-        self.global.gid = gid.or(self.global.gid);
         self.global.mtime = mtime.or(self.global.mtime);
         Ok(())
     }
@@ -244,7 +245,9 @@ impl<R: BufRead> Reader<R> {
             }
         }
         let size = match pax.size {
-            Some(size) if size != plain_size && size <= MAX_OCTAL_SIZE => {
+            Some(size)
+                if size != plain_size && (size <= MAX_OCTAL_SIZE || ![0, MAX_OCTAL_SIZE].contains(&plain_size)) =>
+            {
                 return Err(
                     self.hostile(format!("its PAX size {size} contradicts the {plain_size} of its plain header"))
                 );
@@ -253,8 +256,11 @@ impl<R: BufRead> Reader<R> {
             None => plain_size,
         };
         let kind = match header.type_flag() {
-            // Before there were type flags, a slash at the end made a directory; most readers still see one.
-            b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
+            // Before there were type flags, a slash at the end made a directory.
+            0 if path.ends_with(b"/") => Kind::Directory,
+            b'0' if path.ends_with(b"/") => {
+                return Err(self.hostile("it is a file by its type and a directory by its name, and readers differ"));
+            }
             b'0' | 0 | b'7' => Kind::File,
             b'S' if header.format == Format::Gnu => Kind::File,
             b'1' => Kind::HardLink,
@@ -281,8 +287,8 @@ impl<R: BufRead> Reader<R> {
             Kind::CharDevice | Kind::BlockDevice => header.device().map_err(|why| self.corrupt(plain(why)))?,
             _ => (0, 0),
         };
-        let uid = pax.uid.or(self.global.uid).map_or_else(|| header.uid(), Ok);
-        let gid = pax.gid.or(self.global.gid).map_or_else(|| header.gid(), Ok);
+        let uid = pax.uid.map_or_else(|| header.uid(), Ok);
+        let gid = pax.gid.map_or_else(|| header.gid(), Ok);
         let id = |id: Result<u64, Why>, name| match id {
             Ok(id) if id < u64::from(u32::MAX) => Ok(id as u32),
             Ok(id) => Err(self.corrupt(format!("its {name} {id} is out of range"))),
@@ -344,6 +350,9 @@ impl<R: BufRead> Reader<R> {
         if !old && !records.is_any() {
             return Ok(None);
         }
+        if old && !header.mistaken_prefix().is_empty() {
+            return Err(self.hostile("it is sparse, and has a name where only its map can be"));
+        }
         if old && records.is_any() || kind != Kind::File {
             return Err(self.hostile("it is sparse in two ways, or sparse without being a file"));
         }
@@ -369,13 +378,20 @@ impl<R: BufRead> Reader<R> {
                         }
                         let Some(block) = self.block()? else { return Err(self.cut()) };
                         self.data -= BLOCK as u64;
-                        if map.block(&block, limit).map_err(|why| self.corrupt(why))? {
-                            break;
+                        match map.block(&block, limit) {
+                            Ok(false) => {}
+                            Ok(true) => break,
+                            Err(_) if map.too_many => return Err(exceeded("sparse_pieces", limit)),
+                            Err(why) => return Err(self.corrupt(why)),
                         }
                     }
                     (map.pieces, records.real_size)
                 }
                 None | Some((0, 0 | 1)) => {
+                    // Go passes over what else is said about a file whose map is missing, its name for instance.
+                    if records.map.is_none() && (records.version.is_none() || records.count != Some(0)) {
+                        return Err(self.hostile("it is sparse without a map"));
+                    }
                     let pieces = records.map.clone().unwrap_or_default();
                     if records.count.is_some_and(|count| count != pieces.len() as u64) {
                         return Err(self.corrupt("its sparse map has another number of pieces than stated"));

@@ -1,5 +1,7 @@
 //! The records of a PAX header: `<length> <key>=<value>\n`, see pax(1), "pax Extended Header".
 
+use std::collections::HashMap;
+
 use super::header::Why;
 use super::sparse::Pieces;
 use crate::layer::acl;
@@ -136,7 +138,23 @@ fn path(value: &[u8]) -> Result<Vec<u8>, Why> {
     if value.contains(&0) { Err("a path contains NUL".into()) } else { Ok(value.to_vec()) }
 }
 
+/// Records that override what the plain header says, and access control lists.
+const NAMED: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", ACLS[0].record, ACLS[1].record];
+
 impl Pax {
+    /// Whether one of the [`NAMED`] has a value.
+    fn says(&self, key: &[u8]) -> bool {
+        match key {
+            b"path" => self.path.is_some(),
+            b"linkpath" => self.link_path.is_some(),
+            b"size" => self.size.is_some(),
+            b"uid" => self.uid.is_some(),
+            b"gid" => self.gid.is_some(),
+            b"mtime" => self.mtime.is_some(),
+            _ => ACLS.iter().zip(&self.acls).any(|(acl, text)| acl.record == key && text.is_some()),
+        }
+    }
+
     /// Reads all records of one header. An empty value means that the plain header counts.
     ///
     /// Keys that nobody here knows are passed over, as POSIX asks, except in namespaces that change where an entry's
@@ -145,10 +163,21 @@ impl Pax {
         let mut pax = Pax::default();
         // GNU sparse 0.0 gives each piece as two records.
         let mut offset = None;
+        // Keys that stand there with nothing.
+        let mut empty: Vec<&[u8]> = Vec::new();
+        let (mut major, mut minor) = (None, None);
+        // Attributes by name: there may be tens of thousands before anybody counts them.
+        let mut attributes: HashMap<&[u8], &[u8]> = HashMap::new();
         while !bytes.is_empty() {
             let (key, value, rest) = record(bytes)?;
             bytes = rest;
             if value.is_empty() && !key.starts_with(XATTR) {
+                if key.starts_with(b"GNU.sparse.") {
+                    return Err("the sparse map is malformed".into());
+                }
+                if NAMED.contains(&key) && !empty.contains(&key) {
+                    empty.push(key);
+                }
                 continue;
             }
             match key {
@@ -158,14 +187,8 @@ impl Pax {
                 b"uid" => once(&mut pax.uid, decimal(value)?, key)?,
                 b"gid" => once(&mut pax.gid, decimal(value)?, key)?,
                 b"mtime" => once(&mut pax.mtime, time(value)?, key)?,
-                b"GNU.sparse.major" => {
-                    let minor = pax.sparse.version.map_or(0, |(_, minor)| minor);
-                    pax.sparse.version = Some((decimal(value)?, minor));
-                }
-                b"GNU.sparse.minor" => {
-                    let major = pax.sparse.version.map_or(0, |(major, _)| major);
-                    pax.sparse.version = Some((major, decimal(value)?));
-                }
+                b"GNU.sparse.major" => once(&mut major, decimal(value)?, key)?,
+                b"GNU.sparse.minor" => once(&mut minor, decimal(value)?, key)?,
                 b"GNU.sparse.name" => once(&mut pax.sparse.name, path(value)?, key)?,
                 b"GNU.sparse.realsize" | b"GNU.sparse.size" => {
                     once(&mut pax.sparse.real_size, decimal(value)?, key)?;
@@ -194,9 +217,8 @@ impl Pax {
                 b"SCHILY.acl.default" => once(&mut pax.acls[1], value.to_vec(), key)?,
                 key => {
                     if let Some(name) = key.strip_prefix(XATTR) {
-                        let known = pax.xattrs.iter().find(|(known, _)| known == name);
-                        match known {
-                            Some((_, before)) if before != value => {
+                        match attributes.insert(name, value) {
+                            Some(before) if before != value => {
                                 return Err(format!(
                                     "the attribute {:?} stands there twice and disagrees",
                                     String::from_utf8_lossy(name)
@@ -212,6 +234,13 @@ impl Pax {
         }
         if offset.is_some() {
             return Err("the sparse map is malformed".into());
+        }
+        if major.is_some() || minor.is_some() {
+            pax.sparse.version = Some((major.unwrap_or(0), minor.unwrap_or(0)));
+        }
+        // Go lets the last record count, GNU tar the last with a value.
+        if let Some(key) = empty.iter().find(|key| pax.says(key)) {
+            return Err(format!("the record {:?} stands there with and without a value", String::from_utf8_lossy(key)));
         }
         for (name, text) in ACLS.into_iter().zip(std::mem::take(&mut pax.acls)) {
             let Some(text) = text else { continue };
@@ -242,6 +271,7 @@ mod tests {
         assert_eq!(pax.mtime, Some(Time { seconds: 1, nanoseconds: 500_000_000 }));
         let pax = Pax::parse(b"27 SCHILY.xattr.user.a=b\nc\n").unwrap();
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"b\nc".to_vec())]);
+        assert_eq!(Pax::parse(b"7 uid=\n7 uid=\n").unwrap(), Pax::default());
     }
 
     #[test]
@@ -265,9 +295,26 @@ mod tests {
             b"4 =\n",
             b"23 GNU.sparse.offset=1\n",
             b"24 GNU.sparse.unheard=1\n",
+            b"18 GNU.sparse.map=\n",
+            b"7 uid=\n8 uid=0\n",
+            b"8 uid=0\n7 uid=\n",
+            b"12 path=abc\n8 path=\n",
+            b"22 GNU.sparse.major=1\n22 GNU.sparse.major=0\n",
         ] {
             assert!(Pax::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
+    }
+
+    /// Looking each up among those before took minutes.
+    #[test]
+    fn many_attributes_are_read_in_time() {
+        let mut bytes = Vec::new();
+        for number in 0..200_000 {
+            bytes.extend(format!("24 SCHILY.xattr.{number:06}=\n").as_bytes());
+        }
+        let before = std::time::Instant::now();
+        assert_eq!(Pax::parse(&bytes).unwrap().xattrs.len(), 200_000);
+        assert!(before.elapsed() < std::time::Duration::from_secs(20), "{:?}", before.elapsed());
     }
 
     #[test]

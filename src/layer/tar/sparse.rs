@@ -74,11 +74,13 @@ pub(super) struct MapReader {
     number: Option<u64>,
     offset: Option<u64>,
     pub(super) pieces: Pieces,
+    /// Whether it failed for having more pieces than are allowed.
+    pub(super) too_many: bool,
 }
 
 impl MapReader {
     pub(super) fn new() -> MapReader {
-        MapReader { wanted: None, number: None, offset: None, pieces: Vec::new() }
+        MapReader { wanted: None, number: None, offset: None, pieces: Vec::new(), too_many: false }
     }
 
     /// Takes the next block; returns whether the map is complete. The rest of the last block is padding.
@@ -103,7 +105,10 @@ impl MapReader {
     fn line(&mut self, limit: usize) -> Result<(), Why> {
         let value = self.number.take().ok_or("the sparse map is malformed")?;
         match (self.wanted, self.offset.take()) {
-            (None, _) if value > limit as u64 => return Err("the sparse map has too many pieces".into()),
+            (None, _) if value > limit as u64 => {
+                self.too_many = true;
+                return Err("the sparse map has too many pieces".into());
+            }
             (None, _) => self.wanted = Some(value),
             (Some(_), None) => self.offset = Some(value),
             (Some(_), Some(offset)) => self.pieces.push((offset, value)),

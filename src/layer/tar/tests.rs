@@ -67,14 +67,25 @@ fn long_names_of_every_kind() {
         .pax(&[("path", long.as_bytes()), ("linkpath", target.as_bytes())])
         .block(Block::new(b"short", b'2').link(b"short"))
         .block(Block::new(b"file", b'0').with(345, b"prefix/of/it"))
-        .block(Block::new(b"file", b'0').gnu().with(345, b"not a prefix"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"as/Go/has/it"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123\012345670123\0"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123 12345670123 more"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"\x80\0\0\0\0\0\0\0\0\0\0\x05\0"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"not \xff ASCII"))
+        .block(Block::new(b"file", b'0').gnu().with(357, b"late"))
         .end();
     let entries = read(&archive).unwrap();
     for (entry, _) in &entries[..2] {
         assert_eq!((entry.path.as_slice(), entry.link.as_slice()), (long.as_bytes(), target.as_bytes()));
     }
     assert_eq!(entries[2].0.path, b"prefix/of/it/file");
-    assert_eq!(entries[3].0.path, b"file");
+    // As Go's reader has them, which every other engine has.
+    assert_eq!(entries[3].0.path, b"as/Go/has/it/file");
+    for (entry, _) in &entries[4..] {
+        assert_eq!(entry.path, b"file");
+    }
+    let sparse = Block::new(b"a", b'S').gnu().with(345, b"x/y").with(483, b"00000000000\0");
+    refused(Archive::new().block(sparse), ErrorKind::Hostile, "sparse");
 }
 
 #[test]
@@ -103,13 +114,16 @@ fn pax_overrides_what_a_header_cannot_say() {
 }
 
 #[test]
-fn a_global_header_sets_times_and_owners_only() {
+fn a_global_header_sets_times_only() {
     let global = |records: &[(&str, &[u8])]| {
         let body = pax_records(records);
         Archive::new().block(Block::new(b"g", b'g').size(body.len() as u64)).data(&body).file("a", b"")
     };
-    let entries = read(&global(&[("mtime", b"5"), ("comment", b"x"), ("uid", b"7")]).end()).unwrap();
-    assert_eq!((entries[0].0.mtime.seconds, entries[0].0.uid), (5, 7));
+    let entries = read(&global(&[("mtime", b"5"), ("comment", b"x")]).end()).unwrap();
+    assert_eq!(entries[0].0.mtime.seconds, 5);
+    // Go passes over them, GNU tar obeys them: one sees root's program, the other a user's.
+    refused(global(&[("uid", b"0")]), ErrorKind::Hostile, "global header");
+    refused(global(&[("gid", b"0")]), ErrorKind::Hostile, "global header");
     refused(global(&[("path", b"x")]), ErrorKind::Hostile, "global header");
     refused(global(&[("size", b"512")]), ErrorKind::Hostile, "global header");
 }
@@ -132,6 +146,8 @@ fn cve_2025_62518_entries_are_not_smuggled_through_a_size() {
     let archive = Archive::new().pax(&[("size", big.as_bytes())]).block(Block::new(b"a", b'0').size(0)).0;
     let mut reader = Reader::new(&archive[..], &Limits::default());
     assert_eq!(reader.next().unwrap().unwrap().size, 9 << 30);
+    let archive = Archive::new().pax(&[("size", big.as_bytes())]).block(Block::new(b"a", b'0').size(512));
+    refused(archive.data(&[1; 512]), ErrorKind::Hostile, "contradicts");
 }
 
 /// GHSA-fp55-jw48-c537 and kin: extended headers that some readers apply to the wrong entry.
@@ -159,7 +175,11 @@ fn data_where_none_belongs_is_refused() {
         let block = Block::new(b"a", flag).link(b"b").size(512);
         refused(Archive::new().block(block).data(&[0; 512]), ErrorKind::Hostile, "has data");
     }
-    refused(Archive::new().file("dir/", b"x"), ErrorKind::Hostile, "has data");
+    refused(Archive::new().block(Block::new(b"dir/", 0).size(512)).data(&[0; 512]), ErrorKind::Hostile, "has data");
+    for data in [&b""[..], b"x"] {
+        refused(Archive::new().file("dir/", data), ErrorKind::Hostile, "readers differ");
+    }
+    assert_eq!(read(&Archive::new().block(Block::new(b"dir/", 0)).end()).unwrap()[0].0.kind, Kind::Directory);
 }
 
 #[test]
@@ -247,13 +267,20 @@ fn sparse_maps_that_lie_are_refused() {
             .file("a", &body)
     };
     assert_eq!(read(&map(b"1\n9\n0\n").end()).unwrap()[0].0.sparse.as_ref().unwrap().pieces, [(9, 0)]);
-    refused(map(b"999999999999\n"), ErrorKind::Corrupt, "too many");
+    refused(map(b"999999999999\n"), ErrorKind::Limit, "`sparse_pieces`");
     refused(map(b"1\n2\n"), ErrorKind::Corrupt, "malformed");
     refused(map(b"x\n"), ErrorKind::Corrupt, "malformed");
     refused(map(&[b'1'; 512]), ErrorKind::Corrupt, "range");
     let both = Archive::new().pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1")]);
     let both = Archive([both.0, gnu_sparse(&[(0, 1)], 1, 1).0].concat());
     refused(both, ErrorKind::Hostile, "two ways");
+    let named = |more: &[(&str, &[u8])]| {
+        let records = [&[("GNU.sparse.name", &b"other"[..]), ("GNU.sparse.realsize", b"9")], more].concat();
+        Archive::new().pax(&records).file("a", b"")
+    };
+    refused(named(&[]), ErrorKind::Hostile, "without a map");
+    refused(named(&[("GNU.sparse.numblocks", b"0")]), ErrorKind::Hostile, "without a map");
+    refused(named(&[("GNU.sparse.major", b"0")]), ErrorKind::Hostile, "without a map");
 }
 
 /// GNU tar writes; we read; the system's `tar` says what is right.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::place::Place;
 use super::{Owner, Ownership, STEP, Skipped, Unpacker, failed};
 use crate::layer::acl;
+use crate::layer::copy::inside;
 use crate::layer::tar::Entry;
 use crate::layer::view::Found;
 use crate::sys::fs::{Time, c_string, fchmod, fchown, futimens, lutimensat, open_handle};
@@ -192,13 +193,8 @@ impl Unpacker<'_> {
             Ownership::Single => (0, 0),
             Ownership::Mapped(reown) => reown.container_ids(stat.st_uid, stat.st_gid),
         };
-        let handle = open_handle(found.place.as_fd(), &found.name).map_err(failed("openat", path))?;
-        let mut xattrs = Vec::new();
-        for name in xattr::list_handle(handle.as_fd()).map_err(failed("listxattr", path))? {
-            if let Some(value) = xattr::get_handle(handle.as_fd(), &name).map_err(failed("getxattr", path))? {
-                xattrs.push((name.into_bytes(), value));
-            }
-        }
+        let attributes = found.attributes().map_err(failed("getxattr", path))?;
+        let mut xattrs: Vec<_> = attributes.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect();
         // Overlay's marks say how that layer relates to what is below it; they are not part of the file.
         xattrs.retain(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
         if let Ownership::Single = &self.options.ownership {
@@ -208,6 +204,9 @@ impl Unpacker<'_> {
         if let Ownership::Mapped(reown) = &self.options.ownership {
             for (_, list) in xattrs.iter_mut().filter(|(name, _)| name.starts_with(b"system.posix_acl_")) {
                 acl::map_ids(list, |uid| reown.container_ids(uid, 0).0, |gid| reown.container_ids(0, gid).1);
+            }
+            for (_, value) in xattrs.iter_mut().filter(|(name, _)| name == b"security.capability") {
+                *value = inside(std::mem::take(value));
             }
         }
         let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };

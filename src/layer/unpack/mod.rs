@@ -25,10 +25,11 @@ use std::fmt;
 use std::io::BufRead;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::metadata::Meta;
 use self::notes::Notes;
-pub(crate) use self::notes::Owners;
+pub(crate) use self::notes::{Owners, Share};
 use self::place::{Parents, clean, split};
 use self::waiting::{Pending, Waiting};
 use super::limits::exceeded;
@@ -40,6 +41,9 @@ use crate::sys::usage::{self, Measured};
 use crate::{Error, ErrorKind, Result};
 
 const STEP: &str = "unpack the layer";
+
+/// Where aufs kept files with names in several layers, which old images link to from there. It is no part of the image.
+const PLINKS: &[u8] = b".wh..wh.plnk";
 
 /// Kinds of things left out that are told apart.
 const MOST_SKIPPED: usize = 100;
@@ -176,8 +180,22 @@ struct Unpacker<'a> {
     notes: Notes,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
+    /// Whether [`PLINKS`] is there.
+    plinks: bool,
     /// Whether directories are getting their metadata, so that nothing is noted for later any more.
     finishing: bool,
+}
+
+/// [`unpack_beside`] nobody.
+#[cfg(test)]
+pub(crate) fn unpack<R: BufRead>(
+    archive: R,
+    tree: Root,
+    options: &LayerOptions,
+    below: &dyn Below,
+    exact_modes: bool,
+) -> Result<(Unpacked, Owners, R)> {
+    unpack_beside(archive, tree, options, below, exact_modes, None, &AtomicBool::new(false))
 }
 
 /// Unpacks the tar `archive` into `tree`, an open directory that is empty (or, for [`WhiteoutFormat::Apply`], holds
@@ -187,12 +205,17 @@ struct Unpacker<'a> {
 ///
 /// `exact_modes` says that the calling thread has cleared a umask of its own. After an error the tree is in disorder
 /// and to be thrown away.
-pub(crate) fn unpack<R: BufRead>(
+///
+/// Of what layers that are unpacked at the same time may remember together this one has a `share`. It gives up when `stop`
+/// is set.
+pub(crate) fn unpack_beside<R: BufRead>(
     archive: R,
     tree: Root,
     options: &LayerOptions,
     below: &dyn Below,
     exact_modes: bool,
+    share: Option<Share>,
+    stop: &AtomicBool,
 ) -> Result<(Unpacked, Owners, R)> {
     let stat = fstat(tree.dir()).map_err(|error| Error::io(STEP, "fstat", error))?;
     let apply = options.whiteouts == WhiteoutFormat::Apply;
@@ -211,9 +234,10 @@ pub(crate) fn unpack<R: BufRead>(
         me,
         parents,
         waiting: Waiting::new(),
-        notes: Notes::new(options.limits.memory),
+        notes: Notes::new(options.limits.memory, share),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
+        plinks: false,
         finishing: false,
     };
     if apply {
@@ -224,6 +248,9 @@ pub(crate) fn unpack<R: BufRead>(
     while let Some(entry) = reader.next()? {
         unpacker.entry(entry, &mut reader)?;
         unpacker.stay_small()?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(given_up());
+        }
     }
     unpacker.result.entries = reader.entries();
     let (result, owners) = unpacker.finish()?;
@@ -241,8 +268,11 @@ impl Unpacker<'_> {
             return self.root_entry(entry);
         }
         let (parent, name) = split(&path);
-        if parent.split(|byte| *byte == b'/').any(|component| component.starts_with(b".wh.")) {
-            return Err(hostile(&entry.path, "a whiteout cannot hold anything"));
+        match parent.split(|byte| *byte == b'/').find(|component| component.starts_with(b".wh.")) {
+            None => {}
+            Some(_) if parent == PLINKS && entry.kind != Kind::Directory => self.make_plinks()?,
+            Some(component) if component.starts_with(b".wh..wh.") => return Ok(()),
+            Some(_) => return Err(hostile(&entry.path, "a whiteout cannot hold anything")),
         }
         if let Some(hidden) = name.strip_prefix(b".wh.") {
             return self.whiteout(parent, hidden, &entry.path);
@@ -251,9 +281,7 @@ impl Unpacker<'_> {
         if self.applies() {
             self.notes.made.insert(&place.path);
         }
-        if matches!(entry.kind, Kind::Directory | Kind::Symlink) {
-            self.parents.forget_alias(&path);
-        }
+        self.parents.covered(&place.path);
         match entry.kind {
             Kind::File => self.file(&place, entry, reader),
             Kind::HardLink => self.hard_link(&place, &entry),
@@ -289,6 +317,11 @@ impl Unpacker<'_> {
         }
         *self.skipped.entry(what).or_default() += 1;
     }
+}
+
+/// The error of whoever gives up for another layer's sake.
+pub(super) fn given_up() -> Error {
+    Error::new(ErrorKind::Conflict, STEP).because("another layer of the image failed")
 }
 
 fn hostile(path: &[u8], why: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -13,6 +13,7 @@ use crate::sys::fs::{
     Stat, c_string, ftruncate, linkat, lstatat, mkdirat, mknodat, openat, remove_tree, seek, symlinkat, unlinkat,
     write_all,
 };
+use crate::sys::reflink;
 use crate::{Error, ErrorKind, Result};
 
 const NEW_FILE: libc::c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
@@ -142,15 +143,18 @@ impl Unpacker<'_> {
             Kind::BlockDevice => libc::S_IFBLK,
             _ => libc::S_IFIFO,
         };
-        let meta = Meta::of(entry);
-        let is_device = kind != libc::S_IFIFO;
         if kind == libc::S_IFCHR && entry.device == (0, 0) {
             return Err(hostile(&entry.path, "a character device 0/0 would act as a whiteout"));
         }
+        self.make_node(place, kind, libc::makedev(entry.device.0, entry.device.1), &Meta::of(entry))
+    }
+
+    /// A FIFO or device.
+    fn make_node(&mut self, place: &Place, kind: libc::mode_t, device: libc::dev_t, meta: &Meta) -> Result<()> {
+        let is_device = kind != libc::S_IFIFO;
         if is_device && !matches!(self.options.ownership, Ownership::Full) {
-            return self.stand_in(place, &meta);
+            return self.stand_in(place, meta);
         }
-        let device = libc::makedev(entry.device.0, entry.device.1);
         let mode = kind | if self.exact_modes { meta.mode } else { 0o600 };
         let made = self.make(place, "mknodat", |dir, name| match mknodat(dir, name, mode, device) {
             // Root of a user namespace may not make devices.
@@ -158,10 +162,11 @@ impl Unpacker<'_> {
             result => result.map(|()| true),
         })?;
         if !made {
-            return self.stand_in(place, &meta);
+            return self.stand_in(place, meta);
         }
-        let exact = self.exact_modes && meta.mode & 0o6000 == 0;
-        self.finish_unopened(place, &meta, (!exact || self.is_mapped()).then_some(meta.mode))
+        // An access control list changes the mode.
+        let exact = self.exact_modes && meta.mode & 0o6000 == 0 && meta.xattrs.is_empty();
+        self.finish_unopened(place, meta, (!exact || self.is_mapped()).then_some(meta.mode))
     }
 
     fn is_mapped(&self) -> bool {
@@ -221,13 +226,23 @@ impl Unpacker<'_> {
                 self.count_bytes(u64::try_from(found.stat.st_size).unwrap_or(0))?;
                 let from = std::fs::File::from(found.open().map_err(failed("openat", &place.path))?);
                 let (fd, mode_is_set) = self.new_file(place, &meta)?;
-                let from = io::BufReader::with_capacity(1 << 16, from);
-                copy(from, fd.as_fd(), u64::MAX, &place.path)?;
-                self.finish_open(fd.as_fd(), &place.path, &meta, mode_is_set, false)?;
+                let made = std::fs::File::from(fd);
+                // Holes stay holes: a lower layer of a few bytes may have a file of any length.
+                match reflink::clone_file(from.as_fd(), made.as_fd()) {
+                    Err(error) if reflink::cannot_clone(&error) => {
+                        reflink::copy_data(&from, &made, found.stat.st_size.unsigned_abs())
+                    }
+                    cloned => cloned,
+                }
+                .map_err(failed("copy_file_range", &place.path))?;
+                self.finish_open(made.as_fd(), &place.path, &meta, mode_is_set, false)?;
             }
             libc::S_IFLNK => {
                 let target = found.target().map_err(failed("readlink", &place.path))?;
                 self.symlink(place, &target, meta)?;
+            }
+            kind @ (libc::S_IFIFO | libc::S_IFCHR | libc::S_IFBLK) => {
+                self.make_node(place, kind, found.stat.st_rdev, &meta)?;
             }
             _ => return Ok(false),
         }

@@ -6,14 +6,32 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::Owner;
 use super::place::split;
 use crate::layer::limits::exceeded;
 use crate::{Error, ErrorKind, Result};
 
-/// About what a set spends on each path beside its bytes.
-const OVERHEAD: usize = 48;
+/// What an ordered set or map spends on a path beside the path itself, its nodes being hardly more than half full.
+const SLOT: usize = 64;
+
+/// What a path takes up that is kept by itself, as malloc(3) has it.
+pub(super) fn allocated(path: &[u8]) -> usize {
+    (path.len() + size_of::<usize>()).next_multiple_of(16).max(32)
+}
+
+/// What a path in a set takes up.
+fn cost(path: &[u8]) -> usize {
+    allocated(path) + SLOT
+}
+
+/// What a path in a hash table takes up that a number stands beside: a table may be half empty, and half as large again
+/// while it grows.
+fn cost_in_table(path: &[u8]) -> usize {
+    allocated(path) + 2 * size_of::<(Vec<u8>, LastSaid<'_>)>()
+}
 
 /// Bytes of owners that are handed over at a time.
 const BATCH: usize = 1 << 20;
@@ -33,7 +51,7 @@ pub(super) struct Paths {
 impl Paths {
     pub(super) fn insert(&mut self, path: &[u8]) {
         if self.set.insert(path.to_vec()) {
-            self.bytes += path.len() + OVERHEAD;
+            self.bytes += cost(path);
         }
     }
 
@@ -47,7 +65,7 @@ impl Paths {
 
     pub(super) fn remove(&mut self, path: &[u8]) {
         if self.set.remove(path) {
-            self.bytes -= path.len() + OVERHEAD;
+            self.bytes -= cost(path);
         }
     }
 
@@ -84,13 +102,13 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    pub(super) fn new(limit: usize) -> Notes {
+    pub(super) fn new(limit: usize, share: Option<Share>) -> Notes {
         Notes {
             limit,
             opaque: Paths::default(),
             made: Paths::default(),
             brought_up: Paths::default(),
-            owners: Owners::default(),
+            owners: Owners { limit, share, ..Owners::default() },
         }
     }
 
@@ -104,10 +122,13 @@ impl Notes {
         self.owners.forget(path);
     }
 
-    /// Fails where more is remembered than may be.
-    pub(super) fn check(&self, waiting: usize) -> Result<()> {
+    /// Fails where more is remembered than may be, by this layer or by all that are unpacked beside it.
+    pub(super) fn check(&mut self, waiting: usize) -> Result<()> {
         let bytes = self.opaque.bytes + self.made.bytes + self.brought_up.bytes + self.owners.bytes() + waiting;
-        if bytes > self.limit { Err(exceeded("memory", self.limit)) } else { Ok(()) }
+        if bytes > self.limit || !self.owners.share.as_mut().is_none_or(|share| share.fits(bytes, self.limit)) {
+            return Err(exceeded("memory", self.limit));
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +147,46 @@ pub(crate) struct Owners {
     /// Paths of which everything before a record's number is void, because something else stands there now.
     void: HashMap<Vec<u8>, u64>,
     void_bytes: usize,
+    /// What all this, and what acting on it takes, may take up.
+    limit: usize,
+    /// Of all that is remembered.
+    share: Option<Share>,
+}
+
+/// A part of what layers that are unpacked at the same time may remember together; given back with this value.
+#[derive(Debug)]
+pub(crate) struct Share {
+    all: Arc<AtomicUsize>,
+    own: usize,
+    crowded: Arc<AtomicBool>,
+}
+
+impl Share {
+    /// Of `all`; `crowded` is set where it did not fit beside the others, and may fit alone.
+    pub(crate) fn new(all: Arc<AtomicUsize>, crowded: Arc<AtomicBool>) -> Share {
+        Share { all, own: 0, crowded }
+    }
+
+    /// Notes that this layer remembers so many bytes; whether all together fit into the limit.
+    fn fits(&mut self, bytes: usize, limit: usize) -> bool {
+        // Small changes are not worth a look at memory that other threads write to.
+        if bytes.abs_diff(self.own) < 16 << 10 {
+            return true;
+        }
+        let added = bytes.wrapping_sub(self.own);
+        let all = self.all.fetch_add(added, Ordering::Relaxed).wrapping_add(added);
+        self.own = bytes;
+        if all > limit {
+            self.crowded.store(true, Ordering::Relaxed);
+        }
+        all <= limit
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
 }
 
 impl Owners {
@@ -180,7 +241,7 @@ impl Owners {
     /// What has been said about `path` and everything below it is void.
     pub(super) fn forget(&mut self, path: &[u8]) {
         if self.records > 0 && self.void.insert(path.to_vec(), self.records).is_none() {
-            self.void_bytes += path.len() + OVERHEAD;
+            self.void_bytes += cost_in_table(path);
         }
     }
 
@@ -202,7 +263,7 @@ impl Owners {
     /// Hands everything to `act`, some at a time and in order.
     pub(crate) fn each_batch(&self, mut act: impl FnMut(&[Owner]) -> Result<()>) -> Result<()> {
         let defect = || Error::new(ErrorKind::Io, super::STEP).because("a defect in this crate: the journal of owners");
-        let mut gone = self.gone().ok_or_else(defect)?;
+        let mut gone = self.gone()?.ok_or_else(defect)?;
         let mut journal = Take(&self.journal);
         let mut path = Vec::new();
         let mut batch = Vec::new();
@@ -242,22 +303,32 @@ impl Owners {
     }
 
     /// What there are hard links to that has lost its name since; `None` where the journal cannot be read.
-    fn gone(&self) -> Option<HashMap<Vec<u8>, LastSaid<'_>>> {
+    ///
+    /// The journal says shortly what is long in here, so this is counted, too.
+    fn gone(&self) -> Result<Option<HashMap<Vec<u8>, LastSaid<'_>>>> {
         let mut gone = HashMap::new();
         if self.links == 0 || self.void.is_empty() {
-            return Some(gone);
+            return Ok(Some(gone));
         }
+        let mut bytes = self.bytes();
         let mut journal = Take(&self.journal);
         let mut path = Vec::new();
         for _ in 0..self.records {
-            journal.path(&mut path)?;
-            if let Said::Link { target, since } = journal.said(&path)?
+            let said = journal.path(&mut path).and_then(|()| journal.said(&path));
+            let Some(said) = said else { return Ok(None) };
+            if let Said::Link { target, since } = said
                 && self.void_before(&target) > since
             {
-                gone.insert(target, None);
+                let size = cost_in_table(&target);
+                if gone.insert(target, None).is_none() {
+                    bytes += size;
+                }
+                if bytes > self.limit {
+                    return Err(exceeded("memory", self.limit));
+                }
             }
         }
-        Some(gone)
+        Ok(Some(gone))
     }
 }
 
@@ -366,7 +437,7 @@ mod tests {
 
     #[test]
     fn owners_come_back_as_they_were_written() {
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20, None).owners;
         assert!(owners.is_empty() && all(&owners).is_empty());
         let mut written = vec![owner("a/b/c", 1), owner("a/b/d", u32::MAX - 1), owner("", 3), owner("a/b/d", 0)];
         written[1].mode = None;
@@ -377,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_is_replaced_is_void_up_to_there() {
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20, None).owners;
         for path in ["d", "d/x", "d/x/y", "da", "e"] {
             owners.push(&owner(path, 1));
         }
@@ -396,7 +467,7 @@ mod tests {
             let expected: Vec<_> = expected.iter().map(|(path, uid)| ((*path).to_owned(), *uid)).collect();
             assert_eq!(names(owners), expected);
         };
-        let mut owners = Owners::default();
+        let mut owners = Notes::new(1 << 20, None).owners;
         owners.link(b"nobody", b"knows");
         assert!(owners.is_empty());
         owners.push(&owner("d/a", 1));
@@ -419,8 +490,23 @@ mod tests {
     }
 
     #[test]
+    fn links_to_long_names_that_go_are_counted() {
+        let mut notes = Notes::new(4 << 20, None);
+        let deep = vec!["n".repeat(255); 15].join("/");
+        for number in 0..2000 {
+            notes.owners.push(&owner(&format!("{deep}/{number}"), 5));
+            notes.owners.link(format!("{deep}/h{number}").as_bytes(), format!("{deep}/{number}").as_bytes());
+        }
+        notes.check(0).unwrap();
+        assert_eq!(all(&notes.owners).len(), 2000);
+        notes.forget(deep.as_bytes());
+        let error = notes.owners.each_batch(|_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("`memory`"), "{error}");
+    }
+
+    #[test]
     fn a_million_owners_are_small_and_come_in_batches() {
-        let mut notes = Notes::new(32 << 20);
+        let mut notes = Notes::new(20 << 20, None);
         for number in 0..1_000_000 {
             notes.owners.push(&owner(&format!("srv/app/node_modules/package{}/file{number}.js", number / 100), 1000));
         }
@@ -438,6 +524,23 @@ mod tests {
     }
 
     #[test]
+    fn layers_share_what_they_remember() {
+        let (all, crowded) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let notes = || Notes::new(1 << 20, Some(Share::new(all.clone(), crowded.clone())));
+        let (mut one, mut other) = (notes(), notes());
+        one.check(600_000).unwrap();
+        other.check(300_000).unwrap();
+        other.check(400_000).unwrap();
+        assert!(!crowded.load(Ordering::Relaxed));
+        other.check(500_000).unwrap_err();
+        assert!(crowded.load(Ordering::Relaxed));
+        drop(one);
+        other.check(1_000_000).unwrap();
+        drop(other);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn subtrees_go_and_neighbours_stay() {
         let mut paths = Paths::default();
         for path in ["a", "a/b", "a/b/c", "a.b", "ab", "b"] {
@@ -447,10 +550,10 @@ mod tests {
         paths.remove_below(b"a");
         let left: Vec<_> = paths.set.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         assert_eq!(left, ["a", "a.b", "ab", "b"]);
-        assert_eq!(paths.bytes, 7 + 4 * OVERHEAD);
-        let mut notes = Notes::new(100);
+        assert_eq!(paths.bytes, 4 * cost(b"a.b"));
+        let mut notes = Notes::new(200, None);
         notes.check(0).unwrap();
-        notes.opaque.insert(&[b'x'; 100]);
+        notes.opaque.insert(&[b'x'; 200]);
         assert!(notes.check(0).unwrap_err().to_string().contains("memory"));
     }
 }

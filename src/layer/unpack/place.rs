@@ -1,6 +1,6 @@
 //! Where an entry goes: its parent directory, found or made.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -16,6 +16,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Directories kept open.
 const MAX_OPEN: usize = 64;
+
+/// A path with all that the symlinks on its way say may have as many components for each level that is allowed.
+const STEPS_PER_LEVEL: usize = 4;
 
 /// A directory of the tree that entries are made in.
 #[derive(Debug)]
@@ -53,18 +56,31 @@ pub(super) struct Parents {
     clock: u64,
     /// The one asked for last: tars go directory by directory.
     last: Option<(Vec<u8>, Rc<Parent>)>,
+    /// Where the symlinks of lower layers stand that some of them go through. Whatever this layer makes there takes the
+    /// symlink's place.
+    through: HashSet<Vec<u8>>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Set to look every directory up anew, to compare.
+    pub(super) static FORGETFUL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 impl Parents {
     pub(super) fn new(root: &Root) -> Result<Parents> {
         let dir = root.dir().try_clone_to_owned().map_err(|error| Error::io(STEP, "fcntl", error))?;
         let root = Rc::new(Parent { dir, path: Vec::new() });
-        Ok(Parents { root, open: HashMap::new(), clock: 0, last: None })
+        Ok(Parents { root, open: HashMap::new(), clock: 0, last: None, through: HashSet::new() })
     }
 
     fn get(&mut self, path: &[u8]) -> Option<Rc<Parent>> {
         if path.is_empty() {
             return Some(self.root.clone());
+        }
+        #[cfg(test)]
+        if FORGETFUL.get() {
+            return None;
         }
         if let Some((last, parent)) = &self.last
             && last == path
@@ -89,9 +105,28 @@ impl Parents {
         self.last = Some((path.to_vec(), parent));
     }
 
-    /// Called when an entry makes `path` itself: it may have led somewhere else through a layer below.
-    pub(super) fn forget_alias(&mut self, path: &[u8]) {
-        if self.open.get(path).is_some_and(|(parent, _)| parent.path != path) {
+    /// Notes that directories were found through a lower layer's symlink at `path`, a path without symlinks.
+    fn went_through(&mut self, path: Vec<u8>) {
+        self.through.insert(path);
+    }
+
+    /// Called before a walk, which goes through [`MAX_SYMLINKS`] at most.
+    fn make_room(&mut self) {
+        if self.through.len() > MAX_OPEN {
+            self.forget();
+        }
+    }
+
+    /// Called when something is made at `path`, a path without symlinks, that a lower layer may have a symlink at.
+    pub(super) fn covered(&mut self, path: &[u8]) {
+        if !self.through.is_empty() && self.through.contains(path) {
+            self.forget();
+        }
+    }
+
+    /// Called when a directory no longer shows what lower layers have in it.
+    pub(super) fn hidden(&mut self) {
+        if !self.through.is_empty() {
             self.forget();
         }
     }
@@ -100,6 +135,7 @@ impl Parents {
     pub(super) fn forget(&mut self) {
         self.open.clear();
         self.last = None;
+        self.through.clear();
     }
 }
 
@@ -146,10 +182,26 @@ const DIR: libc::c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
 impl Unpacker<'_> {
     /// The place of `name` in the directory that the clean path `parent` leads to, which is made where it is missing.
     pub(super) fn place(&mut self, parent: &[u8], name: &[u8]) -> Result<Place> {
+        let written = parent;
         let parent = self.parent(parent)?;
         let path = join(&parent.path, name);
+        if parent.path != written {
+            self.check_grown(&path)?;
+        }
         let name = c_string(name).map_err(failed("openat", &path))?;
         Ok(Place { parent, name, path })
+    }
+
+    /// Holds a path that symlinks may have made longer than what the archive says against the limits.
+    fn check_grown(&self, path: &[u8]) -> Result<()> {
+        let limits = &self.options.limits;
+        if path.len() > limits.path_length {
+            return Err(exceeded("path_length", limits.path_length));
+        }
+        if components(path).count() > limits.depth {
+            return Err(exceeded("depth", limits.depth));
+        }
+        Ok(())
     }
 
     /// The directory that the clean path leads to.
@@ -210,18 +262,33 @@ impl Unpacker<'_> {
 
     /// The slow way to a directory: component by component through this tree and the layers below.
     fn walk(&mut self, path: &[u8]) -> Result<Parent> {
+        self.parents.make_room();
+        let limits = &self.options.limits;
+        let (most_steps, depth) = (limits.depth.saturating_mul(STEPS_PER_LEVEL), limits.depth);
         let mut here = self.reopen(&[])?;
+        // Directories on the way to `here`, the nearest last, for `..`.
+        let mut way: Vec<Parent> = Vec::new();
         let mut left: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        let mut steps = left.len();
         let mut symlinks = 0;
         while let Some(component) = left.pop_front() {
             if component == b".." {
-                let above = split(&here.path).0.to_vec();
-                here = self.reopen(&above)?;
+                here = match way.pop() {
+                    Some(above) => above,
+                    None => self.reopen(&split(&here.path).0.to_vec())?,
+                };
                 continue;
             }
             let next = match self.step(&here, &component, path)? {
                 Step::Into(dir) => {
-                    here = dir;
+                    if way.len() == MAX_OPEN {
+                        // The farther one goes down, the more of the way back is walked from the root.
+                        way.clear();
+                    }
+                    way.push(std::mem::replace(&mut here, dir));
+                    if components(&here.path).count() > depth {
+                        return Err(exceeded("depth", depth));
+                    }
                     if self.keeps() {
                         self.keep(&here)?;
                     }
@@ -235,13 +302,18 @@ impl Unpacker<'_> {
             }
             if next.starts_with(b"/") {
                 here = self.reopen(&[])?;
+                way.clear();
             }
+            let before = left.len();
             for component in components(&next).collect::<Vec<_>>().into_iter().rev() {
                 left.push_front(component.to_vec());
             }
-        }
-        if components(&here.path).count() > self.options.limits.depth {
-            return Err(exceeded("depth", self.options.limits.depth));
+            steps += left.len() - before;
+            if steps > most_steps {
+                return Err(exceeded("depth", depth)
+                    .path(crate::layer::view::as_path(path))
+                    .because(format!("the symlinks on its way say more than {most_steps} components")));
+            }
         }
         Ok(here)
     }
@@ -291,6 +363,7 @@ impl Unpacker<'_> {
             None => {
                 let meta = match self.look_below(&path)? {
                     Some(found) if found.is_symlink() => {
+                        self.parents.went_through(path.clone());
                         return found.target().map(Step::Symlink).map_err(failed("readlink", &path));
                     }
                     Some(found) if found.is_dir() => self.meta_of(&found, &path)?,
@@ -303,7 +376,11 @@ impl Unpacker<'_> {
     }
 
     /// Makes a directory that the tar has no entry for.
+    ///
+    /// One entry may make as many as are allowed one in another, so what they take up is looked at each time.
     fn implied(&mut self, here: &Parent, name: &std::ffi::CStr, path: &[u8], meta: Meta) -> Result<()> {
+        self.check_grown(path)?;
+        self.remembered()?;
         mkdirat(here.dir(), name, 0o700).map_err(failed("mkdir", path))?;
         if self.applies() {
             self.notes.made.insert(path);

@@ -74,7 +74,7 @@ fn whiteout_at(path: &Path) -> bool {
 }
 
 fn opaque_at(path: &Path) -> bool {
-    crate::layer::view::is_opaque(&File::open(path).unwrap().into()).unwrap()
+    crate::layer::view::is_opaque(&crate::layer::view::Help::default(), &File::open(path).unwrap().into()).unwrap()
 }
 
 // ---- What an honest tar says is what the tree has.
@@ -197,6 +197,28 @@ fn unpack_inexact(tree: &Path, archive: &[u8], exact: bool) -> Result<Unpacked> 
     unpack(archive, tree, &LayerOptions::default(), &Given(None), false).map(|(unpacked, ..)| unpacked)
 }
 
+/// An access control list shows as the group's bits, and setting it changes them.
+#[test]
+fn modes_are_set_after_access_control_lists() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    let tree = place.path().join("tree");
+    let list = b"user::rwx\nuser:12345:r--\ngroup::r--\nmask::r--\nother::---\n";
+    let with_list = |archive: Archive| archive.pax(&[("SCHILY.acl.access", list)]);
+    let archive = with_list(Archive::new()).block(Block::new(b"fifo", b'6').mode(0o755));
+    let archive = with_list(archive).block(Block::new(b"file", b'0').mode(0o755));
+    let archive = with_list(archive).block(Block::new(b"null", b'3').mode(0o755).device(1, 3)).end();
+    let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts()), &[]).unwrap();
+    if !unpacked.skipped.is_empty() {
+        return;
+    }
+    for name in ["file", "fifo", "null"] {
+        assert_eq!(tree.join(name).symlink_metadata().unwrap().mode() & 0o7777, 0o755, "{name}");
+    }
+}
+
 #[test]
 fn later_entries_replace_earlier_ones() {
     let place = place();
@@ -310,6 +332,46 @@ fn a_whiteout_inside_of_a_file_hides_nothing_more() {
     }
 }
 
+/// Images of the times of aufs have its bookkeeping in them: files whose names are all links to one that it keeps.
+#[test]
+fn links_to_what_aufs_kept_are_files() {
+    for whiteouts in [whiteouts(), WhiteoutFormat::Apply] {
+        let place = place();
+        let tree = place.path().join("tree");
+        let archive = Archive::new()
+            .dir(".wh..wh.aufs")
+            .dir(".wh..wh.orph")
+            .file(".wh..wh.orph/left", b"x")
+            .dir(".wh..wh.plnk")
+            .dir(".wh..wh.plnk/d")
+            .file(".wh..wh.plnk/d/e", b"x")
+            .block(Block::new(b".wh..wh.plnk/1.2", b'0').size(4).mode(0o755).mtime(5))
+            .data(b"kept")
+            .file(".wh..wh.plnk/3.4", b"not linked")
+            .dir("d")
+            .hard_link("d/a", ".wh..wh.plnk/1.2")
+            .hard_link("b", ".wh..wh.plnk/1.2")
+            .end();
+        let (unpacked, _) = unpack_at(&tree, &archive, &options(whiteouts), &[&place.path().join("outside")]).unwrap();
+        assert!(!unpacked.dependent);
+        let names: Vec<_> = snapshot(&tree).into_keys().map(|name| String::from_utf8(name).unwrap()).collect();
+        assert_eq!(names, ["", "b", "d", "d/a"]);
+        let b = tree.join("b").metadata().unwrap();
+        assert_eq!((b.nlink(), b.mode() & 0o7777, b.mtime()), (2, 0o755, 5));
+        assert_eq!(fs::read(tree.join("d/a")).unwrap(), b"kept");
+    }
+    // Owners stay with the names that stay.
+    let place = place();
+    let archive = Archive::new()
+        .block(Block::new(b".wh..wh.plnk/1.2", b'0').owner(1000, 0))
+        .hard_link("b", ".wh..wh.plnk/1.2")
+        .end();
+    let options =
+        LayerOptions { ownership: Ownership::Mapped(Arc::new(Nobody)), ..options(WhiteoutFormat::OverlayUser) };
+    let (_, owners) = unpack_at(&place.path().join("tree"), &archive, &options, &[]).unwrap();
+    assert_eq!(owners.iter().map(|owner| (&owner.path[..], owner.uid)).collect::<Vec<_>>(), [(&b"b"[..], 1000)]);
+}
+
 #[test]
 fn user_whiteouts_use_user_attributes() {
     let place = place();
@@ -395,6 +457,60 @@ fn missing_parents_are_taken_from_below() {
     assert_eq!(tree.join("brand").metadata().unwrap().mode() & 0o7777, 0o755);
 }
 
+/// What an entry makes takes the place of a lower layer's symlink, and the entries after it go there: whatever was looked
+/// up before, and under whatever name.
+#[test]
+fn entries_go_where_they_would_go_if_nothing_were_kept_open() {
+    let place = place();
+    let lower = place.path().join("outside");
+    fs::create_dir_all(lower.join("usr/lib/sub")).unwrap();
+    fs::create_dir_all(lower.join("opt/sub")).unwrap();
+    fs::create_dir_all(lower.join("d")).unwrap();
+    for (name, target) in [("lib", "usr/lib"), ("other", "opt"), ("d/link", "../usr/lib"), ("self", ".")] {
+        symlink(target, lower.join(name)).unwrap();
+    }
+    let looks: [fn(Archive) -> Archive; 4] = [
+        |archive| archive,
+        |archive| archive.file("lib/z", b"z").file("d/link/z", b"z"),
+        |archive| archive.file("lib/sub/a", b"a").file("d/link/sub/a", b"a"),
+        |archive| archive.file("self/lib/sub/a", b"a").file("lib/sub/z", b"z").file("self/d/link/sub/z", b"z"),
+    ];
+    let covers: [fn(Archive) -> Archive; 9] = [
+        |archive| archive.dir("lib"),
+        |archive| archive.symlink("lib", "opt"),
+        |archive| archive.file("lib", b"file"),
+        |archive| archive.block(Block::new(b"lib", b'6')),
+        |archive| archive.file(".wh.lib", b""),
+        |archive| archive.hard_link("lib", "other"),
+        |archive| archive.file("self/.wh.lib", b""),
+        |archive| archive.dir("self/lib"),
+        |archive| archive.file("d/.wh..wh..opq", b""),
+    ];
+    let forgetful = |archive: &[u8], tree: &Path, forgetful: bool| {
+        let below = Given(Some(View::new([&lower]).unwrap()));
+        super::place::FORGETFUL.set(forgetful);
+        let options = options(WhiteoutFormat::OverlayUser);
+        let done = unpack(archive, Root::open(tree).unwrap(), &options, &below, false);
+        super::place::FORGETFUL.set(false);
+        // The outcome of an archive that fails half way is thrown away.
+        done.map(|(unpacked, ..)| (unpacked, snapshot(tree).into_keys().collect::<Vec<_>>())).map_err(|it| it.kind())
+    };
+    for (at, look) in looks.iter().enumerate() {
+        for (number, cover) in covers.iter().enumerate() {
+            let archive = cover(look(Archive::new())).file("lib/sub/b", b"b").file("d/link/sub/b", b"b").end();
+            let [kept, anew] = [false, true].map(|anew| {
+                let place = self::place();
+                forgetful(&archive, &place.path().join("tree"), anew)
+            });
+            assert_eq!(kept, anew, "{at} {number}");
+            if number == 0 {
+                let made = kept.unwrap().1;
+                assert!(made.contains(&b"lib/sub/b".to_vec()), "{at}: {made:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_hard_link_to_a_lower_file_brings_it_up() {
     let place = place();
@@ -416,6 +532,44 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
     let error =
         unpack_at(&place2.path().join("tree"), &hidden, &options(WhiteoutFormat::OverlayUser), &[&lower]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_sparse_file_that_is_brought_up_stays_sparse() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    let sparse = File::create(lower.join("sparse")).unwrap();
+    sparse.write_at(b"data", 1 << 30).unwrap();
+    sparse.set_len(3 << 30).unwrap();
+    let archive = Archive::new().hard_link("twin", "sparse").end();
+    unpack_at(&tree, &archive, &options(whiteouts()), &[&lower]).unwrap();
+    let twin = File::open(tree.join("twin")).unwrap();
+    let metadata = twin.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.nlink()), (3 << 30, 2));
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+    let mut data = [0; 6];
+    twin.read_exact_at(&mut data, (1 << 30) - 1).unwrap();
+    assert_eq!(&data, b"\0data\0");
+}
+
+#[test]
+fn hard_links_to_lower_nodes_bring_them_up() {
+    let place = place();
+    let (lower, tree) = (place.path().join("outside"), place.path().join("tree"));
+    nix::unistd::mkfifo(&lower.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
+    let mut archive = Archive::new().hard_link("twin", "fifo");
+    if is_root() {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        mknod(&lower.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o620), makedev(1, 3)).unwrap();
+        archive = archive.hard_link("other", "null");
+    }
+    unpack_at(&tree, &archive.end(), &options(whiteouts()), &[&lower]).unwrap();
+    let (below, above) = (snapshot(&lower), snapshot(&tree));
+    let twice = |line: &str| line.replace(" n1 ", " n2 ");
+    assert_eq!(above[&b"twin"[..]], twice(&below[&b"fifo"[..]]));
+    if is_root() {
+        assert_eq!(above[&b"other"[..]], twice(&below[&b"null"[..]]));
+    }
 }
 
 #[test]
@@ -790,6 +944,92 @@ fn device_nodes_are_made_for_root_of_the_host_only() {
         assert_eq!(unpacked.skipped.is_empty(), is_device);
         assert_eq!(made.len(), 0);
     }
+}
+
+/// A child process, so that other tests' memory is not counted.
+#[test]
+fn many_long_names_in_one_directory_are_not_collected() {
+    let names = 30_000u32;
+    if !crate::layer::testing::is_alone() {
+        let name = "many_long_names_in_one_directory_are_not_collected";
+        crate::layer::testing::run_alone(module_path!(), name, &[]);
+        return;
+    }
+    let place = place();
+    // The names of all of them would take 9 MiB.
+    let fill = |dir: &Path| {
+        fs::create_dir(dir).unwrap();
+        let dir = File::open(dir).unwrap();
+        fs::write(format!("/proc/self/fd/{}/first", std::os::fd::AsRawFd::as_raw_fd(&dir)), "").unwrap();
+        for number in 0..names {
+            let name = crate::sys::fs::c_string(format!("{number:08}{}", "n".repeat(246)).as_bytes()).unwrap();
+            crate::sys::fs::linkat(dir.as_fd(), c"first", dir.as_fd(), &name).unwrap();
+            if number % 20_000 == 19_999 {
+                // File systems bound how many names one file has.
+                fs::remove_file(format!("/proc/self/fd/{}/first", std::os::fd::AsRawFd::as_raw_fd(&dir))).unwrap();
+                fs::write(format!("/proc/self/fd/{}/first", std::os::fd::AsRawFd::as_raw_fd(&dir)), "").unwrap();
+            }
+        }
+    };
+    let at = |name: &str| place.path().join(name);
+    let before = crate::layer::testing::peak();
+    let small = |what: &str| {
+        let grown = crate::layer::testing::peak() - before;
+        assert!(grown < 4 << 20, "{what}: {grown} bytes");
+    };
+    fill(&at("full"));
+    let opaque = Archive::new().file(".wh..wh..opq", b"").end();
+    unpack_at(&at("tree"), &opaque, &options(WhiteoutFormat::OverlayUser), &[&at("full")]).unwrap();
+    assert_eq!(fs::read_dir(at("tree")).unwrap().count() as u32, names + 1);
+    small("an opaque root");
+    let parent = File::open(place.path()).unwrap();
+    crate::sys::fs::remove_tree(parent.as_fd(), "tree".as_ref()).unwrap();
+    assert!(!at("tree").exists());
+    small("removal");
+    let opaque = Archive::new().file("new", b"").file(".wh..wh..opq", b"").end();
+    unpack_at(&at("full"), &opaque, &options(WhiteoutFormat::Apply), &[]).unwrap();
+    assert_eq!(fs::read_dir(at("full")).unwrap().count(), 1);
+    small("an opaque root that is applied");
+}
+
+/// A child process, so that other tests' memory is not counted.
+#[test]
+fn few_symlinks_do_not_make_many_directories() {
+    if crate::layer::testing::is_alone() {
+        let place = place();
+        let archive = fs::read(std::env::var_os("CORACLE_TEST_ARCHIVE").unwrap()).unwrap();
+        let error = unpack_at(&place.path().join("tree"), &archive, &options(WhiteoutFormat::OverlayUser), &[]);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Limit);
+        let peak = crate::layer::testing::peak();
+        assert!(peak < 64 << 20, "{peak} bytes");
+        return;
+    }
+    let long = ["n".repeat(200).as_str(); 18].join("/");
+    let deep = ["a"; 2000].join("/");
+    let around = format!("a/{}", "k/../".repeat(800));
+    let mut deeper = Archive::new();
+    let mut longer = Archive::new();
+    let mut circles = Archive::new().dir("a").dir("a/k");
+    for number in 0..39 {
+        let before = if number == 0 { String::new() } else { format!("s{}/", number - 1) };
+        let link = |text: &str| format!("{before}{text}").into_bytes();
+        let name = format!("s{number}");
+        deeper = deeper.pax(&[("linkpath", &link(&deep))]).symlink(&name, "x");
+        longer = longer.pax(&[("linkpath", &link(&long))]).symlink(&name, "x");
+        circles = circles.pax(&[("linkpath", &link(&around))]).symlink(&name, "x");
+    }
+    for archive in [deeper, longer, circles] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &archive.file("s38/f", b"").end()).unwrap();
+        let variable = ("CORACLE_TEST_ARCHIVE", file.path().as_os_str());
+        crate::layer::testing::run_alone(module_path!(), "few_symlinks_do_not_make_many_directories", &[variable]);
+    }
+    let grown = Archive::new().pax(&[("linkpath", long.as_bytes())]).symlink("s", "x");
+    let name = format!("s/{}/f", ["m".repeat(200).as_str(); 15].join("/"));
+    let archive = grown.pax(&[("path", name.as_bytes())]).file("x", b"").end();
+    let place = place();
+    let error = unpack_at(&place.path().join("tree"), &archive, &options(WhiteoutFormat::OverlayUser), &[]);
+    assert!(error.unwrap_err().to_string().contains("`path_length`"));
 }
 
 #[test]

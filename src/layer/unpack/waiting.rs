@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::os::fd::AsFd;
 
 use super::metadata::Meta;
-use super::notes::Owners;
+use super::notes::{Owners, allocated};
 use super::place::split;
 use super::{Owner, Ownership, Unpacked, Unpacker, failed};
 use crate::Result;
@@ -47,8 +47,10 @@ impl Pending {
     }
 
     fn size(&self, path: &[u8]) -> usize {
-        let xattrs = self.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Vec<u8>>());
-        path.len() + size_of::<Vec<u8>>() + size_of::<Pending>() + xattrs.sum::<usize>()
+        let xattrs = self.meta.xattrs.iter();
+        let xattrs = xattrs.map(|(name, value)| allocated(name) + allocated(value) + 2 * size_of::<Vec<u8>>());
+        // A map's nodes are hardly more than half full.
+        allocated(path) + 2 * (size_of::<Vec<u8>>() + size_of::<Pending>()) + xattrs.sum::<usize>()
     }
 }
 
@@ -132,11 +134,17 @@ impl Unpacker<'_> {
             // Whoever opens one of them again has to note its times first.
             self.parents.forget();
         }
+        self.remembered()
+    }
+
+    /// Holds what is remembered against its limit.
+    pub(super) fn remembered(&mut self) -> Result<()> {
         self.notes.check(self.waiting.bytes)
     }
 
     /// Directories last, the deepest first. Returns what another identity has to do.
     pub(super) fn finish(mut self) -> Result<(Unpacked, Owners)> {
+        self.remove_plinks()?;
         self.finishing = true;
         for (path, pending) in std::mem::take(&mut self.waiting.by_path).into_iter().rev() {
             self.finish_dir(&path, pending)?;

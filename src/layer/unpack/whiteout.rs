@@ -6,10 +6,10 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::place::{Place, join};
-use super::{STEP, Unpacker, WhiteoutFormat, failed, hostile};
+use super::place::{Place, join, split};
+use super::{PLINKS, STEP, Unpacker, WhiteoutFormat, failed, hostile};
 use crate::layer::view::is_whiteout;
-use crate::sys::fs::{c_string, fstat, lstatat, mknodat, names, open_dir};
+use crate::sys::fs::{c_string, each_name, fstat, listing, lstatat, mkdirat, mknodat, open_dir};
 use crate::sys::xattr;
 use crate::{Error, Result};
 
@@ -29,6 +29,7 @@ impl Unpacker<'_> {
             Err(_) if self.is_cut_off(parent) => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.parents.covered(&place.path);
         if self.applies() {
             return self.purge(&place);
         }
@@ -56,6 +57,31 @@ impl Unpacker<'_> {
                 .remedy("use the copy backend, or a kernel from 5.8 on")),
             Err(error) => Err(failed("mknodat", &place.path)(error)),
         }
+    }
+
+    /// Makes the directory of aufs' links, which goes at the end.
+    pub(super) fn make_plinks(&mut self) -> Result<()> {
+        if self.plinks {
+            return Ok(());
+        }
+        let name = c_string(PLINKS).map_err(failed("mkdirat", PLINKS))?;
+        match mkdirat(self.root.dir(), &name, 0o700) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(failed("mkdirat", PLINKS)(error)),
+            _ => {
+                self.plinks = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes it. What has other names stays under those.
+    pub(super) fn remove_plinks(&mut self) -> Result<()> {
+        if !self.plinks {
+            return Ok(());
+        }
+        let root = self.parent(&[])?;
+        let name = c_string(PLINKS).map_err(failed("unlinkat", PLINKS))?;
+        self.clear(&Place { parent: root, name, path: PLINKS.to_vec() })
     }
 
     /// Whether the way along this clean path ends, in this layer's own tree, at something that has no inside.
@@ -105,6 +131,7 @@ impl Unpacker<'_> {
             }
         })?;
         self.notes.opaque.insert(path);
+        self.parents.hidden();
         Ok(())
     }
 
@@ -115,15 +142,11 @@ impl Unpacker<'_> {
         }
         // Also where nothing is below: over another stack there would be names to hide.
         self.result.dependent = true;
-        let hidden = match self.below.view()? {
-            None => return Ok(()),
-            Some(view) => view.names(b"")?.unwrap_or_default(),
-        };
-        for name in hidden {
-            self.whiteout(&[], name.to_bytes(), b".wh..wh..opq")?;
-        }
+        let Some(view) = self.below.view()? else { return Ok(()) };
+        view.each_name(|name| self.whiteout(&[], name.to_bytes(), b".wh..wh..opq"))?;
         // From here on nothing below the root shows through.
         self.notes.opaque.insert(b"");
+        self.parents.hidden();
         Ok(())
     }
 
@@ -146,10 +169,20 @@ impl Unpacker<'_> {
 
     fn purge_inside(&mut self, path: &[u8]) -> Result<()> {
         let parent = self.parent(path)?;
-        let dir = open_dir(parent.dir(), c".").map_err(failed("openat", path))?;
-        for name in names(dir.as_fd()).map_err(|error| Error::io(STEP, "readdir", error))? {
+        let listing = listing(parent.dir()).map_err(failed("openat", path))?;
+        // Those that this layer has something in or at are few enough to be remembered; the others are not.
+        let mut kept = Vec::new();
+        let failed_here = |error| Error::io(STEP, "readdir", error);
+        each_name(listing, failed_here, |name| {
             let path = join(&parent.path, name.to_bytes());
-            let name = c_string(name.to_bytes()).map_err(failed("openat", &path))?;
+            if self.notes.made.contains(&path) || self.notes.made.has_below(&path) {
+                kept.push(path);
+                return Ok(());
+            }
+            self.clear(&Place { parent: parent.clone(), name: name.to_owned(), path })
+        })?;
+        for path in kept {
+            let name = c_string(split(&path).1).map_err(failed("openat", &path))?;
             self.purge(&Place { parent: parent.clone(), name, path })?;
         }
         Ok(())
