@@ -59,6 +59,22 @@ fn mounts_in_all_spellings() {
 }
 
 #[test]
+fn a_mount_does_not_hide_what_is_mounted_below_it() {
+    needs_containers!();
+    let root = Root::new();
+    let dir = root.file("data");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "data").unwrap();
+    let volume = format!("{}:/mnt/in:ro", dir.display());
+    // Volumes come first on every command line, whatever its order.
+    assert_eq!(root.says(&["--rm", "--tmpfs", "/mnt", "-v", &volume], &["cat", "/mnt/in/file"]), "data");
+    let output = root.sandbox(&["--rm", "--tmpfs", "/mnt/in/", "-v", &volume], &["true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let complaint = crate::support::complaint(&output);
+    assert!(complaint.contains("\"/mnt/in\"") && complaint.contains("two mounts"), "{complaint}");
+}
+
+#[test]
 fn read_only_is_read_only() {
     needs_containers!();
     let root = Root::new();
