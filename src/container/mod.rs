@@ -223,12 +223,22 @@ impl Container {
         self.inner.remove()
     }
 
+    /// Whether everything that the container wrote has arrived where this program's own streams go: what a
+    /// [relayed](Stdio::Inherit) stream was to receive is lost when a file is full, say. A reader who went away wants no
+    /// more, so that is no error. To be asked after [`wait`](Container::wait); tells each loss once.
+    ///
+    /// # Errors
+    /// Why it could not be written; [`Full`](ErrorKind::Full) on a full disk.
+    pub fn check_output(&self) -> Result<()> {
+        self.inner.check_output()
+    }
+
     /// Ends the use of this value and tells what dropping it could not: kills a throwaway container that still runs,
     /// and removes it unless it is kept.
     ///
     /// # Errors
-    /// What removing says; for a kept container, why its exit status could not be written down. It is listed without
-    /// one then.
+    /// As [`check_output`](Container::check_output); what removing says; for a kept container, why its exit status could
+    /// not be written down. It is listed without one then.
     pub fn close(self) -> Result<()> {
         self.inner.close()
     }
@@ -319,7 +329,26 @@ impl Inner {
         take_away(&self.runtime, &self.lock(), self.group())
     }
 
+    fn check_output(&self) -> Result<()> {
+        let Control::Own(own) = &self.control else { return Ok(()) };
+        let failure = own.relays.lock().unwrap_or_else(PoisonError::into_inner).failure();
+        let Some(errno) = failure else { return Ok(()) };
+        let error = Error::sys("pass the container's output on", "write", errno as i32);
+        Err(match errno {
+            nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => error
+                .because("the file that it goes to has no room left; the rest is lost")
+                .remedy("free some space, or send it to another file system"),
+            _ => error.because("the rest of it is lost"),
+        })
+    }
+
+    /// Goes on after a failure, and tells lost output first.
     fn close(&self) -> Result<()> {
+        let ended = self.end();
+        self.check_output().and(ended)
+    }
+
+    fn end(&self) -> Result<()> {
         let Control::Own(own) = &self.control else { return Ok(()) };
         // A fork of the program that launched it has a copy of this value: the container is not its own.
         if !own.process.is_ours() {

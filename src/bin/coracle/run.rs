@@ -30,13 +30,19 @@ fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
     let status = container.wait();
     forwarding.end();
     // The forwarding has given its own up, so this is the last one.
+    let lost = container.check_output();
     let closed = std::sync::Arc::into_inner(container).map_or(Ok(()), Container::close);
-    let status = status?;
+    let mut status = exit_code(&status?);
+    if let Err(error) = lost {
+        // A command that failed over it says so itself; one that noticed nothing has not done what was asked.
+        let code = Failure::from(error).exits(125).tell(context.json);
+        status = if status == 0 { code } else { status };
+    }
     if let Err(error) = closed {
         // The command's status says more than what was left behind, and the next command tidies up.
         Failure::from(error).tell(context.json);
     }
-    Ok(exit_code(&status))
+    Ok(status)
 }
 
 /// One number, as shells have it.
