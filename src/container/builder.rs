@@ -289,20 +289,22 @@ impl ContainerBuilder {
     }
 
     /// The directory that the command starts in, in place of the image's `WorkingDir`; created where it is missing.
+    /// Empty is the image's again.
     pub fn workdir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.workdir = Some(path.into());
+        self.workdir = Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty());
         self
     }
 
-    /// `user[:group]`, names or ids, in place of the image's `User`.
+    /// `user[:group]`, names or ids, in place of the image's `User`. Empty is the image's again, as docker has it, and
+    /// not root.
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = Some(user.into());
+        self.user = Some(user.into()).filter(|user: &String| !user.is_empty());
         self
     }
 
-    /// The host name inside; by default the first 12 digits of the container's ID.
+    /// The host name inside; by default, and when empty, the first 12 digits of the container's ID.
     pub fn hostname(mut self, name: impl Into<String>) -> Self {
-        self.hostname = Some(name.into());
+        self.hostname = Some(name.into()).filter(|name: &String| !name.is_empty());
         self
     }
 

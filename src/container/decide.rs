@@ -140,7 +140,7 @@ impl ContainerBuilder {
     fn sound_hostname(&self) -> Result<Option<String>> {
         let Some(name) = &self.hostname else { return Ok(None) };
         let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
-        if name.is_empty() || name.len() > 63 || name.starts_with(['-', '.']) || !name.bytes().all(sound) {
+        if name.len() > 63 || name.starts_with(['-', '.']) || !name.bytes().all(sound) {
             return Err(Error::new(ErrorKind::Invalid, format!("use the host name {name:?}"))
                 .because("host names are 1 to 63 letters, digits, `-`, `_` and `.`"));
         }

@@ -1,6 +1,6 @@
 //! run: what its options change inside.
 
-use crate::support::{Root, needs_containers};
+use crate::support::{Root, busybox, needs_containers};
 
 #[test]
 fn variables_come_from_the_line_from_files_and_from_here() {
@@ -27,6 +27,20 @@ fn directory_user_and_host_name() {
     assert_eq!(root.says(&["--rm", "-w", "/usr"], &["pwd"]), "/usr");
     assert_eq!(root.says(&["--rm", "-u", "12:34"], &["sh", "-c", "id -u; id -g"]), "12\n34");
     assert_eq!(root.says(&["--rm", "--hostname", "box"], &["uname", "-n"]), "box");
+}
+
+#[test]
+fn an_empty_option_is_one_that_was_not_given() {
+    needs_containers!();
+    let root = Root::new();
+    let Some(tree) = busybox(&root) else { return };
+    let tree = tree.to_str().unwrap();
+    root.ok(&["import", "--owner", "0:0", "-c", "USER 12:34", "-c", "WORKDIR /etc", tree, "tools:1"]);
+    let script = "id -u; id -g; pwd; cat /etc/hostname";
+    let said = root.ok(&["run", "--rm", "-u", "", "-w", "", "--hostname", "", "tools:1", "sh", "-c", script]);
+    let lines: Vec<&str> = said.lines().collect();
+    let ["12", "34", "/etc", name] = lines[..] else { panic!("{said}") };
+    assert!(name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{said}");
 }
 
 #[test]
