@@ -488,7 +488,7 @@ impl ContainerBuilder {
         draft.info.start_time = super::start_time(process.pid());
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
-        if let Err(error) = record::write(self.runtime.root(), &draft.info) {
+        if let Err(error) = record::append(self.runtime.root(), &draft.info) {
             // Its files go with the draft, so it has to be gone before.
             if process.signal(libc::SIGKILL).is_ok() {
                 let _ = process.wait(None);

@@ -288,6 +288,10 @@ impl Inner {
                     if info.keep && self.save(&info).is_err() {
                         own.unsaved.store(true, Ordering::Relaxed);
                     }
+                    // One that is not kept has its files a moment longer, and other programs may wait for it.
+                    if !info.keep {
+                        let _ = record::append(self.runtime.root(), &info);
+                    }
                 }
                 Ok(Some(status))
             }

@@ -43,6 +43,28 @@ fn a_container_from_start_to_removal() {
 }
 
 #[test]
+fn a_waiter_learns_the_status_of_one_that_is_not_kept() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut running: Vec<_> = ["w1", "w2", "w3"]
+        .into_iter()
+        .map(|name| (name, root.start_script(&["--rm", "--name", name], script)))
+        .collect();
+    let mut waiting: Vec<_> = (0..2).flat_map(|_| &running).map(|(name, _)| root.start(&["wait", name])).collect();
+    // Time to find them.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for (_, running) in &mut running {
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.status(), 5);
+    }
+    for waiting in &mut waiting {
+        assert_eq!((waiting.line().as_str(), waiting.status()), ("5", 0));
+    }
+    assert_eq!(root.json(&["ps", "-a"]), json!([]));
+}
+
+#[test]
 fn stop_kills_who_does_not_listen() {
     needs_containers!();
     let root = Root::new();
