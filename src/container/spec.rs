@@ -50,13 +50,11 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
             .ambient(HashSet::new())
             .build(),
     )?;
-    let user = built(
-        UserBuilder::default()
-            .uid(decided.user.uid)
-            .gid(decided.user.gid)
-            .additional_gids(decided.user.groups.clone())
-            .build(),
-    )?;
+    // The primary group is a supplementary one as well: a program that drops its primary group keeps what files refuse
+    // to that group (CVE-2022-36109).
+    let groups = std::iter::once(decided.user.gid).chain(decided.user.groups).collect::<Vec<_>>();
+    let user =
+        built(UserBuilder::default().uid(decided.user.uid).gid(decided.user.gid).additional_gids(groups).build())?;
     let process = built(
         ProcessBuilder::default()
             .terminal(false)
