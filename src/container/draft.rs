@@ -69,7 +69,7 @@ impl ContainerBuilder {
             From::Saved(saved) => saved.base()?,
             From::Directory(path) => {
                 let step = "use the directory as a root";
-                let status = std::fs::metadata(path).map_err(|error| Error::io(step, "stat", error).path(path))?;
+                let status = std::fs::metadata(path).map_err(|error| Error::of_path(step, "stat", error, path))?;
                 if !status.is_dir() {
                     return Err(Error::new(ErrorKind::Invalid, step).path(path).because("it is no directory"));
                 }

@@ -155,7 +155,7 @@ fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptio
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {
-            let open = |error| Error::io(STEP, "open", error).path(&path);
+            let open = |error| Error::of_path(STEP, "open", error, &path);
             let file = File::open(&path).map_err(open)?;
             if !file.metadata().map_err(open)?.is_dir() {
                 return take_tar(session, &path.to_string_lossy(), file);
