@@ -154,6 +154,8 @@ impl Foreign {
 /// What a record says, put right by what can be seen: its program may have been killed, or may not have asked yet.
 pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
     if !matches!(info.state, State::Created | State::Running) {
+        // An older version left it there.
+        info.pid = None;
         return info;
     }
     if !owner::lives(root, &info.owner) {
