@@ -84,7 +84,10 @@ impl ContainerBuilder {
             name: name.map(|name| name.to_string()),
             image: self.base.image().map(|image| image.id().to_string()),
             base: match &self.base {
-                From::Image(image) => image.id().short().to_owned(),
+                From::Image(image) => match image.called().first() {
+                    Some(name) => name.familiar(),
+                    None => image.id().short().to_owned(),
+                },
                 From::Saved(saved) => saved.id().short().to_owned(),
                 From::Directory(path) => path.display().to_string(),
             },

@@ -61,7 +61,8 @@ pub struct Info {
     /// The ID of its image; `None` over a directory of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What the caller called the image, or the directory of the host.
+    /// What it was started from: the name that the caller used for the image, which may mean another image by now, or
+    /// the first digits of its ID where that was used, or of a snapshot's; the directory of the host.
     pub base: String,
     /// Command and arguments.
     pub command: Vec<String>,

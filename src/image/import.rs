@@ -125,6 +125,7 @@ impl Images {
         let bytes = manifest.to_bytes()?;
         let descriptor = Descriptor::new(MediaType::OciManifest, session.put(&bytes)?, bytes.len() as u64);
         let image = Image::new(self.clone(), Resolved { descriptor, manifest, config });
+        let image = image.called_as(name.into_iter().cloned().collect());
         session.hold_layers(&image)?;
         image.ensure_layers(progress)?;
         self.content().update_index(|entries| {

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Root, needs_containers};
+use crate::support::{Root, busybox, needs_containers};
 
 #[test]
 fn a_container_from_start_to_removal() {
@@ -144,6 +144,43 @@ fn inspect_tells_everything() {
     assert!(root.fails_quietly(&["inspect", "-t", "image", "seen"]));
     running.signal(Signal::SIGKILL);
     running.status();
+}
+
+#[test]
+fn lists_show_what_a_container_was_started_from() {
+    needs_containers!();
+    let root = Root::new();
+    let Some(tree) = busybox(&root) else { return };
+    let tree = tree.to_str().unwrap();
+    root.ok(&["import", "--owner", "0:0", tree, "a:1"]);
+    root.ok(&["tag", "a:1", "z"]);
+    let id = root.ok(&["images", "-q"]).lines().next().unwrap().to_owned();
+    root.ok(&["run", "--name", "by-name", "z", "true"]);
+    root.ok(&["run", "--name", "by-id", &id, "true"]);
+    let shown = |name: &str| {
+        let list = root.ok(&["ps", "-a"]);
+        let line = list.lines().find(|line| line.trim_end().ends_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!((shown("by-name"), shown("by-id")), ("z:latest".to_owned(), id.clone()));
+    assert_eq!(root.json(&["inspect", "by-name"])[0]["base"], "z:latest");
+    // It means another image now.
+    root.ok(&["import", "--owner", "0:0", "-m", "other", tree, "z"]);
+    assert_eq!((shown("by-name"), shown("by-id")), (id.clone(), id));
+    assert_eq!(root.json(&["inspect", "by-name"])[0]["base"], "z:latest");
+}
+
+#[test]
+fn the_dead_have_no_pid() {
+    needs_containers!();
+    let root = Root::new();
+    let mut running = root.start_script(&["--name", "gone"], "echo ready; exec sleep 1000");
+    root.until_running("gone");
+    running.signal(Signal::SIGKILL);
+    running.status();
+    crate::support::eventually(|| root.json(&["inspect", "gone"])[0]["state"] == "dead");
+    assert_eq!(root.json(&["inspect", "gone"])[0]["pid"], json!(null));
+    assert_eq!(root.json(&["ps", "-a"])[0]["pid"], json!(null));
 }
 
 #[test]

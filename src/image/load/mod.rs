@@ -142,7 +142,7 @@ impl Images {
             }
             Ok(())
         })?;
-        Ok(images.into_iter().map(|(image, _)| image).collect())
+        Ok(images.into_iter().map(|(image, names)| image.called_as(names)).collect())
     }
 }
 
