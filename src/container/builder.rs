@@ -51,6 +51,16 @@ impl Mount {
         Mount(Kind::Tmpfs { target: target.into(), options })
     }
 
+    /// Of a bind mount: without the mounts inside it, whose places are empty.
+    #[must_use]
+    pub fn alone(mut self) -> Mount {
+        if let Kind::Bind { options, .. } = &mut self.0 {
+            options.retain(|option| option != "rbind");
+            options.insert(0, "bind".to_owned());
+        }
+        self
+    }
+
     /// Nothing on it can be written, on the mounts inside it neither (Linux 5.12).
     #[must_use]
     pub fn read_only(self) -> Mount {

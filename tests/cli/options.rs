@@ -89,6 +89,24 @@ fn a_mount_does_not_hide_what_is_mounted_below_it() {
 }
 
 #[test]
+fn mounts_inside_come_along_unless_told_otherwise() {
+    needs_containers!();
+    let root = Root::new();
+    // `/dev` has mounts inside on any host: whether there is a pts shows what came along.
+    let seen = |rest: &str| {
+        let mount = format!("type=bind,source=/dev,target=/mnt,{rest}");
+        root.sandbox(&["--rm", "--mount", &mount], &["sh", "-c", "grep -c ' /mnt/pts ' /proc/mounts"])
+    };
+    let count = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let (with, without) = (seen("bind-recursive=enabled"), seen("bind-recursive=disabled"));
+    assert_ne!(count(&with), "0", "{with:?}");
+    // A user namespace may not uncover what other mounts cover.
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(count(&without), "0", "{without:?}");
+    }
+}
+
+#[test]
 fn read_only_is_read_only() {
     needs_containers!();
     let root = Root::new();

@@ -7,7 +7,7 @@ use coracle::{Container, ContainerBuilder, Engine, ErrorKind, ExitStatus, Stdio}
 
 use crate::failure::Failure;
 use crate::signals::Forwarding;
-use crate::{Context, cli, options};
+use crate::{Context, cli, mounts, options};
 
 /// Gives the command's status; 125 for our own failure, 126 and 127 for a command that cannot be executed or found,
 /// 128 + n after signal n.
@@ -89,13 +89,13 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         };
     }
     for text in &arguments.volume {
-        builder = builder.mount(options::volume(text)?);
+        builder = builder.mount(mounts::volume(text)?);
     }
     for text in &arguments.mount {
-        builder = builder.mount(options::mount(text)?);
+        builder = builder.mount(mounts::mount(text)?);
     }
     for text in &arguments.tmpfs {
-        builder = builder.mount(options::tmpfs(text)?);
+        builder = builder.mount(mounts::tmpfs(text)?);
     }
     let mut profile = Profile::DEFAULT_2026_11;
     for text in &arguments.security_opt {
