@@ -173,6 +173,14 @@ impl Error {
         self
     }
 
+    /// Says which one, where the step speaks of `thing` and not of its name.
+    pub(crate) fn which(mut self, thing: &str, name: &str) -> Self {
+        if self.0.step.ends_with(thing) {
+            self.0.step = format!("{} {name:?}", self.0.step).into();
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub(crate) fn source_is(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

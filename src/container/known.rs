@@ -178,7 +178,8 @@ fn is_it(pid: u32, info: &Info) -> bool {
 }
 
 fn lost(why: &'static str) -> Error {
-    Error::new(ErrorKind::Launch, "learn how the container ended").because(format!("the exit status is lost: {why}"))
+    Error::new(ErrorKind::Launch, "learn the exit status of the container")
+        .because(format!("the exit status is lost: {why}"))
 }
 
 /// The one thing whose ID starts as somebody wrote it.

@@ -158,7 +158,7 @@ impl Container {
     /// [`close`](Container::close) to tell.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
-            if let Some(status) = self.inner.wait(None)? {
+            if let Some(status) = self.inner.named(self.inner.wait(None))? {
                 return Ok(status);
             }
         }
@@ -170,7 +170,7 @@ impl Container {
     /// # Errors
     /// As [`wait`](Container::wait).
     pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>> {
-        self.inner.wait(Some(limit))
+        self.inner.named(self.inner.wait(Some(limit)))
     }
 
     /// Its exit status, if it has ended and the program that it belongs to has told; never waits.
@@ -178,7 +178,7 @@ impl Container {
     /// # Errors
     /// As [`wait`](Container::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        self.inner.wait(Some(Duration::ZERO))
+        self.inner.named(self.inner.wait(Some(Duration::ZERO)))
     }
 
     /// Sends a signal to its first process; a container that has ended is left alone.
@@ -186,7 +186,7 @@ impl Container {
     /// # Errors
     /// Only those of talking to the guardian or, for a container of another program, of pidfd_send_signal(2).
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.inner.signal(signal)
+        self.inner.named(self.inner.signal(signal))
     }
 
     /// Kills its first process, and with it all of them. Returns before they are gone; [`wait`](Container::wait) tells.
@@ -220,7 +220,7 @@ impl Container {
     /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
     /// next open of the root.
     pub fn remove(self) -> Result<()> {
-        self.inner.remove()
+        self.inner.named(self.inner.remove())
     }
 
     /// Whether everything that the container wrote has arrived where this program's own streams go: what a
@@ -240,7 +240,7 @@ impl Container {
     /// As [`check_output`](Container::check_output); what removing says; for a kept container, why its exit status could
     /// not be written down. It is listed without one then.
     pub fn close(self) -> Result<()> {
-        self.inner.close()
+        self.inner.named(self.inner.close())
     }
 
     /// Waits, collecting what is still in the pipes; see `std::process::Child::wait_with_output`.
@@ -269,6 +269,11 @@ impl Inner {
             return known::as_it_is(root, record::read(root, &known.id.to_string()).unwrap_or(known));
         }
         self.lock().clone()
+    }
+
+    /// What an error says, with the container's name.
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.lock().which(error))
     }
 
     fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
@@ -425,7 +430,7 @@ fn clear(group: &Group) -> Result<()> {
     if group.is_empty().unwrap_or(false) {
         return Err(error);
     }
-    Err(Error::new(ErrorKind::Conflict, "remove the container's control group")
+    Err(Error::new(ErrorKind::Conflict, "remove the control group of the container")
         .because(match &killed {
             Ok(()) => "processes are still in it after they were killed".to_owned(),
             Err(error) => format!("processes are still in it: {error}"),

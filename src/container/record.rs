@@ -96,6 +96,13 @@ pub struct Info {
     pub(crate) owner: String,
 }
 
+impl Info {
+    /// The error with the name of the container, or the first digits of its ID: others may be at work beside it.
+    pub(crate) fn which(&self, error: Error) -> Error {
+        error.which("the container", self.name.as_deref().unwrap_or(self.id.short()))
+    }
+}
+
 pub(crate) fn directory(root: &Path, id: &ContainerId) -> PathBuf {
     root.join("containers").join(id.to_string())
 }

@@ -118,6 +118,22 @@ fn rm_with_force_ends_running_ones() {
 }
 
 #[test]
+fn errors_about_several_say_which() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "echo ready; exec sleep 1000";
+    let _running = ["b1", "b2"].map(|name| root.start_script(&["--name", name], script));
+    for command in ["rm", "snapshot"] {
+        let output = root.run(&[command, "b1", "b2"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines.len() == 2 && lines[0].contains("\"b1\"") && lines[1].contains("\"b2\""), "{said}");
+    }
+    root.ok(&["kill", "b1", "b2"]);
+}
+
+#[test]
 fn names_are_unique_and_come_back() {
     needs_containers!();
     let root = Root::new();
