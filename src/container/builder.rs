@@ -312,7 +312,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// The host name inside; by default, and when empty, the first 12 digits of the container's ID.
+    /// The host name inside; by default, and when empty, the host's own on the [host's network](Network::Host) and the
+    /// first 12 digits of the container's ID otherwise. `/etc/hosts` knows it.
     pub fn hostname(mut self, name: impl Into<String>) -> Self {
         self.hostname = Some(name.into()).filter(|name: &String| !name.is_empty());
         self

@@ -134,6 +134,19 @@ fn networks_are_none_or_the_hosts() {
 }
 
 #[test]
+fn a_container_resolves_its_own_name() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "uname -n; getent hosts $(uname -n) > /dev/null && echo resolved";
+    let said = |options: &[&str]| root.says(&[&["--rm"], options].concat(), &["sh", "-c", script]);
+    assert!(said(&[]).ends_with("\nresolved"));
+    assert_eq!(said(&["--hostname", "box"]), "box\nresolved");
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(said(&["--network", "host"]), format!("{}\nresolved", own.trim()));
+    assert_eq!(said(&["--network", "host", "--hostname", "box"]), "box\nresolved");
+}
+
+#[test]
 fn privileges_follow_the_options() {
     needs_containers!();
     let root = Root::new();
