@@ -115,6 +115,10 @@ fn environment_and_directory_are_put_together_as_docker_does() {
         run(&builder, "echo $A; echo $HOME; pwd; echo $PATH"),
         "b c\n/x\n/made/on/the/way\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
     );
+    if lab.engine.identity() != "rootless with one id" {
+        let made = with_programs(image.container()).workdir("/made/by").user("bob");
+        assert_eq!(run(&made, "stat -c '%u:%g %a' ."), "0:0 755\n");
+    }
     let error = with_programs(image.container()).workdir("relative").command(["/bin/true"]).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let error = with_programs(image.container()).workdir("/etc/passwd").command(["/bin/true"]).output().unwrap_err();
