@@ -133,6 +133,7 @@ pub struct ContainerBuilder {
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
+    output_limit: u64,
     streams: Slots,
 }
 
@@ -264,6 +265,7 @@ impl ContainerBuilder {
             lifetime: Lifetime::default(),
             stop_signal: None,
             requirement: Requirement::default(),
+            output_limit: io::OUTPUT_LIMIT,
             streams: Slots::default(),
         }
     }
@@ -391,6 +393,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// How many bytes of each stream [`output`](Self::output) and [`Container::wait_with_output`] hold in memory at most;
+    /// 1 GiB by default. A container that writes more is killed, and that is a [`Limit`](ErrorKind::Limit) error.
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
     /// Standard input of the next start; the starts after it get [`Stdio::Null`] again.
     pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
         self.stream(0, stdio.into())
@@ -415,17 +424,12 @@ impl ContainerBuilder {
     /// set.
     ///
     /// # Errors
-    /// Those of [`spawn`](Self::spawn). A command that fails is no error: see [`Output::status`].
+    /// Those of [`spawn`](Self::spawn) and of [`Container::wait_with_output`]. A command that fails is no error: see
+    /// [`Output::status`].
     pub fn output(&self) -> Result<Output> {
         let [stdin, stdout, stderr] = self.streams.take()?;
         let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
-        let mut container = self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?;
-        // A writer that stays open would keep the container waiting for the end of its input.
-        drop(container.stdin.take());
-        let (out, err) = io::read_both(container.stdout.take(), container.stderr.take())?;
-        let status = container.wait()?;
-        container.close()?;
-        Ok(Output { status, stdout: out, stderr: err })
+        self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?.wait_with_output()
     }
 
     /// Starts it, waits for its end, and returns its status. Output goes to this program's own unless it was set.
@@ -508,6 +512,15 @@ impl ContainerBuilder {
         }
         let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
         let ends = (streams.stdin, streams.stdout, streams.stderr);
-        Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))
+        Ok(Container::running(
+            self.runtime.clone(),
+            draft,
+            process,
+            self.lifetime,
+            enforcement,
+            ends,
+            streams.relays,
+            self.output_limit,
+        ))
     }
 }

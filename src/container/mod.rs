@@ -95,6 +95,7 @@ struct Own {
     group: Option<Group>,
     enforcement: Enforcement,
     relays: Mutex<Relays>,
+    output_limit: u64,
     /// Its end is known here, and could not be written down.
     unsaved: AtomicBool,
     _owner: Arc<owner::Owner>,
@@ -110,12 +111,14 @@ impl Container {
         enforcement: Enforcement,
         (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
         relays: Relays,
+        output_limit: u64,
     ) -> Container {
         let own = Own {
             process,
             group: made.group,
             enforcement,
             relays: Mutex::new(relays),
+            output_limit,
             unsaved: AtomicBool::new(false),
             _owner: made.owner,
         };
@@ -246,10 +249,25 @@ impl Container {
     /// Waits, collecting what is still in the pipes; see `std::process::Child::wait_with_output`.
     ///
     /// # Errors
-    /// As [`wait`](Container::wait) and [`close`](Container::close).
+    /// As [`wait`](Container::wait) and [`close`](Container::close); [`Limit`](ErrorKind::Limit) when a stream has more
+    /// than the [`output_limit`](ContainerBuilder::output_limit), and the container has been killed for that.
     pub fn wait_with_output(mut self) -> Result<Output> {
+        // A writer that stays open would keep the container waiting for the end of its input.
         drop(self.stdin.take());
-        let (stdout, stderr) = io::read_both(self.stdout.take(), self.stderr.take())?;
+        let limit = match &self.inner.control {
+            Control::Own(own) => own.output_limit,
+            Control::Foreign(_) => io::OUTPUT_LIMIT,
+        };
+        let (stdout, stderr) = match io::read_both(self.stdout.take(), self.stderr.take(), limit) {
+            Err(error) if error.kind() == ErrorKind::Limit => {
+                self.kill()?;
+                // Nobody reads any more, so a container that does not die is no reason to hide why.
+                let _ = self.wait();
+                let _ = self.close();
+                return Err(error);
+            }
+            other => other?,
+        };
         let status = self.wait()?;
         self.close()?;
         Ok(Output { status, stdout, stderr })

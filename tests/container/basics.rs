@@ -317,3 +317,22 @@ fn clones_have_streams_of_their_own() {
     assert_eq!(text, "two\n");
     lab.assert_clean();
 }
+
+/// CVE-2022-31030: output without end must not take the host's memory.
+#[test]
+fn output_is_captured_up_to_a_limit() {
+    let Some(lab) = Lab::new() else { return };
+    let builder = || lab.engine.sandbox().output_limit(100_000);
+    let exact = builder().command(["head", "-c", "100000", "/dev/zero"]).output().unwrap();
+    assert_eq!(exact.stdout.len(), 100_000);
+    let more = builder().command(["head", "-c", "100001", "/dev/zero"]).output().unwrap_err();
+    assert_eq!(more.kind(), ErrorKind::Limit);
+    for (script, name) in [("cat /dev/zero", "standard output"), ("cat /dev/zero >&2", "standard error")] {
+        let error = builder().command(["sh", "-c", script]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains("output_limit = 100000") && error.to_string().contains(name), "{error}");
+        let piped = builder().command(["sh", "-c", script]).stdout(Stdio::Piped).stderr(Stdio::Piped);
+        assert_eq!(piped.spawn().unwrap().wait_with_output().unwrap_err().kind(), ErrorKind::Limit);
+    }
+    lab.assert_clean();
+}
