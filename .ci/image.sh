@@ -154,6 +154,28 @@ image_as() {
     fi
     [[ $(coracle run --rm -u 1234:5678 "$image" id -u) == 1234 ]] || fail "a user by number"
 
+    say "the example run_image"
+    local example=$CARGO_TARGET_DIR/debug/examples/run_image data=$root/data
+    [[ -x $example ]] || limit 900 cargo build --locked --example run_image
+    run mkdir -p "$data/coracle"
+    run_image() {
+        if [[ $user == root ]]; then
+            # Root's default place is nobody's to clear, so it lies covered meanwhile.
+            unshare --mount --propagation private sh -ec 'mkdir -p /var/lib/coracle
+                mount --bind "$0" /var/lib/coracle
+                exec timeout 120 "$@"' "$data/coracle" "$example" "$(archive)" "$@"
+        else
+            as "$user" env XDG_DATA_HOME="$data" timeout 120 "$example" "$(archive)" "$@"
+        fi
+    }
+    [[ $(run_image sh -c 'echo $FROM_IMAGE; pwd') == $'yes\n/srv' ]] || fail "run_image: environment or directory"
+    run_image </dev/null | grep -q '^ID=debian' || fail "run_image: the image's own command"
+    [[ $(run_image cat <<<"through") == through ]] || fail "run_image: standard input"
+    status=0 && run_image sh -c 'exit 7' || status=$?
+    [[ $status -eq 7 ]] || fail "run_image: exit 7 gave $status"
+    run timeout 120 "$binary" --root "$data/coracle" rmi -f "$image" >/dev/null
+    run rm -rf "$data"
+
     say "exit statuses"
     status=0 && coracle run --rm "$image" sh -c 'exit 7' || status=$?
     [[ $status -eq 7 ]] || fail "exit 7 gave $status"

@@ -532,7 +532,8 @@ mod tests {
         }
 
         fn prepare(&self, dir: &Path, base: &snapshot::Base) -> Result<snapshot::Snapshot> {
-            std::fs::create_dir(dir.join("state.json.new")).unwrap();
+            std::fs::remove_file(dir.join("state.json")).unwrap();
+            std::fs::create_dir(dir.join("state.json")).unwrap();
             self.0.prepare(dir, base)
         }
 

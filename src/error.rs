@@ -125,6 +125,22 @@ impl Error {
         }
     }
 
+    /// A failed operation on a path that the caller chose.
+    pub(crate) fn of_path(
+        step: impl Into<Cow<'static, str>>,
+        syscall: &'static str,
+        source: std::io::Error,
+        path: &Path,
+    ) -> Self {
+        let error = Error::io(step, syscall, source).path(path);
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                error.because("nothing on this host has that path").remedy("correct it; `ls` shows what is there")
+            }
+            _ => error,
+        }
+    }
+
     /// Names the path that it happened to.
     pub(crate) fn path(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_owned());
@@ -153,6 +169,14 @@ impl Error {
     pub(crate) fn in_step(mut self, step: &str, more: impl FnOnce() -> String) -> Self {
         if self.0.step == step {
             self.0.step = more().into();
+        }
+        self
+    }
+
+    /// Says which one, where the step speaks of `thing` and not of its name.
+    pub(crate) fn which(mut self, thing: &str, name: &str) -> Self {
+        if self.0.step.ends_with(thing) {
+            self.0.step = format!("{} {name:?}", self.0.step).into();
         }
         self
     }
@@ -190,12 +214,21 @@ impl Error {
 
     /// The likely cause, when one is known.
     pub fn cause(&self) -> Option<&str> {
-        self.0.cause.as_deref()
+        self.0.cause.as_deref().or(self.usual().map(|(cause, _)| cause))
     }
 
     /// What to do about it, when something is known to help.
     pub fn remedy_hint(&self) -> Option<&str> {
-        self.0.remedy.as_deref()
+        self.0.remedy.as_deref().or(self.usual().map(|(_, remedy)| remedy))
+    }
+
+    /// What the errno mostly means, for what the step has not said itself.
+    fn usual(&self) -> Option<(&'static str, &'static str)> {
+        let errno = self.0.errno?;
+        // Whether a file is the host's is known only where it is named, and a step that gives a cause knows better.
+        let of_files =
+            || usual_of_files(errno, self.0.path.as_ref().filter(|_| self.0.cause.is_none()).and(self.0.syscall)?);
+        usual(errno).or_else(of_files)
     }
 }
 
@@ -221,6 +254,26 @@ fn usual(errno: i32) -> Option<(&'static str, &'static str)> {
         libc::EMFILE => ("this process has too many open files", "raise its limit with `ulimit -n`"),
         libc::ENFILE => ("the machine has too many open files", "raise fs.file-max"),
         libc::ENOMEM => ("the machine or the cgroup is out of memory", "free memory, or raise the limit"),
+        _ => return None,
+    })
+}
+
+/// The same for calls that name a file of the host. Elsewhere these errnos mean many things.
+fn usual_of_files(errno: i32, syscall: &str) -> Option<(&'static str, &'static str)> {
+    let changes =
+        matches!(syscall, "mkdir" | "rename" | "unlink" | "symlink" | "unlinkat" | "chmod" | "fchmod" | "fchown");
+    Some(match (errno, syscall) {
+        (libc::EACCES, "open" | "stat" | "realpath" | "readlink" | "access") => (
+            "this user may not read it, or not enter a directory on the way to it",
+            "run as its owner or as root, or change its mode",
+        ),
+        (libc::EACCES, _) if changes => {
+            ("this user may not write to the directory", "run as its owner or as root, or change its mode")
+        }
+        (libc::EPERM, _) if changes => (
+            "it belongs to somebody else, or it is immutable",
+            "run as its owner or as root; lsattr(1) shows what is immutable",
+        ),
         _ => return None,
     })
 }
@@ -255,11 +308,10 @@ impl fmt::Display for Error {
         } else if let (Some(source), None) = (&repr.source, &repr.cause) {
             write!(f, ": {source}")?;
         }
-        let usual = repr.errno.and_then(usual);
-        if let Some(cause) = repr.cause.as_deref().or(usual.map(|(cause, _)| cause)) {
+        if let Some(cause) = self.cause() {
             write!(f, "; {cause}")?;
         }
-        if let Some(remedy) = repr.remedy.as_deref().or(usual.map(|(_, remedy)| remedy)) {
+        if let Some(remedy) = self.remedy_hint() {
             write!(f, "; try: {remedy}")?;
         }
         Ok(())
@@ -297,6 +349,22 @@ mod tests {
             "cannot open the store: openat \"/x\": No space left on device (ENOSPC); why; try: what"
         );
         assert_eq!(error.kind(), ErrorKind::Full);
+    }
+
+    #[test]
+    fn the_parts_say_what_the_sentence_says() {
+        let bare = Error::sys("open the store", "openat", libc::ENOSPC);
+        assert_eq!(bare.cause(), Some("the file system is full"));
+        assert!(bare.remedy_hint().is_some_and(|remedy| bare.to_string().ends_with(remedy)));
+        let own = Error::sys("open the store", "openat", libc::ENOSPC).because("why");
+        assert_eq!(own.cause(), Some("why"));
+        assert!(own.remedy_hint().is_some());
+        let file = |errno| Error::sys("read it", "open", errno).path("/x");
+        assert!(file(libc::EACCES).cause().is_some() && file(libc::EACCES).remedy_hint().is_some());
+        // Not of a file, or known better.
+        assert_eq!(Error::sys("read it", "open", libc::EACCES).cause(), None);
+        assert_eq!(file(libc::EACCES).because("why").remedy_hint(), None);
+        assert_eq!(Error::sys("mount it", "move_mount", libc::EPERM).path("/x").cause(), None);
     }
 
     #[test]

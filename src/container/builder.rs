@@ -51,6 +51,16 @@ impl Mount {
         Mount(Kind::Tmpfs { target: target.into(), options })
     }
 
+    /// Of a bind mount: without the mounts inside it, whose places are empty.
+    #[must_use]
+    pub fn alone(mut self) -> Mount {
+        if let Kind::Bind { options, .. } = &mut self.0 {
+            options.retain(|option| option != "rbind");
+            options.insert(0, "bind".to_owned());
+        }
+        self
+    }
+
     /// Nothing on it can be written, on the mounts inside it neither (Linux 5.12).
     #[must_use]
     pub fn read_only(self) -> Mount {
@@ -123,6 +133,7 @@ pub struct ContainerBuilder {
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
+    output_limit: u64,
     streams: Slots,
 }
 
@@ -254,6 +265,7 @@ impl ContainerBuilder {
             lifetime: Lifetime::default(),
             stop_signal: None,
             requirement: Requirement::default(),
+            output_limit: io::OUTPUT_LIMIT,
             streams: Slots::default(),
         }
     }
@@ -289,20 +301,23 @@ impl ContainerBuilder {
     }
 
     /// The directory that the command starts in, in place of the image's `WorkingDir`; created where it is missing.
+    /// Empty is the image's again.
     pub fn workdir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.workdir = Some(path.into());
+        self.workdir = Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty());
         self
     }
 
-    /// `user[:group]`, names or ids, in place of the image's `User`.
+    /// `user[:group]`, names or ids, in place of the image's `User`. Empty is the image's again, as docker has it, and
+    /// not root.
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = Some(user.into());
+        self.user = Some(user.into()).filter(|user: &String| !user.is_empty());
         self
     }
 
-    /// The host name inside; by default the first 12 digits of the container's ID.
+    /// The host name inside; by default, and when empty, the host's own on the [host's network](Network::Host) and the
+    /// first 12 digits of the container's ID otherwise. `/etc/hosts` knows it.
     pub fn hostname(mut self, name: impl Into<String>) -> Self {
-        self.hostname = Some(name.into());
+        self.hostname = Some(name.into()).filter(|name: &String| !name.is_empty());
         self
     }
 
@@ -378,6 +393,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// How many bytes of each stream [`output`](Self::output) and [`Container::wait_with_output`] hold in memory at most;
+    /// 1 GiB by default. A container that writes more is killed, and that is a [`Limit`](ErrorKind::Limit) error.
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
     /// Standard input of the next start; the starts after it get [`Stdio::Null`] again.
     pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
         self.stream(0, stdio.into())
@@ -402,17 +424,12 @@ impl ContainerBuilder {
     /// set.
     ///
     /// # Errors
-    /// Those of [`spawn`](Self::spawn). A command that fails is no error: see [`Output::status`].
+    /// Those of [`spawn`](Self::spawn) and of [`Container::wait_with_output`]. A command that fails is no error: see
+    /// [`Output::status`].
     pub fn output(&self) -> Result<Output> {
         let [stdin, stdout, stderr] = self.streams.take()?;
         let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
-        let mut container = self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?;
-        // A writer that stays open would keep the container waiting for the end of its input.
-        drop(container.stdin.take());
-        let (out, err) = io::read_both(container.stdout.take(), container.stderr.take())?;
-        let status = container.wait()?;
-        container.close()?;
-        Ok(Output { status, stdout: out, stderr: err })
+        self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?.wait_with_output()
     }
 
     /// Starts it, waits for its end, and returns its status. Output goes to this program's own unless it was set.
@@ -486,7 +503,7 @@ impl ContainerBuilder {
         draft.info.start_time = super::start_time(process.pid());
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
-        if let Err(error) = record::write(self.runtime.root(), &draft.info) {
+        if let Err(error) = record::append(self.runtime.root(), &draft.info) {
             // Its files go with the draft, so it has to be gone before.
             if process.signal(libc::SIGKILL).is_ok() {
                 let _ = process.wait(None);
@@ -495,6 +512,15 @@ impl ContainerBuilder {
         }
         let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
         let ends = (streams.stdin, streams.stdout, streams.stderr);
-        Ok(Container::running(self.runtime.clone(), draft, process, self.lifetime, enforcement, ends, streams.relays))
+        Ok(Container::running(
+            self.runtime.clone(),
+            draft,
+            process,
+            self.lifetime,
+            enforcement,
+            ends,
+            streams.relays,
+            self.output_limit,
+        ))
     }
 }

@@ -41,13 +41,17 @@ impl Container {
     /// one that runs when the options refuse that, and for files that change meanwhile;
     /// [`Invalid`](ErrorKind::Invalid) for a time or a level of compression that there is not. Nothing is left behind.
     pub fn commit(&self, options: &CommitOptions) -> Result<Image> {
+        let info = self.inner.info();
+        self.commit_as(&info, options).map_err(|error| info.which(error))
+    }
+
+    fn commit_as(&self, info: &Info, options: &CommitOptions) -> Result<Image> {
         let inner = &self.inner;
-        let info = inner.info();
-        let (images, parent) = inner.image(STEP, &info)?;
+        let (images, parent) = inner.image(STEP, info)?;
         // While it is read it is neither removed, and its image with it, nor moved to a saved snapshot.
         let _locked = super::snapshot::lock(&record::directory(inner.runtime.root(), &info.id))?;
-        let _frozen = inner.hold_still(&info, options.running)?;
-        let changed = Changed::of(inner, &info, &parent)?;
+        let _frozen = inner.hold_still(info, options.running)?;
+        let changed = Changed::of(inner, info, &parent)?;
         let packing = PackOptions { clamp_mtime: options.clamp_mtime, ..changed.packing.clone() };
         images.commit(&parent, &changed.sources(), &packing, &info.command.join(" "), options)
     }
@@ -59,9 +63,13 @@ impl Container {
     /// files that go while they are looked at, as those of a container that runs may.
     pub fn changes(&self) -> Result<Vec<Change>> {
         let info = self.inner.info();
-        let (_, parent) = self.inner.image("list the container's changes", &info)?;
+        self.changes_as(&info).map_err(|error| info.which(error))
+    }
+
+    fn changes_as(&self, info: &Info) -> Result<Vec<Change>> {
+        let (_, parent) = self.inner.image("list the changes of the container", info)?;
         let _locked = super::snapshot::lock(&record::directory(self.inner.runtime.root(), &info.id))?;
-        let changed = Changed::of(&self.inner, &info, &parent)?;
+        let changed = Changed::of(&self.inner, info, &parent)?;
         match changed.sources().as_slice() {
             [source] => layer::changes(*source, &changed.packing),
             sources => changed.together(sources),

@@ -26,7 +26,11 @@ impl ContainerBuilder {
                 "give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap",
             ));
         }
-        let hostname = self.sound_hostname()?.unwrap_or_else(|| id.short().to_owned());
+        let host_network = self.network == Network::Host;
+        // On the host's network, a name that nobody there knows is of no use.
+        let own = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| host_network);
+        let own = || own().map(|name| name.trim_end().to_owned()).filter(|name| is_sound(name));
+        let hostname = self.sound_hostname()?.or_else(own).unwrap_or_else(|| id.short().to_owned());
         let args = self.args(config)?;
         let stop_signal = match (self.stop_signal, config) {
             (Some(signal), _) => signal,
@@ -36,7 +40,6 @@ impl ContainerBuilder {
         let capabilities = self.capabilities()?;
         let runtime = &self.runtime;
         let seccomp = runtime.filters.get(&self.profile.seccomp, capabilities, runtime.host.kernel())?;
-        let host_network = self.network == Network::Host;
         let decided = spec::Decided {
             args: args.clone(),
             env: self.environment(config, &hostname, &user)?,
@@ -139,8 +142,7 @@ impl ContainerBuilder {
 
     fn sound_hostname(&self) -> Result<Option<String>> {
         let Some(name) = &self.hostname else { return Ok(None) };
-        let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
-        if name.is_empty() || name.len() > 63 || name.starts_with(['-', '.']) || !name.bytes().all(sound) {
+        if !is_sound(name) {
             return Err(Error::new(ErrorKind::Invalid, format!("use the host name {name:?}"))
                 .because("host names are 1 to 63 letters, digits, `-`, `_` and `.`"));
         }
@@ -174,6 +176,11 @@ impl ContainerBuilder {
     }
 }
 
+fn is_sound(hostname: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
+    (1..=63).contains(&hostname.len()) && !hostname.starts_with(['-', '.']) && hostname.bytes().all(sound)
+}
+
 /// What [`ContainerBuilder::decide`] comes to.
 pub(super) struct Decision {
     pub(super) spec: Spec,
@@ -188,13 +195,48 @@ pub(super) struct Decision {
 fn made_files(hostname: &str, host_network: bool) -> Vec<MadeFile> {
     let own =
         |path: &str| std::fs::read(path).ok().filter(|content| content.len() <= 64 * 1024).filter(|_| host_network);
-    let hosts = own("/etc/hosts").unwrap_or_else(|| {
-        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n").into_bytes()
-    });
+    let hosts = own("/etc/hosts").map_or_else(
+        || {
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n")
+                .into_bytes()
+        },
+        |hosts| with_name(hosts, hostname),
+    );
     let resolv = own("/etc/resolv.conf").unwrap_or_else(|| b"# This container has no network.\n".to_vec());
     vec![
         MadeFile { name: "hosts", target: "/etc/hosts", content: hosts },
         MadeFile { name: "hostname", target: "/etc/hostname", content: format!("{hostname}\n").into_bytes() },
         MadeFile { name: "resolv.conf", target: "/etc/resolv.conf", content: resolv },
     ]
+}
+
+/// The lines of hosts(5), and one for `hostname` where none names it.
+fn with_name(mut hosts: Vec<u8>, hostname: &str) -> Vec<u8> {
+    let names = |line: &[u8]| {
+        let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).skip(1);
+        words.any(|word| word.eq_ignore_ascii_case(hostname.as_bytes()))
+    };
+    if !hosts.split(|byte| *byte == b'\n').any(names) {
+        if !hosts.is_empty() && !hosts.ends_with(b"\n") {
+            hosts.push(b'\n');
+        }
+        hosts.extend_from_slice(format!("127.0.1.1\t{hostname}\n").as_bytes());
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_added_to_hosts_once() {
+        let with = |hosts: &[u8]| with_name(hosts.to_vec(), "box");
+        for known in [&b"10.0.0.1 other BOX # x\n"[..], b"127.0.1.1\tbox"] {
+            assert_eq!(with(known), known);
+        }
+        assert_eq!(with(b""), b"127.0.1.1\tbox\n");
+        assert_eq!(with(b"box a # box"), b"box a # box\n127.0.1.1\tbox\n");
+    }
 }

@@ -69,7 +69,7 @@ impl ContainerBuilder {
             From::Saved(saved) => saved.base()?,
             From::Directory(path) => {
                 let step = "use the directory as a root";
-                let status = std::fs::metadata(path).map_err(|error| Error::io(step, "stat", error).path(path))?;
+                let status = std::fs::metadata(path).map_err(|error| Error::of_path(step, "stat", error, path))?;
                 if !status.is_dir() {
                     return Err(Error::new(ErrorKind::Invalid, step).path(path).because("it is no directory"));
                 }
@@ -84,7 +84,10 @@ impl ContainerBuilder {
             name: name.map(|name| name.to_string()),
             image: self.base.image().map(|image| image.id().to_string()),
             base: match &self.base {
-                From::Image(image) => image.id().short().to_owned(),
+                From::Image(image) => match image.called().first() {
+                    Some(name) => name.familiar(),
+                    None => image.id().short().to_owned(),
+                },
                 From::Saved(saved) => saved.id().short().to_owned(),
                 From::Directory(path) => path.display().to_string(),
             },

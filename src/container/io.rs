@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use super::relay::Relays;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Where one of the three streams goes. The default is [`Null`](Stdio::Null), as docker has it.
 #[derive(Debug, Default)]
@@ -153,8 +153,19 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
     })
 }
 
+/// What is captured of one stream unless the caller says otherwise: more than anybody wants to hold in memory.
+pub(super) const OUTPUT_LIMIT: u64 = 1 << 30;
+
 /// Reads both pipes to their ends at once, so that neither fills up while the other is waited for.
-pub(super) fn read_both(stdout: Option<PipeReader>, stderr: Option<PipeReader>) -> Result<(Vec<u8>, Vec<u8>)> {
+///
+/// # Errors
+/// [`Limit`](ErrorKind::Limit) when one of them has more than `limit` bytes (CVE-2022-31030: a container that writes
+/// without end takes the host's memory).
+pub(super) fn read_both(
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
+    limit: u64,
+) -> Result<(Vec<u8>, Vec<u8>)> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut pipes = [(stdout, Vec::new()), (stderr, Vec::new())];
     let mut buffer = vec![0; 64 * 1024];
@@ -185,6 +196,12 @@ pub(super) fn read_both(stdout: Option<PipeReader>, stderr: Option<PipeReader>) 
             let Some(reader) = pipe.as_mut().filter(|_| ready[index]) else { continue };
             match reader.read(&mut buffer) {
                 Ok(0) => *pipe = None,
+                Ok(count) if (bytes.len() + count) as u64 > limit => {
+                    let name = ["standard output", "standard error"][index];
+                    return Err(Error::new(ErrorKind::Limit, "collect the container's output")
+                        .because(format!("{name} has more than output_limit = {limit} bytes; the container was killed"))
+                        .remedy("raise the limit, or read from a pipe (Stdio::Piped) piece by piece"));
+                }
                 Ok(count) => bytes.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io("read the container's output", "read", error)),

@@ -1,5 +1,6 @@
 //! Containers of other programs: known by their record, reached by a pidfd.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,6 +19,8 @@ pub(super) struct Foreign {
     root: PathBuf,
     id: String,
     owner: String,
+    /// Its record, open: one that is not kept says there how it ended, and is gone then.
+    record: Option<File>,
     /// Empty as long as the record names no process that lives.
     process: OnceLock<OwnedFd>,
 }
@@ -29,7 +32,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Foreign {
     fn of(root: &Path, info: &Info) -> Foreign {
         let (root, id, owner) = (root.to_owned(), info.id.to_string(), info.owner.clone());
-        let foreign = Foreign { root, id, owner, process: OnceLock::new() };
+        let record = record::open(&root, &id);
+        let foreign = Foreign { root, id, owner, record, process: OnceLock::new() };
         foreign.take_process(info);
         foreign
     }
@@ -135,7 +139,13 @@ impl Foreign {
                     std::thread::sleep(PAUSE);
                 }
                 (_, Some(_)) => return Err(lost("the program that ran it was killed")),
-                (_, None) => return Err(lost("it was not kept after its end")),
+                (_, None) => {
+                    let last = self.record.as_ref().and_then(record::last);
+                    return last
+                        .and_then(|info| info.exit)
+                        .map(Some)
+                        .ok_or_else(|| lost("it was not kept after its end"));
+                }
             }
         }
     }
@@ -144,6 +154,8 @@ impl Foreign {
 /// What a record says, put right by what can be seen: its program may have been killed, or may not have asked yet.
 pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
     if !matches!(info.state, State::Created | State::Running) {
+        // An older version left it there.
+        info.pid = None;
         return info;
     }
     if !owner::lives(root, &info.owner) {
@@ -166,7 +178,8 @@ fn is_it(pid: u32, info: &Info) -> bool {
 }
 
 fn lost(why: &'static str) -> Error {
-    Error::new(ErrorKind::Launch, "learn how the container ended").because(format!("the exit status is lost: {why}"))
+    Error::new(ErrorKind::Launch, "learn the exit status of the container")
+        .because(format!("the exit status is lost: {why}"))
 }
 
 /// The one thing whose ID starts as somebody wrote it.

@@ -95,6 +95,7 @@ struct Own {
     group: Option<Group>,
     enforcement: Enforcement,
     relays: Mutex<Relays>,
+    output_limit: u64,
     /// Its end is known here, and could not be written down.
     unsaved: AtomicBool,
     _owner: Arc<owner::Owner>,
@@ -110,12 +111,14 @@ impl Container {
         enforcement: Enforcement,
         (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
         relays: Relays,
+        output_limit: u64,
     ) -> Container {
         let own = Own {
             process,
             group: made.group,
             enforcement,
             relays: Mutex::new(relays),
+            output_limit,
             unsaved: AtomicBool::new(false),
             _owner: made.owner,
         };
@@ -158,7 +161,7 @@ impl Container {
     /// [`close`](Container::close) to tell.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
-            if let Some(status) = self.inner.wait(None)? {
+            if let Some(status) = self.inner.named(self.inner.wait(None))? {
                 return Ok(status);
             }
         }
@@ -170,7 +173,7 @@ impl Container {
     /// # Errors
     /// As [`wait`](Container::wait).
     pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>> {
-        self.inner.wait(Some(limit))
+        self.inner.named(self.inner.wait(Some(limit)))
     }
 
     /// Its exit status, if it has ended and the program that it belongs to has told; never waits.
@@ -178,7 +181,7 @@ impl Container {
     /// # Errors
     /// As [`wait`](Container::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        self.inner.wait(Some(Duration::ZERO))
+        self.inner.named(self.inner.wait(Some(Duration::ZERO)))
     }
 
     /// Sends a signal to its first process; a container that has ended is left alone.
@@ -186,7 +189,7 @@ impl Container {
     /// # Errors
     /// Only those of talking to the guardian or, for a container of another program, of pidfd_send_signal(2).
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.inner.signal(signal)
+        self.inner.named(self.inner.signal(signal))
     }
 
     /// Kills its first process, and with it all of them. Returns before they are gone; [`wait`](Container::wait) tells.
@@ -220,26 +223,51 @@ impl Container {
     /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
     /// next open of the root.
     pub fn remove(self) -> Result<()> {
-        self.inner.remove()
+        self.inner.named(self.inner.remove())
+    }
+
+    /// Whether everything that the container wrote has arrived where this program's own streams go: what a
+    /// [relayed](Stdio::Inherit) stream was to receive is lost when a file is full, say. A reader who went away wants no
+    /// more, so that is no error. To be asked after [`wait`](Container::wait); tells each loss once.
+    ///
+    /// # Errors
+    /// Why it could not be written; [`Full`](ErrorKind::Full) on a full disk.
+    pub fn check_output(&self) -> Result<()> {
+        self.inner.check_output()
     }
 
     /// Ends the use of this value and tells what dropping it could not: kills a throwaway container that still runs,
     /// and removes it unless it is kept.
     ///
     /// # Errors
-    /// What removing says; for a kept container, why its exit status could not be written down. It is listed without
-    /// one then.
+    /// As [`check_output`](Container::check_output); what removing says; for a kept container, why its exit status could
+    /// not be written down. It is listed without one then.
     pub fn close(self) -> Result<()> {
-        self.inner.close()
+        self.inner.named(self.inner.close())
     }
 
     /// Waits, collecting what is still in the pipes; see `std::process::Child::wait_with_output`.
     ///
     /// # Errors
-    /// As [`wait`](Container::wait) and [`close`](Container::close).
+    /// As [`wait`](Container::wait) and [`close`](Container::close); [`Limit`](ErrorKind::Limit) when a stream has more
+    /// than the [`output_limit`](ContainerBuilder::output_limit), and the container has been killed for that.
     pub fn wait_with_output(mut self) -> Result<Output> {
+        // A writer that stays open would keep the container waiting for the end of its input.
         drop(self.stdin.take());
-        let (stdout, stderr) = io::read_both(self.stdout.take(), self.stderr.take())?;
+        let limit = match &self.inner.control {
+            Control::Own(own) => own.output_limit,
+            Control::Foreign(_) => io::OUTPUT_LIMIT,
+        };
+        let (stdout, stderr) = match io::read_both(self.stdout.take(), self.stderr.take(), limit) {
+            Err(error) if error.kind() == ErrorKind::Limit => {
+                self.kill()?;
+                // Nobody reads any more, so a container that does not die is no reason to hide why.
+                let _ = self.wait();
+                let _ = self.close();
+                return Err(error);
+            }
+            other => other?,
+        };
         let status = self.wait()?;
         self.close()?;
         Ok(Output { status, stdout, stderr })
@@ -261,6 +289,11 @@ impl Inner {
         self.lock().clone()
     }
 
+    /// What an error says, with the container's name.
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.lock().which(error))
+    }
+
     fn wait(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
         match &self.control {
             Control::Foreign(foreign) => foreign.wait(limit),
@@ -277,6 +310,10 @@ impl Inner {
                     // Whoever waits is told the status, written or not; `close` tries again, and complains.
                     if info.keep && self.save(&info).is_err() {
                         own.unsaved.store(true, Ordering::Relaxed);
+                    }
+                    // One that is not kept has its files a moment longer, and other programs may wait for it.
+                    if !info.keep {
+                        let _ = record::append(self.runtime.root(), &info);
                     }
                 }
                 Ok(Some(status))
@@ -319,7 +356,26 @@ impl Inner {
         take_away(&self.runtime, &self.lock(), self.group())
     }
 
+    fn check_output(&self) -> Result<()> {
+        let Control::Own(own) = &self.control else { return Ok(()) };
+        let failure = own.relays.lock().unwrap_or_else(PoisonError::into_inner).failure();
+        let Some(errno) = failure else { return Ok(()) };
+        let error = Error::sys("pass the container's output on", "write", errno as i32);
+        Err(match errno {
+            nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => error
+                .because("the file that it goes to has no room left; the rest is lost")
+                .remedy("free some space, or send it to another file system"),
+            _ => error.because("the rest of it is lost"),
+        })
+    }
+
+    /// Goes on after a failure, and tells lost output first.
     fn close(&self) -> Result<()> {
+        let ended = self.end();
+        self.check_output().and(ended)
+    }
+
+    fn end(&self) -> Result<()> {
         let Control::Own(own) = &self.control else { return Ok(()) };
         // A fork of the program that launched it has a copy of this value: the container is not its own.
         if !own.process.is_ours() {
@@ -392,7 +448,7 @@ fn clear(group: &Group) -> Result<()> {
     if group.is_empty().unwrap_or(false) {
         return Err(error);
     }
-    Err(Error::new(ErrorKind::Conflict, "remove the container's control group")
+    Err(Error::new(ErrorKind::Conflict, "remove the control group of the container")
         .because(match &killed {
             Ok(()) => "processes are still in it after they were killed".to_owned(),
             Err(error) => format!("processes are still in it: {error}"),

@@ -1,4 +1,5 @@
-//! What is on disk about a container: one small file, replaced whole by a rename.
+//! What is on disk about a container: one small file. It appears whole by a rename; its owner writes later states behind
+//! the first, the last whole one counts, and whoever has the file open learns the end even after the container is gone.
 //!
 //! ```text
 //! <root>/containers/<id>/state.json    this record
@@ -10,7 +11,9 @@
 //!
 //! A directory without a record is being made or being removed; when nobody does either any more, it is garbage.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,7 +61,8 @@ pub struct Info {
     /// The ID of its image; `None` over a directory of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What the caller called the image, or the directory of the host.
+    /// What it was started from: the name that the caller used for the image, which may mean another image by now, or
+    /// the first digits of its ID where that was used, or of a snapshot's; the directory of the host.
     pub base: String,
     /// Command and arguments.
     pub command: Vec<String>,
@@ -92,6 +96,13 @@ pub struct Info {
     pub(crate) owner: String,
 }
 
+impl Info {
+    /// The error with the name of the container, or the first digits of its ID: others may be at work beside it.
+    pub(crate) fn which(&self, error: Error) -> Error {
+        error.which("the container", self.name.as_deref().unwrap_or(self.id.short()))
+    }
+}
+
 pub(crate) fn directory(root: &Path, id: &ContainerId) -> PathBuf {
     root.join("containers").join(id.to_string())
 }
@@ -111,6 +122,52 @@ pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
     std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))
 }
 
+/// Writes the record behind what is there, into the same file. For its owner alone.
+pub(crate) fn append(root: &Path, info: &Info) -> Result<()> {
+    let step = "write the container's record";
+    let path = directory(root, &info.id).join("state.json");
+    let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, step).source_is(error))?;
+    let fail = |syscall| {
+        let path = &path;
+        move |error| Error::io(step, syscall, error).path(path)
+    };
+    let mut file = File::options().append(true).open(&path).map_err(fail("open"))?;
+    let length = file.metadata().map_err(fail("fstat"))?.len();
+    file.write_all(&json).map_err(|error| {
+        // As in `write`.
+        let _ = file.set_len(length);
+        fail("write")(error)
+    })
+}
+
+/// The record's file, for [`last`]: what is written to it before the container goes can be read afterwards.
+pub(crate) fn open(root: &Path, id: &str) -> Option<File> {
+    File::open(root.join("containers").join(id).join("state.json")).ok()
+}
+
+/// What an open record says now.
+pub(crate) fn last(file: &File) -> Option<Info> {
+    let length = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    parse(&bytes).ok()
+}
+
+/// The last of the records in a file; half a one at its end is still being written.
+fn parse(bytes: &[u8]) -> serde_json::Result<Info> {
+    let mut documents = serde_json::Deserializer::from_slice(bytes).into_iter();
+    let mut info: Option<Info> = None;
+    loop {
+        match (documents.next(), info) {
+            (Some(Ok(next)), _) => info = Some(next),
+            (None, Some(last)) => return Ok(last),
+            (Some(Err(error)), Some(last)) if error.is_eof() => return Ok(last),
+            (Some(Err(error)), _) => return Err(error),
+            (None, None) => return Err(serde::de::Error::custom("it is empty")),
+        }
+    }
+}
+
 /// The record of one container; `None` when there is none, or none that can be read.
 pub(crate) fn read(root: &Path, id: &str) -> Option<Info> {
     look(root, id).ok()
@@ -125,7 +182,7 @@ pub(crate) fn look(root: &Path, id: &str) -> Result<Info> {
     let step = "read the container's record";
     let path = root.join("containers").join(id).join("state.json");
     let bytes = std::fs::read(&path).map_err(|error| Error::io(step, "open", error).path(&path))?;
-    let info: Info = serde_json::from_slice(&bytes).map_err(|error| {
+    let info = parse(&bytes).map_err(|error| {
         Error::new(ErrorKind::Corrupt, step)
             .path(&path)
             .because(format!("it is not what this crate writes: {error}"))
@@ -286,5 +343,30 @@ mod tests {
         std::fs::create_dir(directory(dir.path(), &id).join("state.json.new")).unwrap();
         assert!(write(dir.path(), &info).is_err());
         assert_eq!(read(dir.path(), &id.to_string()), Some(info));
+    }
+
+    #[test]
+    fn the_last_whole_record_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let id = make(root);
+        let text = id.to_string();
+        let first = read(root, &text).unwrap();
+        let held = open(root, &text).unwrap();
+        let later = Info { state: State::Running, pid: Some(7), ..first };
+        append(root, &later).unwrap();
+        assert_eq!((read(root, &text), last(&held)), (Some(later.clone()), Some(later.clone())));
+        let path = directory(root, &id).join("state.json");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
+        assert_eq!(read(root, &text), Some(later.clone()));
+        std::fs::write(&path, [&whole[..], b"?"].concat()).unwrap();
+        assert_eq!(look(root, &text).unwrap_err().kind(), ErrorKind::Corrupt);
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(look(root, &text).unwrap_err().kind(), ErrorKind::Corrupt);
+        std::fs::write(&path, &whole).unwrap();
+        std::fs::remove_dir_all(directory(root, &id)).unwrap();
+        assert_eq!(last(&held), Some(later.clone()));
+        assert_eq!(append(root, &later).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

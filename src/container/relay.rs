@@ -16,7 +16,9 @@ const PIECE: usize = 64 * 1024;
 /// The relays of one container. Dropping them tells them that the container has ended.
 #[derive(Default, Debug)]
 pub(super) struct Relays {
-    outputs: Vec<JoinHandle<()>>,
+    outputs: Vec<JoinHandle<Option<Errno>>>,
+    /// The first failure to pass output on, until somebody has been told.
+    failure: Option<Errno>,
     /// Its writer is never written to: what readers wait for is that it is closed.
     bell: Option<(PipeReader, PipeWriter)>,
 }
@@ -46,8 +48,15 @@ impl Relays {
     pub(super) fn finish(&mut self) {
         self.bell = None;
         for thread in self.outputs.drain(..) {
-            let _ = thread.join();
+            let failure = thread.join().unwrap_or(Some(Errno::EIO));
+            self.failure = self.failure.or(failure);
         }
+    }
+
+    /// Why part of the output is lost, for the first who asks. A reader who went away wanted no more of it, which is no
+    /// failure.
+    pub(super) fn failure(&mut self) -> Option<Errno> {
+        self.failure.take().filter(|errno| *errno != Errno::EPIPE)
     }
 
     fn ended(&mut self) -> io::Result<PipeReader> {
@@ -61,7 +70,7 @@ impl Relays {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name.into()).spawn(move || {
         // A pipe that the container closed or a file that is full must not end the host program. Both signals go to
         // the thread that wrote, so that the mask of this thread is enough.
@@ -69,7 +78,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
         signals.add(Signal::SIGPIPE);
         signals.add(Signal::SIGXFSZ);
         let _ = signals.thread_block();
-        work();
+        work()
     })
 }
 
@@ -121,44 +130,48 @@ fn feed(from: BorrowedFd<'_>, pipe: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
 }
 
 /// Copies output to the end of the pipe, or to what is in it when the container has ended: a descriptor of it that
-/// somebody outside holds keeps nobody waiting.
-fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
+/// somebody outside holds keeps nobody waiting. Returns what kept it from that: the container then finds its pipe
+/// closed.
+fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> Option<Errno> {
     let mut buffer = vec![0; PIECE];
     let mut last = false;
     loop {
         let limit = if last { PollTimeout::ZERO } else { PollTimeout::NONE };
-        let Some([more, over]) = wait([(pipe, PollFlags::POLLIN), (ended, PollFlags::POLLIN)], limit) else { return };
+        let wanted = [(pipe, PollFlags::POLLIN), (ended, PollFlags::POLLIN)];
+        let Some([more, over]) = wait(wanted, limit) else { return Some(Errno::EIO) };
         if more.is_empty() {
             if last {
-                return;
+                return None;
             }
             last = !over.is_empty();
             continue;
         }
         match read(pipe, &mut buffer) {
-            Ok(0) => return,
-            Ok(count) if write_all(to, &buffer[..count]) => {}
+            Ok(0) => return None,
+            Ok(count) => {
+                if let Err(errno) = write_all(to, &buffer[..count]) {
+                    return Some(errno);
+                }
+            }
             Err(Errno::EINTR) => {}
-            _ => return,
+            Err(errno) => return Some(errno),
         }
     }
 }
 
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match write(to, bytes) {
+            // Files give no such answer; one that did would keep us here for ever.
+            Ok(0) => return Err(Errno::EIO),
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::EINTR) => {}
             // Somebody made the stream non-blocking.
-            Err(Errno::EAGAIN) => {
-                if wait([(to, PollFlags::POLLOUT)], PollTimeout::NONE).is_none() {
-                    return false;
-                }
-            }
-            Err(_) => return false,
+            Err(Errno::EAGAIN) => drop(wait([(to, PollFlags::POLLOUT)], PollTimeout::NONE).ok_or(Errno::EIO)?),
+            Err(errno) => return Err(errno),
         }
     }
-    true
+    Ok(())
 }
 
 #[cfg(test)]
@@ -222,5 +235,23 @@ mod tests {
         relays.finish();
         assert_eq!(collector.join().unwrap(), 500_000);
         drop(inside);
+    }
+
+    #[test]
+    fn output_that_is_lost_is_told_once() {
+        let lost = |to: OwnedFd| {
+            let mut relays = Relays::default();
+            let mut inside = relays.output(to).unwrap();
+            // The pipe may be closed already.
+            let _ = inside.write_all(b"x");
+            drop(inside);
+            relays.finish();
+            (relays.failure(), relays.failure())
+        };
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(lost(full.into()), (Some(Errno::ENOSPC), None));
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(lost(writer.into()), (None, None));
     }
 }

@@ -196,6 +196,7 @@ impl Runtime {
         }
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;
+            info.pid = None;
             info.finished = Some(record::now());
             record::write(&self.root, &info)?;
         }

@@ -452,7 +452,7 @@ impl Container {
     /// at any instant, the container has what it had. Where only the last step fails, such as writing everything to the
     /// disk after the writes have moved, the snapshot is kept and listed, since it holds them.
     pub fn snapshot(&self) -> Result<SavedSnapshot> {
-        self.inner.snapshot()
+        self.inner.named(self.inner.snapshot())
     }
 
     /// The saved snapshot that it stands on: the one that it was started from, or a later one that was taken of it.

@@ -1,7 +1,7 @@
 //! From an image's config and the caller's options to an OCI runtime spec.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
@@ -50,13 +50,11 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
             .ambient(HashSet::new())
             .build(),
     )?;
-    let user = built(
-        UserBuilder::default()
-            .uid(decided.user.uid)
-            .gid(decided.user.gid)
-            .additional_gids(decided.user.groups.clone())
-            .build(),
-    )?;
+    // The primary group is a supplementary one as well: a program that drops its primary group keeps what files refuse
+    // to that group (CVE-2022-36109).
+    let groups = std::iter::once(decided.user.gid).chain(decided.user.groups).collect::<Vec<_>>();
+    let user =
+        built(UserBuilder::default().uid(decided.user.uid).gid(decided.user.gid).additional_gids(groups).build())?;
     let process = built(
         ProcessBuilder::default()
             .terminal(false)
@@ -88,8 +86,7 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
     let readonly: Vec<String> = decided.masking.readonly.iter().map(|path| (*path).to_owned()).collect();
     let linux =
         built(LinuxBuilder::default().namespaces(namespaces?).masked_paths(masked).readonly_paths(readonly).build())?;
-    let mut mounts = defaults()?;
-    mounts.extend(decided.mounts);
+    let mounts = ordered(defaults()?, decided.mounts)?;
     built(
         SpecBuilder::default()
             .version("1.2.0")
@@ -106,6 +103,32 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
 pub(super) fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> Result<Mount> {
     let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
     built(MountBuilder::default().typ(kind).source(source).destination(target).options(options).build())
+}
+
+/// What every container has and what the caller mounts, in an order in which nothing covers another: what lies deeper
+/// comes later, and of equal depth what was named first comes first.
+fn ordered(defaults: Vec<Mount>, own: Vec<Mount>) -> Result<Vec<Mount>> {
+    // Components, so that `/a/` and `/a//.` are `/a`.
+    let target = |mount: &Mount| -> PathBuf { mount.destination().components().collect() };
+    let mut targets = HashSet::new();
+    if let Some(twice) = own.iter().map(target).find(|path| !targets.insert(path.clone())) {
+        return Err(Error::new(ErrorKind::Invalid, "mount into the container")
+            .path(twice)
+            .because("two mounts have this target, and one would hide the other")
+            .remedy("leave one of them out"));
+    }
+    let dev = Path::new("/dev");
+    let brings_dev = own.iter().any(|mount| target(mount) == dev && mount.typ().as_deref() != Some("tmpfs"));
+    // The caller's stands in for one that every container has. What covers `/dev` as a whole covers what is mounted in
+    // it; the tmpfs below is needed all the same, for it holds the devices.
+    let replaced = |path: &Path| match brings_dev && path.starts_with(dev) {
+        true => path != dev,
+        false => targets.contains(path),
+    };
+    let mut all: Vec<Mount> = defaults.into_iter().filter(|mount| !replaced(&target(mount))).collect();
+    all.extend(own);
+    all.sort_by_key(|mount| target(mount).components().count());
+    Ok(all)
 }
 
 /// What every container has, as docker has it.
@@ -133,7 +156,42 @@ fn capabilities(set: CapabilitySet) -> HashSet<Capability> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// The targets of the spec, for these of the caller's.
+    fn order(own: &[(&str, &str)]) -> Result<Vec<String>> {
+        let own = own.iter().map(|(kind, target)| mount(kind, "/source", target, &[])).collect::<Result<_>>()?;
+        let all = ordered(defaults()?, own)?;
+        Ok(all.iter().map(|mount| mount.destination().display().to_string()).collect())
+    }
+
+    #[test]
+    fn deeper_mounts_come_later() {
+        let all = order(&[("bind", "/data/in"), ("tmpfs", "/data/"), ("bind", "/b"), ("bind", "/data/in/x")]).unwrap();
+        let own: Vec<&str> = all.iter().map(String::as_str).filter(|it| it.contains("/data") || *it == "/b").collect();
+        assert_eq!(own, ["/data/", "/b", "/data/in", "/data/in/x"]);
+        let at = |target: &str| all.iter().position(|it| it == target).unwrap();
+        assert!(at("/dev") < at("/dev/pts") && at("/sys") < at("/sys/fs/cgroup"));
+    }
+
+    #[test]
+    fn two_mounts_of_one_target_are_refused() {
+        for pair in [["/a", "/a"], ["/a/b", "/a//b/."]] {
+            let error = order(&[("tmpfs", pair[0]), ("bind", pair[1])]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(pair[0]), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_callers_mount_replaces_one_that_every_container_has() {
+        let count = |own: &[(&str, &str)], target: &str| order(own).unwrap().iter().filter(|it| *it == target).count();
+        assert_eq!(count(&[("tmpfs", "/dev/shm")], "/dev/shm"), 1);
+        assert_eq!(count(&[("tmpfs", "/dev")], "/dev"), 1);
+        assert_eq!(count(&[("tmpfs", "/dev")], "/dev/pts"), 1);
+        assert_eq!((count(&[("bind", "/dev")], "/dev"), count(&[("bind", "/dev")], "/dev/pts")), (2, 0));
+    }
 
     #[test]
     fn every_capability_goes_into_the_spec() {

@@ -126,6 +126,7 @@ impl Images {
         let bytes = manifest.to_bytes()?;
         let descriptor = Descriptor::new(MediaType::OciManifest, session.put(&bytes)?, bytes.len() as u64);
         let image = Image::new(self.clone(), Resolved { descriptor, manifest, config });
+        let image = image.called_as(name.into_iter().cloned().collect());
         session.hold_layers(&image)?;
         image.ensure_layers(progress)?;
         self.content().update_index(|entries| {
@@ -154,7 +155,7 @@ fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptio
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {
-            let open = |error| Error::io(STEP, "open", error).path(&path);
+            let open = |error| Error::of_path(STEP, "open", error, &path);
             let file = File::open(&path).map_err(open)?;
             if !file.metadata().map_err(open)?.is_dir() {
                 return take_tar(session, &path.to_string_lossy(), file);

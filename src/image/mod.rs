@@ -281,11 +281,30 @@ struct Opened {
     images: Images,
     id: ImageId,
     resolved: Resolved,
+    called: Vec<Reference>,
 }
 
 impl Image {
     pub(crate) fn new(images: Images, resolved: Resolved) -> Image {
-        Image(Arc::new(Opened { images, id: ImageId(resolved.manifest.config.digest.clone()), resolved }))
+        let id = ImageId(resolved.manifest.config.digest.clone());
+        Image(Arc::new(Opened { images, id, resolved, called: vec![] }))
+    }
+
+    /// The same, come by under these names.
+    pub(crate) fn called_as(mut self, names: Vec<Reference>) -> Image {
+        // A value that nobody else has yet.
+        if let Some(opened) = Arc::get_mut(&mut self.0) {
+            opened.called = names;
+        }
+        self
+    }
+
+    /// The names that this value was come by under: the one that it was asked for by, or those that a load or import
+    /// has just given it. Empty for an image that was found by its ID or in a list.
+    ///
+    /// Unlike [`tags`](Image::tags) it says what was meant at that moment; the names may mean another image by now.
+    pub fn called(&self) -> &[Reference] {
+        &self.0.called
     }
 
     /// The digest of the config, which is what the image *is*.

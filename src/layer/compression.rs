@@ -208,11 +208,26 @@ impl<R: BufRead> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.inner {
             Inner::Plain(reader) => reader.read(buffer),
-            Inner::Gzip(decoder) => decoder.read(buffer),
+            Inner::Gzip(decoder) => decoder.read(buffer).map_err(damaged),
             #[cfg(feature = "zstd")]
-            Inner::Zstd { decoder, window } => decoder.read(buffer).map_err(|error| too_large(error, *window)),
+            Inner::Zstd { decoder, window } => {
+                decoder.read(buffer).map_err(|error| too_large(error, *window)).map_err(damaged)
+            }
         }
     }
+}
+
+/// Tells what the decompressor has found wrong from what reading has: that has an errno, or is an error of ours.
+fn damaged(error: io::Error) -> io::Error {
+    let of_reading = error.raw_os_error().is_some() || error.get_ref().is_some_and(|inner| inner.is::<Error>());
+    if of_reading || matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) {
+        return error;
+    }
+    Error::new(ErrorKind::Corrupt, "decompress")
+        .because(format!("the compressed data is damaged or cut short: {error}"))
+        .remedy("get the file again, and compare its digest with the one of where it came from")
+        .source_is(error)
+        .into()
 }
 
 /// Tells the library's refusal of a window from other failures; it says so in words only.
@@ -301,10 +316,47 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_is_an_error() {
+    fn a_stream_that_is_damaged_or_cut_is_corrupt() {
+        let noise: Vec<u8> = (0..10_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let whole = gzip(&noise);
+        let flipped = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0xff;
+            bytes
+        };
+        // The sum at its end, the length after that, the data itself, the header.
+        let end = whole.len();
+        let mut bad = vec![flipped(end - 6), flipped(end - 1), flipped(10), flipped(end / 2)];
+        bad.extend([1, 8, 9, end / 2].map(|cut| whole[..end - cut].to_vec()));
+        bad.extend([4, 12].map(|length| whole[..length].to_vec()));
+        #[cfg(feature = "zstd")]
+        {
+            let whole = zstd::encode_all(&noise[..], 1).unwrap();
+            bad.extend([1, 3, whole.len() / 2].map(|cut| whole[..whole.len() - cut].to_vec()));
+            let mut broken = whole;
+            broken[4] ^= 0xff;
+            bad.push(broken);
+        }
+        for (number, bytes) in bad.iter().enumerate() {
+            let error = decode(bytes).expect_err(&number.to_string());
+            let error = Error::io("read it", "read", error);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{number}: {error}");
+            assert!(error.to_string().contains("damaged or cut short") && error.remedy_hint().is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_read_is_not_called_damaged() {
+        struct Failing;
+        impl Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            }
+        }
         let whole = gzip(&[7; 1000]);
-        assert!(decode(&whole[..whole.len() - 1]).is_err());
-        assert!(decode(&whole[..12]).is_err());
+        let mut decoder = Decoder::new(io::BufReader::new(whole[..15].chain(Failing))).unwrap();
+        let error = decoder.read_to_end(&mut vec![]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
     }
 
     #[test]

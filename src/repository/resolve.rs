@@ -75,7 +75,7 @@ impl Images {
                 entry.digest == *digest && index::name_of(entry).is_some_and(|other| other.name() == name.name())
             }),
         };
-        entry.map(|entry| self.open_entry(entry)).transpose()
+        entry.map(|entry| Ok(self.open_entry(entry)?.called_as(vec![name.clone()]))).transpose()
     }
 
     fn with_digest(&self, digest: &Digest) -> Result<Option<Image>> {

@@ -64,6 +64,9 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
         for mount in &below {
             maker.cover(mount)?;
         }
+        if rootless {
+            maker.of_others()?;
+        }
         Mount::Overlay { lower: vec![base.clone()], upper, work }
     };
     if base == Path::new("/") || base.join("run").is_dir() {
@@ -168,6 +171,31 @@ impl Maker<'_> {
         self.foreign(mount);
         let bind = Mount::Bind { source: mount.at.clone(), read_only: true, recursive: false };
         self.inner.push((self.relative(&mount.at), bind));
+        Ok(())
+    }
+
+    /// Below one overlay over all of it, in a user namespace: a directory whose owner has no id there stays closed to
+    /// everybody, whatever its mode. What programs need to write to gets an overlay of its own, whose top is ours.
+    fn of_others(&mut self) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let own = nix::unistd::geteuid().as_raw();
+        let foreign =
+            |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|status| status.is_dir() && status.uid() != own);
+        for name in TEMPORARY {
+            let path = self.base.join(name);
+            let is_taken = self.inner.iter().any(|(at, _)| at == Path::new(name));
+            // No links on the way: their targets are not in the tree, or have another name there.
+            if !is_taken && foreign(&path) && std::fs::canonicalize(&path).is_ok_and(|real| real == path) {
+                self.overlay(&path)?;
+            }
+        }
+        if foreign(self.base) {
+            self.notes.push(format!(
+                "{} belongs to another user: in a user namespace, what others own in it cannot be written; directly in \
+                 it and in its tmp and var/tmp, writes are possible and discarded",
+                self.base.display()
+            ));
+        }
         Ok(())
     }
 
@@ -356,6 +384,33 @@ mod tests {
         assert!(maker.inner.contains(&("tmp".into(), Mount::Tmpfs { mode: 0o1777 })));
         let told = |name: &str| maker.notes.iter().any(|note| note.starts_with(&format!("{} ", at(name).display())));
         assert_eq!(["srv", "srv/fuse", "tmp", "var"].map(told), [true, true, true, false]);
+    }
+
+    #[test]
+    fn without_root_what_others_own_is_told_and_tmp_is_writable() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIP: only root can make directories of others");
+            return;
+        }
+        let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["tmp", "var/tmp", "etc"] {
+            std::fs::create_dir_all(base.path().join(name)).unwrap();
+        }
+        let seen = || {
+            let dir = tempfile::tempdir_in(home.path()).unwrap();
+            let made = snapshot(dir.path(), base.path(), true).unwrap();
+            assert!(matches!(made.root, Mount::Overlay { .. }));
+            (made.inner.into_iter().map(|(at, _)| at).collect::<Vec<_>>(), made.notes.len())
+        };
+        assert_eq!(seen(), (vec![], 0));
+        for path in [base.path().to_owned(), base.path().join("tmp"), base.path().join("var/tmp")] {
+            std::os::unix::fs::chown(path, Some(12_345), None).unwrap();
+        }
+        assert_eq!(seen(), (vec![PathBuf::from("tmp"), PathBuf::from("var/tmp")], 1));
+        // What a link leads to is not ours to lay something over.
+        std::fs::remove_dir(base.path().join("tmp")).unwrap();
+        std::os::unix::fs::symlink("var/tmp", base.path().join("tmp")).unwrap();
+        assert_eq!(seen().0, [PathBuf::from("var/tmp")]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::shared::skip::{missing, other_user};
-use super::support::{COMMAND, Root, complaint, tar_of};
+use super::support::{COMMAND, Root, complaint, needs_containers, tar_of};
 
 /// A root file system of some megabytes that does not compress.
 fn rootfs() -> Vec<u8> {
@@ -150,6 +150,26 @@ fn a_full_disk_can_be_freed_by_removing_the_container_that_fills_it() {
     assert!(text.contains("Dead") && text.contains("Left by killed programs"), "{text}");
     assert!(text.contains("container 777777777777: ") && text.contains("ENOSPC"), "{text}");
     assert!(text.ends_with("\nbig\nstatus 0\nroot/containers:\n\nroot/names:\n"), "{text}");
+}
+
+#[test]
+fn output_that_finds_no_room_is_told() {
+    needs_containers!();
+    if !nix::unistd::geteuid().is_root() {
+        return other_user("root");
+    }
+    let root = Root::new();
+    let run = format!("{COMMAND} --root {} run --rm --rootfs / -- sh -c", root.path().display());
+    let script = format!(
+        "{{ cat /dev/zero > ballast 2> /dev/null; {run} 'echo line' > out; echo status $?; \
+            {run} 'echo line; exit 3' > out; echo status $?; rm ballast; {run} 'echo line' > out; echo status $?; cat out; }} 2>&1"
+    );
+    let Some(text) = with_disk(&root.file("disk"), &script) else { return };
+    let lines: Vec<&str> = text.lines().skip(1).collect();
+    let [first, "status 125", second, "status 3", "status 0", "line"] = lines[..] else { panic!("{text}") };
+    for line in [first, second] {
+        assert!(line.contains("pass the container's output on") && line.contains("ENOSPC"), "{text}");
+    }
 }
 
 #[test]

@@ -145,3 +145,21 @@ fn containers_keep_their_image() {
     root.ok(&["rm", "user"]);
     assert!(root.ok(&["rmi", "bb:1"]).contains("Deleted: sha256:"));
 }
+
+#[test]
+fn load_reports_the_names_that_it_gave() {
+    let root = Root::new();
+    let layer = tar_of(&[("file", b"x")]);
+    let file = root.file("image.tar");
+    let load = |name: &str| {
+        std::fs::write(&file, docker_archive(name, &layer)).unwrap();
+        root.ok(&["load", file.to_str().unwrap()])
+    };
+    assert_eq!(load("first:1"), "Loaded image: first:1\n");
+    assert_eq!(load("second:1"), "Loaded image: second:1\n");
+    let id = root.json(&["inspect", "first:1"])[0]["id"].as_str().unwrap().to_owned();
+    let nameless = String::from_utf8(docker_archive("\u{1}", &layer)).unwrap();
+    std::fs::write(&file, nameless.replace("[\"\\u0001\"]", "[]        ")).unwrap();
+    let said = root.ok(&["load", file.to_str().unwrap()]);
+    assert_eq!(said, format!("Loaded image ID: {id}\n"));
+}

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Root, needs_containers};
+use crate::support::{Root, busybox, needs_containers};
 
 #[test]
 fn a_container_from_start_to_removal() {
@@ -39,6 +39,28 @@ fn a_container_from_start_to_removal() {
     assert!(root.fails(1, &["kill", "one"]).contains("not running"));
     assert_eq!(root.ok(&["rm", &id]), format!("{id}\n"));
     assert!(root.fails(1, &["rm", "one"]).contains("one"));
+    assert_eq!(root.json(&["ps", "-a"]), json!([]));
+}
+
+#[test]
+fn a_waiter_learns_the_status_of_one_that_is_not_kept() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut running: Vec<_> = ["w1", "w2", "w3"]
+        .into_iter()
+        .map(|name| (name, root.start_script(&["--rm", "--name", name], script)))
+        .collect();
+    let mut waiting: Vec<_> = (0..2).flat_map(|_| &running).map(|(name, _)| root.start(&["wait", name])).collect();
+    // Time to find them.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for (_, running) in &mut running {
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.status(), 5);
+    }
+    for waiting in &mut waiting {
+        assert_eq!((waiting.line().as_str(), waiting.status()), ("5", 0));
+    }
     assert_eq!(root.json(&["ps", "-a"]), json!([]));
 }
 
@@ -96,6 +118,22 @@ fn rm_with_force_ends_running_ones() {
 }
 
 #[test]
+fn errors_about_several_say_which() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "echo ready; exec sleep 1000";
+    let _running = ["b1", "b2"].map(|name| root.start_script(&["--name", name], script));
+    for command in ["rm", "snapshot"] {
+        let output = root.run(&[command, "b1", "b2"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines.len() == 2 && lines[0].contains("\"b1\"") && lines[1].contains("\"b2\""), "{said}");
+    }
+    root.ok(&["kill", "b1", "b2"]);
+}
+
+#[test]
 fn names_are_unique_and_come_back() {
     needs_containers!();
     let root = Root::new();
@@ -122,6 +160,43 @@ fn inspect_tells_everything() {
     assert!(root.fails_quietly(&["inspect", "-t", "image", "seen"]));
     running.signal(Signal::SIGKILL);
     running.status();
+}
+
+#[test]
+fn lists_show_what_a_container_was_started_from() {
+    needs_containers!();
+    let root = Root::new();
+    let Some(tree) = busybox(&root) else { return };
+    let tree = tree.to_str().unwrap();
+    root.ok(&["import", "--owner", "0:0", tree, "a:1"]);
+    root.ok(&["tag", "a:1", "z"]);
+    let id = root.ok(&["images", "-q"]).lines().next().unwrap().to_owned();
+    root.ok(&["run", "--name", "by-name", "z", "true"]);
+    root.ok(&["run", "--name", "by-id", &id, "true"]);
+    let shown = |name: &str| {
+        let list = root.ok(&["ps", "-a"]);
+        let line = list.lines().find(|line| line.trim_end().ends_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!((shown("by-name"), shown("by-id")), ("z:latest".to_owned(), id.clone()));
+    assert_eq!(root.json(&["inspect", "by-name"])[0]["base"], "z:latest");
+    // It means another image now.
+    root.ok(&["import", "--owner", "0:0", "-m", "other", tree, "z"]);
+    assert_eq!((shown("by-name"), shown("by-id")), (id.clone(), id));
+    assert_eq!(root.json(&["inspect", "by-name"])[0]["base"], "z:latest");
+}
+
+#[test]
+fn the_dead_have_no_pid() {
+    needs_containers!();
+    let root = Root::new();
+    let mut running = root.start_script(&["--name", "gone"], "echo ready; exec sleep 1000");
+    root.until_running("gone");
+    running.signal(Signal::SIGKILL);
+    running.status();
+    crate::support::eventually(|| root.json(&["inspect", "gone"])[0]["state"] == "dead");
+    assert_eq!(root.json(&["inspect", "gone"])[0]["pid"], json!(null));
+    assert_eq!(root.json(&["ps", "-a"])[0]["pid"], json!(null));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! run: what its options change inside.
 
-use crate::support::{Root, needs_containers};
+use crate::support::{Root, busybox, needs_containers};
 
 #[test]
 fn variables_come_from_the_line_from_files_and_from_here() {
@@ -27,6 +27,20 @@ fn directory_user_and_host_name() {
     assert_eq!(root.says(&["--rm", "-w", "/usr"], &["pwd"]), "/usr");
     assert_eq!(root.says(&["--rm", "-u", "12:34"], &["sh", "-c", "id -u; id -g"]), "12\n34");
     assert_eq!(root.says(&["--rm", "--hostname", "box"], &["uname", "-n"]), "box");
+}
+
+#[test]
+fn an_empty_option_is_one_that_was_not_given() {
+    needs_containers!();
+    let root = Root::new();
+    let Some(tree) = busybox(&root) else { return };
+    let tree = tree.to_str().unwrap();
+    root.ok(&["import", "--owner", "0:0", "-c", "USER 12:34", "-c", "WORKDIR /etc", tree, "tools:1"]);
+    let script = "id -u; id -g; pwd; cat /etc/hostname";
+    let said = root.ok(&["run", "--rm", "-u", "", "-w", "", "--hostname", "", "tools:1", "sh", "-c", script]);
+    let lines: Vec<&str> = said.lines().collect();
+    let ["12", "34", "/etc", name] = lines[..] else { panic!("{said}") };
+    assert!(name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{said}");
 }
 
 #[test]
@@ -59,6 +73,40 @@ fn mounts_in_all_spellings() {
 }
 
 #[test]
+fn a_mount_does_not_hide_what_is_mounted_below_it() {
+    needs_containers!();
+    let root = Root::new();
+    let dir = root.file("data");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "data").unwrap();
+    let volume = format!("{}:/mnt/in:ro", dir.display());
+    // Volumes come first on every command line, whatever its order.
+    assert_eq!(root.says(&["--rm", "--tmpfs", "/mnt", "-v", &volume], &["cat", "/mnt/in/file"]), "data");
+    let output = root.sandbox(&["--rm", "--tmpfs", "/mnt/in/", "-v", &volume], &["true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let complaint = crate::support::complaint(&output);
+    assert!(complaint.contains("\"/mnt/in\"") && complaint.contains("two mounts"), "{complaint}");
+}
+
+#[test]
+fn mounts_inside_come_along_unless_told_otherwise() {
+    needs_containers!();
+    let root = Root::new();
+    // `/dev` has mounts inside on any host: whether there is a pts shows what came along.
+    let seen = |rest: &str| {
+        let mount = format!("type=bind,source=/dev,target=/mnt,{rest}");
+        root.sandbox(&["--rm", "--mount", &mount], &["sh", "-c", "grep -c ' /mnt/pts ' /proc/mounts"])
+    };
+    let count = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let (with, without) = (seen("bind-recursive=enabled"), seen("bind-recursive=disabled"));
+    assert_ne!(count(&with), "0", "{with:?}");
+    // A user namespace may not uncover what other mounts cover.
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(count(&without), "0", "{without:?}");
+    }
+}
+
+#[test]
 fn read_only_is_read_only() {
     needs_containers!();
     let root = Root::new();
@@ -83,6 +131,19 @@ fn networks_are_none_or_the_hosts() {
     assert_ne!(links(&["--rm"]), own.to_str().unwrap());
     assert_ne!(links(&["--rm", "--network", "none"]), own.to_str().unwrap());
     assert_eq!(links(&["--rm", "--network", "host"]), own.to_str().unwrap());
+}
+
+#[test]
+fn a_container_resolves_its_own_name() {
+    needs_containers!();
+    let root = Root::new();
+    let script = "uname -n; getent hosts $(uname -n) > /dev/null && echo resolved";
+    let said = |options: &[&str]| root.says(&[&["--rm"], options].concat(), &["sh", "-c", script]);
+    assert!(said(&[]).ends_with("\nresolved"));
+    assert_eq!(said(&["--hostname", "box"]), "box\nresolved");
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(said(&["--network", "host"]), format!("{}\nresolved", own.trim()));
+    assert_eq!(said(&["--network", "host", "--hostname", "box"]), "box\nresolved");
 }
 
 #[test]

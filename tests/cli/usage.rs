@@ -100,6 +100,21 @@ fn errors_as_json_have_all_parts() {
 }
 
 #[test]
+fn errors_as_json_say_what_the_sentence_says() {
+    let root = Root::new();
+    for arguments in
+        [&["load", "/does/not/exist"][..], &["import", "/does/not/exist"], &["run", "--rootfs", "/does/not/exist", "x"]]
+    {
+        let output = root.run(&[&["--json"], arguments].concat());
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error = &error["error"];
+        let (cause, remedy) = (error["cause"].as_str().unwrap(), error["remedy"].as_str().unwrap());
+        let message = error["message"].as_str().unwrap();
+        assert!(message.ends_with(&format!("; {cause}; try: {remedy}")), "{message}");
+    }
+}
+
+#[test]
 fn several_names_go_on_after_a_failure() {
     let root = Root::new();
     let output = root.run(&["rm", "one", "two"]);

@@ -115,6 +115,10 @@ fn environment_and_directory_are_put_together_as_docker_does() {
         run(&builder, "echo $A; echo $HOME; pwd; echo $PATH"),
         "b c\n/x\n/made/on/the/way\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
     );
+    if lab.engine.identity() != "rootless with one id" {
+        let made = with_programs(image.container()).workdir("/made/by").user("bob");
+        assert_eq!(run(&made, "stat -c '%u:%g %a' ."), "0:0 755\n");
+    }
     let error = with_programs(image.container()).workdir("relative").command(["/bin/true"]).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let error = with_programs(image.container()).workdir("/etc/passwd").command(["/bin/true"]).output().unwrap_err();
@@ -311,5 +315,24 @@ fn clones_have_streams_of_their_own() {
     text.clear();
     two.read_to_string(&mut text).unwrap();
     assert_eq!(text, "two\n");
+    lab.assert_clean();
+}
+
+/// CVE-2022-31030: output without end must not take the host's memory.
+#[test]
+fn output_is_captured_up_to_a_limit() {
+    let Some(lab) = Lab::new() else { return };
+    let builder = || lab.engine.sandbox().output_limit(100_000);
+    let exact = builder().command(["head", "-c", "100000", "/dev/zero"]).output().unwrap();
+    assert_eq!(exact.stdout.len(), 100_000);
+    let more = builder().command(["head", "-c", "100001", "/dev/zero"]).output().unwrap_err();
+    assert_eq!(more.kind(), ErrorKind::Limit);
+    for (script, name) in [("cat /dev/zero", "standard output"), ("cat /dev/zero >&2", "standard error")] {
+        let error = builder().command(["sh", "-c", script]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains("output_limit = 100000") && error.to_string().contains(name), "{error}");
+        let piped = builder().command(["sh", "-c", script]).stdout(Stdio::Piped).stderr(Stdio::Piped);
+        assert_eq!(piped.spawn().unwrap().wait_with_output().unwrap_err().kind(), ErrorKind::Limit);
+    }
     lab.assert_clean();
 }

@@ -128,6 +128,7 @@ fn waiting(root: &str) {
             }
         })
     };
+    storm(root);
     let engine = Engine::open(root).unwrap();
     for code in 0..100 {
         let status = engine.sandbox().command(["/bin/sh", "-c", &format!("exit {code}")]).status().unwrap();

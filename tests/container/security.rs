@@ -76,6 +76,28 @@ fn a_working_directory_never_lies_outside() {
     }
 }
 
+/// CVE-2022-36109: a primary group that is not a supplementary one can be dropped, and with it what files refuse to it.
+#[test]
+fn the_primary_group_is_a_supplementary_one() {
+    let Some(lab) = Lab::new() else { return };
+    if lab.engine.identity() == "rootless with one id" {
+        return other_user("root, or a user with a range");
+    }
+    let image = hostile(&lab, |tree| {
+        std::fs::write(tree.join("etc/passwd"), "bob:x:1000:100::/:/bin/sh\n").unwrap();
+        std::fs::write(tree.join("etc/group"), "users:x:100:\nwheel:x:10:bob\n").unwrap();
+    });
+    for (user, groups) in [("", "0"), ("4242", "0"), ("4242:43", "43"), ("bob", "100 10"), ("bob:wheel", "10")] {
+        let said = run(&with_programs(image.container()).user(user), "grep Groups: /proc/self/status");
+        let mut said: Vec<&str> = said.split_whitespace().skip(1).collect();
+        let mut expected: Vec<&str> = groups.split(' ').collect();
+        // The kernel sorts them.
+        said.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(said, expected, "{user:?}");
+    }
+}
+
 /// CVE-2019-16884: a mount over procfs.
 #[test]
 fn mounts_over_kernel_file_systems_are_refused() {

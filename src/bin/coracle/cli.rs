@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -227,7 +228,7 @@ pub struct Run {
     pub env_file: Vec<PathBuf>,
     /// Start in this directory
     #[arg(short, long, value_name = "DIR")]
-    pub workdir: Option<PathBuf>,
+    pub workdir: Option<OsString>,
     /// Run as this user
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,

@@ -68,7 +68,7 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
-    let names = image_names(&engine);
+    let images = tagged_images(&engine);
     let size = arguments.size.then_some("SIZE".to_owned());
     let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
     let mut table = Table::new(head.into_iter().chain(size));
@@ -78,7 +78,7 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
         let size = arguments.size.then(|| usage(info).map_or_else(|| "-".to_owned(), |usage| human::size(usage.bytes)));
         let row = [
             id(info),
-            info.image.as_ref().and_then(|id| names.get(id)).unwrap_or(&info.base).clone(),
+            base(info, &images),
             format!("\"{command}\""),
             human::ago(Some(&info.created)),
             status(info),
@@ -88,6 +88,21 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
     }
     context.out.text(&table.render());
     Ok(0)
+}
+
+/// What a container was started from: the name that was used, as long as it means that image.
+fn base(info: &Info, images: &HashMap<String, String>) -> String {
+    match &info.image {
+        Some(id) if info.base.contains(':') && images.get(&info.base) != Some(id) => human::short_id(id).to_owned(),
+        _ => info.base.clone(),
+    }
+}
+
+/// The ID of the image that each name means.
+fn tagged_images(engine: &Engine) -> HashMap<String, String> {
+    let images = engine.list_images().unwrap_or_default();
+    let named = images.iter().flat_map(|listed| listed.tags.iter().map(move |name| (name.familiar(), listed)));
+    named.map(|(name, listed)| (name, listed.image.id().to_string())).collect()
 }
 
 /// A name for each image that has one. A damaged image must not keep containers from being listed.

@@ -49,12 +49,13 @@ pub fn load(context: &mut Context, arguments: cli::Load) -> Result<u8, Failure> 
     drop((options, bars));
     let mut list = vec![];
     for image in loaded? {
-        let names = image.tags()?;
+        // What this load gave it; the store may have other names for the same image.
+        let names = image.called();
         if context.json {
-            list.push(summary(&image, &names));
+            list.push(summary(&image, names));
             continue;
         }
-        for name in &names {
+        for name in names {
             context.out.line(format_args!("Loaded image: {}", name.familiar()));
         }
         if names.is_empty() {

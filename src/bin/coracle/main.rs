@@ -25,6 +25,7 @@ mod failure;
 mod human;
 mod image;
 mod inspect;
+mod mounts;
 mod options;
 mod output;
 mod progress;

@@ -1,17 +1,16 @@
-//! Options of `run` that are small languages of their own: variables, mounts, security, requirements.
+//! Options of `run` that are small languages of their own: variables, security, requirements.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use coracle::ErrorKind;
-use coracle::container::Mount;
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::seccomp::Policy;
 use coracle::security::{Masking, Profile, Seccomp};
 
 use crate::failure::Failure;
 
-fn refuse(step: &str, text: &str, cause: &str) -> Failure {
+pub fn refuse(step: &str, text: &str, cause: &str) -> Failure {
     Failure::new(ErrorKind::Invalid, &format!("{step} {text:?}"), cause)
 }
 
@@ -50,91 +49,6 @@ pub fn variables(path: &Path) -> Result<Vec<(String, Option<String>)>, Failure> 
         list.push(variable(line)?);
     }
     Ok(list)
-}
-
-/// A path of the host in this program's own words, which may be relative.
-fn host_path(step: &str, text: &str) -> Result<PathBuf, Failure> {
-    std::path::absolute(text).map_err(|error| Failure::io(step, Some(Path::new(text)), &error))
-}
-
-/// `SOURCE:TARGET[:OPTIONS]`.
-pub fn volume(text: &str) -> Result<Mount, Failure> {
-    let step = "mount the volume";
-    let mut parts = text.splitn(3, ':');
-    let (source, target) = match (parts.next(), parts.next()) {
-        (Some(source), Some(target)) if !source.is_empty() && !target.is_empty() => (source, target),
-        _ => {
-            let refusal = refuse(step, text, "volumes without a source are not there yet");
-            return Err(refusal.remedy("SOURCE:TARGET, or --tmpfs TARGET"));
-        }
-    };
-    if !source.starts_with(['/', '.']) {
-        let refusal = refuse(step, text, "named volumes are not there yet");
-        return Err(refusal.remedy("a path that begins with / or ."));
-    }
-    let mut mount = Mount::bind(host_path(step, source)?, target);
-    for option in parts.next().unwrap_or_default().split(',') {
-        mount = match option {
-            "" | "rw" => mount,
-            "ro" => mount.read_only(),
-            "z" | "Z" => return Err(refuse(step, text, "files are not relabelled for SELinux")),
-            other => mount.option(other),
-        };
-    }
-    Ok(mount)
-}
-
-/// `TARGET[:OPTIONS]`.
-pub fn tmpfs(text: &str) -> Result<Mount, Failure> {
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    if target.is_empty() {
-        return Err(refuse("mount the tmpfs", text, "it has no target"));
-    }
-    let options = options.split(',').filter(|option| !option.is_empty());
-    Ok(options.fold(Mount::tmpfs(target), Mount::option))
-}
-
-/// `type=bind,source=/a,target=/b,readonly`.
-pub fn mount(text: &str) -> Result<Mount, Failure> {
-    let step = "mount";
-    let (mut kind, mut source, mut target, mut read_only) = (None, None, None, false);
-    let mut options: Vec<String> = vec![];
-    for field in text.split(',') {
-        let (key, value) = match field.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (field, None),
-        };
-        let given = || value.ok_or_else(|| refuse(step, text, &format!("{key} takes a value")));
-        match key {
-            "type" => kind = Some(given()?),
-            "source" | "src" => source = Some(given()?),
-            "target" | "destination" | "dst" => target = Some(given()?),
-            "readonly" | "ro" => {
-                read_only = match value {
-                    None | Some("true" | "1") => true,
-                    Some("false" | "0") => false,
-                    Some(_) => return Err(refuse(step, text, "readonly is true or false")),
-                }
-            }
-            "bind-propagation" => options.push(given()?.to_owned()),
-            "tmpfs-size" => options.push(format!("size={}", given()?)),
-            "tmpfs-mode" => options.push(format!("mode={}", given()?)),
-            _ => return Err(refuse(step, text, &format!("{key:?} is not known"))),
-        }
-    }
-    let target = target.ok_or_else(|| refuse(step, text, "it has no target"))?;
-    let mount = match (kind, source) {
-        (Some("bind"), Some(source)) => Mount::bind(host_path(step, source)?, target),
-        (Some("bind"), None) => return Err(refuse(step, text, "it has no source")),
-        (Some("tmpfs"), None) => Mount::tmpfs(target),
-        (Some("tmpfs"), Some(_)) => return Err(refuse(step, text, "a tmpfs has no source")),
-        (Some("volume") | None, _) => {
-            return Err(refuse(step, text, "volumes are not there yet").remedy("type=bind or type=tmpfs"));
-        }
-        (Some(_), _) => return Err(refuse(step, text, "the type is not known").remedy("type=bind or type=tmpfs")),
-    };
-    let mount = options.into_iter().fold(mount, Mount::option);
-    Ok(if read_only { mount.read_only() } else { mount })
 }
 
 /// Changes the profile by one `--security-opt`.
@@ -191,42 +105,6 @@ pub fn require(requirement: Requirement, text: &str) -> Result<Requirement, Fail
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn volumes_and_mounts_mean_the_same() {
-        let bind = Mount::bind("/a", "/b");
-        assert_eq!(volume("/a:/b").unwrap(), bind);
-        assert_eq!(volume("/a:/b:ro").unwrap(), bind.clone().read_only());
-        assert_eq!(volume("/a:/b:ro,rslave").unwrap(), bind.clone().read_only().option("rslave"));
-        assert_eq!(mount("type=bind,source=/a,target=/b").unwrap(), bind);
-        assert_eq!(mount("type=bind,src=/a,dst=/b,readonly").unwrap(), bind.clone().read_only());
-        assert_eq!(mount("type=bind,src=/a,dst=/b,ro=false").unwrap(), bind);
-        assert_eq!(mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap(), Mount::tmpfs("/t").option("size=1m"));
-        assert_eq!(tmpfs("/t:size=1m,exec").unwrap(), Mount::tmpfs("/t").option("size=1m").option("exec"));
-        let here = std::env::current_dir().unwrap().join("x");
-        assert_eq!(volume("./x:/b").unwrap(), Mount::bind(here, "/b"));
-    }
-
-    #[test]
-    fn mounts_without_meaning_are_refused() {
-        for text in ["", "/a", ":/b", "/a:", "name:/b", "/a:/b:z"] {
-            assert!(volume(text).is_err(), "{text}");
-        }
-        for text in [
-            "",
-            "type=bind,target=/b",
-            "type=bind,source=/a",
-            "type=tmpfs,source=/a,target=/b",
-            "type=volume,source=a,target=/b",
-            "source=/a,target=/b",
-            "type=bind,source=/a,target=/b,odd=1",
-            "type=bind,source,target=/b",
-            "type=bind,source=/a,target=/b,readonly=maybe",
-        ] {
-            assert!(mount(text).is_err(), "{text}");
-        }
-        assert!(tmpfs(":size=1m").is_err());
-    }
 
     #[test]
     fn variables_come_from_the_option_or_the_environment() {

@@ -46,7 +46,7 @@ impl Bars {
             let bar = bars.entry(key).or_insert_with(|| {
                 // Shown when it is complete, not while it is put together.
                 let hidden = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-                let name = crate::failure::one_line(&human::shorten(human::short_id(&name), 24));
+                let name = crate::failure::one_line(&human::shorten(label(&name), 24));
                 multi.add(hidden.with_style(style()).with_prefix(name).with_message(verb))
             });
             bar.set_position(done);
@@ -55,6 +55,13 @@ impl Bars {
             }
         }))
     }
+}
+
+/// What tells one blob or layer from the others: the first digits of its digest, wherever that is in the name
+/// (`sha256:<hex>`, `blobs/sha256/<hex>`, `<hex>/layer.tar`, `<hex>.json`).
+fn label(name: &str) -> &str {
+    let digest = |part: &&str| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.split([':', '/', '.']).find(digest).map_or(name, human::short_id)
 }
 
 fn style() -> ProgressStyle {
@@ -68,5 +75,20 @@ impl Drop for Bars {
             // A terminal that is gone needs no tidying.
             let _ = multi.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_called_after_digests() {
+        let hex = "0123456789abcdef".repeat(4);
+        for name in ["sha256:HEX", "blobs/sha256/HEX", "HEX/layer.tar", "HEX.json", "HEX"] {
+            assert_eq!(label(&name.replace("HEX", &hex)), "0123456789ab", "{name}");
+        }
+        assert_eq!(label("layer.tar"), "layer.tar");
+        assert_eq!(label("rootfs/deadbeef.tar"), "rootfs/deadbeef.tar");
     }
 }

@@ -7,7 +7,7 @@ use coracle::{Container, ContainerBuilder, Engine, ErrorKind, ExitStatus, Stdio}
 
 use crate::failure::Failure;
 use crate::signals::Forwarding;
-use crate::{Context, cli, options};
+use crate::{Context, cli, mounts, options};
 
 /// Gives the command's status; 125 for our own failure, 126 and 127 for a command that cannot be executed or found,
 /// 128 + n after signal n.
@@ -30,13 +30,19 @@ fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
     let status = container.wait();
     forwarding.end();
     // The forwarding has given its own up, so this is the last one.
+    let lost = container.check_output();
     let closed = std::sync::Arc::into_inner(container).map_or(Ok(()), Container::close);
-    let status = status?;
+    let mut status = exit_code(&status?);
+    if let Err(error) = lost {
+        // A command that failed over it says so itself; one that noticed nothing has not done what was asked.
+        let code = Failure::from(error).exits(125).tell(context.json);
+        status = if status == 0 { code } else { status };
+    }
     if let Err(error) = closed {
         // The command's status says more than what was left behind, and the next command tidies up.
         Failure::from(error).tell(context.json);
     }
-    Ok(exit_code(&status))
+    Ok(status)
 }
 
 /// One number, as shells have it.
@@ -83,13 +89,13 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         };
     }
     for text in &arguments.volume {
-        builder = builder.mount(options::volume(text)?);
+        builder = builder.mount(mounts::volume(text)?);
     }
     for text in &arguments.mount {
-        builder = builder.mount(options::mount(text)?);
+        builder = builder.mount(mounts::mount(text)?);
     }
     for text in &arguments.tmpfs {
-        builder = builder.mount(options::tmpfs(text)?);
+        builder = builder.mount(mounts::tmpfs(text)?);
     }
     let mut profile = Profile::DEFAULT_2026_11;
     for text in &arguments.security_opt {

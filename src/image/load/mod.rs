@@ -119,7 +119,7 @@ impl Images {
                 gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options)
             }
             LoadSource::Path(path) => {
-                let open = |error| Error::io(STEP, "open", error).path(&path);
+                let open = |error| Error::of_path(STEP, "open", error, &path);
                 let file = File::open(&path).map_err(open)?;
                 if file.metadata().map_err(open)?.is_dir() {
                     gather(&mut directory::Directory::new(path.clone())?, session, &wanted, options)
@@ -140,7 +140,7 @@ impl Images {
             }
             Ok(())
         })?;
-        Ok(images.into_iter().map(|(image, _)| image).collect())
+        Ok(images.into_iter().map(|(image, names)| image.called_as(names)).collect())
     }
 }
 

@@ -63,8 +63,9 @@ impl Isolation for Namespaces {
         if let (Mount::Bind { read_only: true, .. }, true) = (&request.snapshot.root, request.identity.is_rootless()) {
             enforcement.note(
                 Aspect::FilesystemWrite,
-                "in a user namespace, writes to files of other owners fail, and so does creating in their directories; \
-                 the caller's own files and /tmp are writable and discarded",
+                "in a user namespace, writes to files of other owners fail, and so does creating in their directories, \
+                 except directly in those that are overlaid as a whole; what is written there, to the caller's own files \
+                 and to /tmp is discarded",
             );
         }
         if let Identity::Single { groups, .. } = request.identity
@@ -168,7 +169,10 @@ pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
 fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Plan> {
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
-    plan.work_dir(process.cwd(), uid, gid);
+    // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
+    // id is all that there is.
+    let owner = if matches!(request.identity, Identity::Single { .. }) { (uid, gid) } else { (0, 0) };
+    plan.work_dir(process.cwd(), owner.0, owner.1);
     for limit in process.rlimits().iter().flatten() {
         let (resource, name) = resource(limit.typ());
         plan.rlimit(resource, limit.soft(), limit.hard(), name);
