@@ -1,7 +1,7 @@
 //! Makes the sentence out of a failure report: step, system call, path, errno, likely cause, remedy.
 
 use super::plan::Subject;
-use super::protocol::{Op, Report, Sys};
+use super::protocol::{FOREIGN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
 use crate::error::{Error, ErrorKind};
 
 /// clone3 itself was refused: no process came to be.
@@ -95,6 +95,23 @@ fn options_refused(error: Error, names: &[String], detail: u32) -> Error {
 
 fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
     match (op, sys, errno) {
+        (Op::Attach, _, libc::ELOOP) if detail == LINK => error
+            .kind_is(ErrorKind::Hostile)
+            .because(
+                "a symbolic link is on the way, and the container's own /dev, /proc and /sys follow none: it could lead \
+                 them to where nothing in them is masked",
+            )
+            .remedy("use an image that has directories there, or nothing"),
+        (Op::Attach, Sys::MoveMount, 0) if detail == ROOT => error
+            .kind_is(ErrorKind::Hostile)
+            .because("in this image the target leads to the root itself, which nothing may cover")
+            .remedy("mount it somewhere else"),
+        (Op::Mask | Op::ReadOnly, Sys::Fstatfs, 0) if detail == FOREIGN => error
+            .kind_is(ErrorKind::Hostile)
+            .because("it is not on the file system that belongs there"),
+        (Op::Mask | Op::ReadOnly, Sys::Statx, 0) if detail == UNCOVERED => {
+            error.kind_is(ErrorKind::Weaker).because("what was mounted over it is not what is found there")
+        }
         (_, Sys::Statx, 0) if detail == 2 => error
             .kind_is(ErrorKind::Hostile)
             .because("it is not the file that was there a moment ago: somebody exchanged it"),

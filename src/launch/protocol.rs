@@ -69,6 +69,15 @@ pub const RELEASE: u32 = 33;
 
 /// The plan's own header: magic, clone flags (two words), register of the cgroup to be born in, flags, reserved.
 pub const PLAN_HEADER: usize = 24;
+/// Detail of a report: a symbolic link stands where none is followed.
+pub const LINK: u32 = 7;
+/// Detail of a report: the target is the container's root itself.
+pub const ROOT: u32 = 8;
+/// Detail of a report: what was found lies on another file system than it has to.
+pub const FOREIGN: u32 = 9;
+/// Detail of a report: what was mounted is not what is found there.
+pub const UNCOVERED: u32 = 10;
+
 /// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
 pub const PLAN_MAP_HELPER: u32 = 1;
 
@@ -116,7 +125,8 @@ codes! {
         OpenTree = 9, "open a mount source";
         /// `mount: reg, recursive: u32, set: u64, clear: u64, propagation: u64`.
         SetAttr = 10, "change mount attributes";
-        /// `mount: reg, base: reg, path: str, create: u32, flags: u32` (1 optional, 2 refused on kernel file systems).
+        /// `mount: reg, base: reg, path: str, create: u32, flags: u32` (1 optional, 2 refused on kernel file systems, 4
+        /// no symbolic link is followed on the way).
         Attach = 11, "attach a mount";
         /// `mount: reg`: it becomes the root; the old one is gone afterwards.
         Pivot = 12, "change the root";
@@ -128,9 +138,10 @@ codes! {
         Directory = 15, "create a directory";
         /// `dir: reg, path: str, mode: u32, content: str`.
         File = 16, "write a file";
-        /// `parts: reg, path: str`; the parts hold `null` and `empty`.
+        /// `parts: reg, base: reg, magic: u32, path: str`; the parts hold `null` and `empty`. With a base, `path` is
+        /// relative to that mount and lies on a file system of that magic number (0: of any).
         Mask = 17, "mask a path";
-        /// `path: str`.
+        /// `base: reg, magic: u32, path: str`, as for `Mask`.
         ReadOnly = 18, "make a path read-only";
         /// `name: str`.
         Hostname = 19, "set the host name";

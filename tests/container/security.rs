@@ -21,22 +21,65 @@ fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     let Some(lab) = Lab::new() else { return };
     let outside = scratch();
     let image = hostile(&lab, |tree| symlink(outside.path(), tree.join("dev")).unwrap());
-    let out = with_programs(image.container()).command(["/bin/sh", "-c", "echo x > /dev/null; ls -d /dev/"]).output();
-    // Running and refusing are both fine; writing outside is not.
-    drop(out);
+    let error = with_programs(image.container()).command(["/bin/sh", "-c", "echo x > /dev/null"]).output().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Hostile, "{error}");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// CVE-2019-19921, CVE-2025-31133: `/proc` and masked paths as links.
+/// CVE-2019-19921, CVE-2023-27561, CVE-2025-31133: procfs, sysfs and `/dev` as links. A link may resolve while procfs is
+/// attached and no more when it is masked (`sys/a/../../p`: the sysfs that is attached in between has no `a`), or lead to
+/// the root (procfs would lie on it, out of the way of every mask, and be reached as `/..`).
 #[test]
-fn proc_as_a_symlink_is_still_our_procfs() {
+fn kernel_file_systems_are_attached_through_no_link() {
     let Some(lab) = Lab::new() else { return };
-    let image = hostile(&lab, |tree| {
-        std::fs::create_dir(tree.join("fake")).unwrap();
-        symlink("/fake", tree.join("proc")).unwrap();
-    });
-    let builder = with_programs(image.container());
-    assert_eq!(run(&builder, "stat -fc %T /fake; cat /proc/keys | wc -c"), "proc\n0\n");
+    for (name, target) in [
+        ("proc", "sys/a/../../p"),
+        ("proc", "/"),
+        ("proc", "."),
+        ("proc", "/fake"),
+        ("proc", "nowhere"),
+        ("sys", "/"),
+        ("sys", "fake"),
+        ("sys", "proc"),
+        ("dev", "/"),
+        ("dev", "proc"),
+        ("dev", "../../fake"),
+    ] {
+        let image = hostile(&lab, |tree| {
+            for directory in ["fake", "p", "sys/a"] {
+                std::fs::create_dir_all(tree.join(directory)).unwrap();
+            }
+            let _ = std::fs::remove_dir_all(tree.join(name));
+            symlink(target, tree.join(name)).unwrap();
+        });
+        let script = "for at in /proc /p /.. /fake; do (: >> $at/sys/kernel/core_pattern) && echo $at; done";
+        let error = with_programs(image.container()).command(["/bin/sh", "-c", script]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Hostile, "{name} -> {target}: {error}");
+    }
+    lab.assert_clean();
+}
+
+/// The same with a mount of the caller's whose target an image turns into the root.
+#[test]
+fn nothing_is_mounted_on_the_root() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |tree| symlink("home/..", tree.join("data")).unwrap());
+    let host = scratch();
+    for mount in [Mount::bind(host.path(), "/data"), Mount::tmpfs("/data")] {
+        let error = with_programs(image.container()).mount(mount).command(["/bin/true"]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Hostile, "{error}");
+    }
+}
+
+/// What is masked and what is read-only, as the workload sees it.
+#[test]
+fn kernel_settings_are_out_of_reach() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    let script = "cat /proc/keys /proc/timer_list /proc/kcore | wc -c; ls -A /sys/firmware | wc -l; \
+                  stat -fc %T /proc /sys; grep -c '^proc /proc/sys proc ro,' /proc/mounts; \
+                  (: >> /proc/sys/kernel/core_pattern) 2>/dev/null || echo refused";
+    assert_eq!(run(&with_programs(image.container()), script), "0\n0\nproc\nsysfs\n1\nrefused\n");
 }
 
 /// CVE-2024-45310, CVE-2026-55686: made files, mount points and working directories through links.

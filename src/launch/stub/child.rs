@@ -367,7 +367,7 @@ pub fn same(expected: &Status, found: &Status) -> Result<(), Trouble> {
 
 fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
-    let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)))?;
+    let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)), mount::Links::Followed)?;
     let entered = kernel::fchdir(dir).map_err(at(Sys::Chdir));
     kernel::close(dir);
     entered?;

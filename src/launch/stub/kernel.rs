@@ -34,6 +34,7 @@ pub const EINTR: i32 = 4;
 pub const EAGAIN: i32 = 11;
 pub const EACCES: i32 = 13;
 pub const EEXIST: i32 = 17;
+pub const EXDEV: i32 = 18;
 pub const ENOTDIR: i32 = 20;
 pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
@@ -477,6 +478,8 @@ pub struct Status {
     pub device: (u32, u32),
     /// Device that the file is, major and minor.
     pub special: (u32, u32),
+    /// The mount that it was found on.
+    pub mount: u64,
 }
 
 impl Status {
@@ -486,16 +489,21 @@ impl Status {
     pub fn is_symlink(&self) -> bool {
         self.mode & 0o170000 == 0o120000
     }
+    /// The same file, found on the same mount.
+    pub fn is_at(&self, other: &Status) -> bool {
+        (self.mount, self.device, self.inode) == (other.mount, other.device, other.inode)
+    }
     pub fn is_character_device(&self) -> bool {
         self.mode & 0o170000 == 0o020000
     }
 }
 
 pub fn statx(dir: i32, name: &[u8], flags: usize) -> Outcome<Status> {
-    const STATX_BASIC_STATS: usize = 0x7ff;
+    const STATX_BASIC_STATS_MNT_ID: usize = 0x7ff | 0x1000;
     let mut words = [0u32; 64];
-    call(nr::STATX, fd(dir), path(name)?, flags, STATX_BASIC_STATS, words.as_mut_ptr() as usize, 0)?;
-    // struct statx: nlink at 16, mode is a half word at 28; ino at 32, size at 40, blocks at 48; rdev at 128, dev at 136.
+    call(nr::STATX, fd(dir), path(name)?, flags, STATX_BASIC_STATS_MNT_ID, words.as_mut_ptr() as usize, 0)?;
+    // struct statx: nlink at 16, mode is a half word at 28; ino at 32, size at 40, blocks at 48; rdev at 128, dev at 136,
+    // mnt_id at 144.
     Ok(Status {
         mode: words[7] & 0xffff,
         links: words[4],
@@ -504,6 +512,7 @@ pub fn statx(dir: i32, name: &[u8], flags: usize) -> Outcome<Status> {
         size: words[10] as u64 | (words[11] as u64) << 32,
         special: (words[32], words[33]),
         device: (words[34], words[35]),
+        mount: words[36] as u64 | (words[37] as u64) << 32,
     })
 }
 
