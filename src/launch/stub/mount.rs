@@ -259,8 +259,8 @@ fn read_only_mount(mount: i32) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Opens (`O_PATH`) what `path` names beneath the root of this process. What is missing is created when asked: directories on the way, then a directory or an empty file; never
-/// through a link that leads nowhere.
+/// Opens (`O_PATH`) what `path` names beneath the root of this process. What is missing is created when asked:
+/// directories on the way, then a directory or an empty file; where a link leads to what is missing, there.
 pub fn ensure(
     root: i32,
     path: &[u8],
@@ -277,13 +277,45 @@ pub fn ensure(
         Err(kernel::ENOENT) if want != Target::Existing => {}
         other => return other.map_err(at(Sys::Openat2)),
     }
-    let mut buffer = [0u8; 4097];
-    if path.len() > 4096 {
-        return Err(Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0));
+    let mut buffer = [0u8; PATH];
+    buffer.get_mut(..path.len()).ok_or(TOO_LONG)?.copy_from_slice(path);
+    // As many links as the kernel follows.
+    for _ in 0..40 {
+        let length = buffer.iter().position(|byte| *byte == 0).unwrap_or(0);
+        if let Some(made) = make_missing(root, &mut buffer, length, want, owner, rules)? {
+            return Ok(made);
+        }
+        // A link was in the way, and the path is now the one that it leads to.
+        match resolve(root, through_nul(&buffer), flags, rules) {
+            Err(kernel::ENOENT) => {}
+            other => return other.map_err(at(Sys::Openat2)),
+        }
     }
-    buffer.get_mut(..path.len()).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?.copy_from_slice(path);
-    // Without the NUL and what slashes there are before it.
-    let mut end = path.len().saturating_sub(1);
+    Err(Trouble(Sys::Openat2, kernel::ELOOP, 0))
+}
+
+/// Longest path, with its NUL (`PATH_MAX`).
+const PATH: usize = 4096;
+const TOO_LONG: Trouble = Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0);
+
+/// The string that starts here, with its NUL.
+fn through_nul(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(0);
+    bytes.get(..end + 1).unwrap_or(b"\0")
+}
+
+/// Makes what is missing of the path in the buffer; `None` when a link that leads nowhere is in the way: the buffer
+/// then holds the path with that link followed.
+fn make_missing(
+    root: i32,
+    buffer: &mut [u8; PATH],
+    length: usize,
+    want: Target,
+    owner: Option<(u32, u32)>,
+    rules: u64,
+) -> Result<Option<i32>, Trouble> {
+    // Without what slashes there are at its end.
+    let mut end = length;
     while end > 0 && buffer.get(end - 1) == Some(&b'/') {
         end -= 1;
     }
@@ -300,7 +332,7 @@ pub fn ensure(
         if prefix == 0 {
             break resolve(root, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY, rules).map_err(at(Sys::Openat2))?;
         }
-        let found = with_end(&mut buffer, 0, prefix, |path| {
+        let found = with_end(buffer, 0, prefix, |path| {
             resolve(root, path, kernel::O_PATH | kernel::O_DIRECTORY, rules)
         });
         match found {
@@ -308,14 +340,24 @@ pub fn ensure(
             other => break other.map_err(at(Sys::Openat2))?,
         }
     };
-    // Downward again: nothing of it is there, or only a link that leads nowhere, which is in the way.
+    // Downward again: nothing of it is there, or a link that leads nowhere.
     while start < end {
         let mut stop = start;
         while stop < end && buffer.get(stop) != Some(&b'/') {
             stop += 1;
         }
+        // Of a directory that does not exist there is no parent: the kernel says so, too.
+        if matches!(buffer.get(start..stop), Some(b"." | b"..")) {
+            kernel::close(parent);
+            return Err(Trouble(Sys::Openat2, kernel::ENOENT, 0));
+        }
         let file = stop == end && want == Target::File;
-        let made = with_end(&mut buffer, start, stop, |name| make(parent, name, file, owner));
+        let made = with_end(buffer, start, stop, |name| make(parent, name, file, owner));
+        if let (Err(Trouble(_, kernel::EEXIST, _)), 0) = (&made, rules & kernel::RESOLVE_NO_SYMLINKS) {
+            let followed = follow(parent, buffer, start, stop, end);
+            kernel::close(parent);
+            return followed.map(|()| None);
+        }
         kernel::close(parent);
         parent = made?;
         start = stop;
@@ -323,11 +365,46 @@ pub fn ensure(
             start += 1;
         }
     }
-    Ok(parent)
+    Ok(Some(parent))
+}
+
+/// Puts what the link `start..stop` of the path in the buffer says in its place.
+fn follow(parent: i32, buffer: &mut [u8; PATH], start: usize, stop: usize, end: usize) -> Result<(), Trouble> {
+    let link = with_end(buffer, start, stop, |name| {
+        kernel::openat(parent, name, kernel::O_PATH | kernel::O_NOFOLLOW, 0)
+    })
+    .map_err(at(Sys::Openat))?;
+    let mut whole = [0u8; PATH];
+    let read = kernel::fstatfs(link).map_err(at(Sys::Fstatfs)).and_then(|(magic, _)| {
+        // A link of procfs is no path.
+        if magic == PROC_SUPER_MAGIC {
+            return Err(Trouble(Sys::Openat2, kernel::ELOOP, 0));
+        }
+        let place = whole.get_mut(start..).ok_or(TOO_LONG)?;
+        // ENOENT: no link but something that somebody has made meanwhile.
+        kernel::readlink(link, b"\0", place).map_err(at(Sys::Openat))
+    });
+    kernel::close(link);
+    let count = read?;
+    let rest = buffer.get(stop..end).unwrap_or(&[]);
+    // A NUL has to follow.
+    if start + count + rest.len() >= PATH {
+        return Err(TOO_LONG);
+    }
+    if whole.get(start) == Some(&b'/') {
+        whole.copy_within(start..start + count, 0);
+        whole.get_mut(count..).unwrap_or(&mut []).fill(0);
+        whole.get_mut(count..count + rest.len()).ok_or(TOO_LONG)?.copy_from_slice(rest);
+    } else {
+        whole.get_mut(..start).ok_or(TOO_LONG)?.copy_from_slice(buffer.get(..start).unwrap_or(&[]));
+        whole.get_mut(start + count..start + count + rest.len()).ok_or(TOO_LONG)?.copy_from_slice(rest);
+    }
+    *buffer = whole;
+    Ok(())
 }
 
 /// Calls `f` with a part of the buffer as a string of its own, a NUL behind it.
-fn with_end<T>(buffer: &mut [u8; 4097], start: usize, stop: usize, f: impl FnOnce(&[u8]) -> T) -> T {
+fn with_end<T>(buffer: &mut [u8; PATH], start: usize, stop: usize, f: impl FnOnce(&[u8]) -> T) -> T {
     let saved = buffer.get(stop).copied().unwrap_or(0);
     if let Some(byte) = buffer.get_mut(stop) {
         *byte = 0;
