@@ -371,6 +371,16 @@ impl Plan {
         });
     }
 
+    /// The container's own null device, opened.
+    pub(crate) fn open_null(&mut self, parts: Reg) -> Reg {
+        let out = self.fresh();
+        self.step(Op::OpenNull, Subject::Nothing, |p| {
+            p.u32(out.0);
+            p.u32(parts.0);
+        });
+        out
+    }
+
     /// Descriptors 0, 1 and 2.
     pub(crate) fn stdio(&mut self, [input, output, error]: [Reg; 3]) {
         self.step(Op::Stdio, Subject::Nothing, |p| {

@@ -167,6 +167,8 @@ codes! {
         Stdio = 30, "connect standard input, output and error";
         /// Stay behind as a reaping, signal-forwarding pid 1; the rest of the plan runs in a child.
         Init = 31, "start the init process";
+        /// `out: reg, parts: reg`: the null device of the parts, for reading and writing.
+        OpenNull = 48, "open the container's null device";
         /// `count: u32, candidates…: str, argc: u32, argv…: str, envc: u32, envp…: str`.
         Exec = 32, "execute the command";
         /// `on: u32`.

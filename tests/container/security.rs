@@ -247,6 +247,31 @@ fn the_engine_root_is_hidden_from_sandboxes() {
     assert_eq!(run(&lab.engine.sandbox(), &script), "0\n");
 }
 
+/// Standard streams that lead nowhere are the container's own null device: root inside could change the mode and the
+/// times of the host's.
+#[test]
+fn the_hosts_null_device_is_not_handed_in() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(lab) = Lab::new() else { return };
+    if !is_root() {
+        // In a user namespace nobody can make device nodes; but the host's belong to nobody there.
+        return other_user("root");
+    }
+    let image = hostile(&lab, |_| {});
+    let host = std::fs::metadata("/dev/null").unwrap();
+    let script = "for fd in 0 2; do stat -Lc '%t:%T %d %i' /proc/self/fd/$fd; done; stat -c '%t:%T %d %i' /dev/null";
+    let null = || std::fs::File::open("/dev/null").unwrap();
+    for builder in [
+        with_programs(image.container()).stdin(coracle::Stdio::Null).stderr(coracle::Stdio::Null),
+        with_programs(image.container()).stdin(null()).stderr(null()),
+    ] {
+        let out = run(&builder, script);
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines.len() == 3 && lines.iter().all(|line| *line == lines[2]), "{out}");
+        assert!(out.starts_with("1:3 ") && !lines.contains(&&*format!("1:3 {} {}", host.dev(), host.ino())), "{out}");
+    }
+}
+
 /// Sockets of the host's services are not reachable through the tree.
 #[test]
 fn the_hosts_runtime_directory_is_empty() {

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
-use super::{Aspect, Enforcement, Identity, Isolation, Level, Request};
-use crate::launch::{Op, Plan};
+use super::{Aspect, Enforcement, Identity, Isolation, Level, Request, Stream};
+use crate::launch::{Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -116,14 +116,14 @@ impl Isolation for Namespaces {
             plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
         }
         plan.word(Op::Dumpable, 0);
-        tree::build(&mut plan, &mut request)?;
+        let parts = tree::build(&mut plan, &mut request)?;
         if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
             plan.text(Op::Hostname, name.as_ref());
         }
         if has(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
-        command(plan, request, process)
+        command(plan, request, process, parts)
     }
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
 }
 
 /// From the finished tree to exec: working directory, limits, privileges, descriptors.
-fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Plan> {
+fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) -> Result<Plan> {
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
     plan.work_dir(process.cwd(), uid, gid);
@@ -192,11 +192,10 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Pl
     if let (Some(filter), false) = (request.seccomp, no_new_privileges) {
         plan.seccomp(filter);
     }
-    let mut stdio = request.stdio.into_iter();
-    let (Some(input), Some(output), Some(error)) = (stdio.next(), stdio.next(), stdio.next()) else {
-        return Err(missing("standard input and output"));
-    };
-    let stdio = [plan.send(input), plan.send(output), plan.send(error)];
+    let stdio = request.stdio.map(|stream| match stream {
+        Stream::Null => plan.open_null(parts),
+        Stream::Fd(fd) => plan.send(fd),
+    });
     for (register, made) in stdio.iter().zip(request.stdio_made) {
         if made && uid != 0 {
             // Or `echo > /dev/stderr` would fail for that user.

@@ -52,7 +52,8 @@ struct Ready {
 /// Attached where no image can lead elsewhere.
 const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
+/// The steps; the parts are what they end with.
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     let spec = request.spec;
     let rootless = request.identity.is_rootless();
     plan.plain(Op::Private);
@@ -140,7 +141,7 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
             plan.on(Op::VerifyReadOnly, mount);
         }
     }
-    Ok(())
+    Ok(parts)
 }
 
 /// The mount as something below which paths are masked, if it is procfs or sysfs.

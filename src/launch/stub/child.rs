@@ -228,6 +228,7 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             let _ = kernel::fchown(child.register(register)?, uid, gid);
             Ok(())
         }
+        Op::OpenNull => mount::open_null(child, p),
         Op::Stdio => stdio(child, p),
         Op::Init => init::stay_behind().map_err(at(Sys::Clone)),
         Op::Exec => execute(p),

@@ -217,14 +217,27 @@ pub fn mask(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     if directory {
         kernel::mount_setattr(copy, false, SEALED, 0, 0).map_err(at(Sys::MountSetattr))?;
     } else {
-        let node = kernel::status(copy).map_err(at(Sys::Statx))?;
-        if !node.is_character_device() || node.special != (1, 3) {
-            return Err(Trouble(Sys::Statx, 0, 5));
-        }
+        is_null(copy)?;
     }
     let done = covered.with(copy);
     kernel::close(copy);
     done
+}
+
+fn is_null(node: i32) -> Result<(), Trouble> {
+    let node = kernel::status(node).map_err(at(Sys::Statx))?;
+    match node.is_character_device() && node.special == (1, 3) {
+        true => Ok(()),
+        false => Err(Trouble(Sys::Statx, 0, 5)),
+    }
+}
+
+/// Opens the null device of the parts: whoever has the host's has its inode, with its owner, mode and times.
+pub fn open_null(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (out, parts) = (p.u32()?, child.register(p.u32()?)?);
+    let null = kernel::openat(parts, b"null\0", kernel::O_RDWR | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
+    is_null(null)?;
+    child.fill(out, null)
 }
 
 /// Mounts a path over itself, read-only.
