@@ -171,6 +171,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::MapSelf, _, libc::EPERM) => error
             .because("the kernel or a security module lets this user make no id map")
             .remedy("`coracle doctor` says more"),
+        (_, Sys::CloseRange, _) => error
+            .because("close_range is refused, by a system call filter around this program or by an old kernel, and /proc/self/fd cannot be read")
+            .remedy("allow close_range, or mount /proc"),
         (_, Sys::Plan, _) => error.because("the launch plan is malformed: this is a bug of coracle, please report it"),
         _ => error,
     }

@@ -30,6 +30,15 @@ pub(crate) enum Create {
     File,
 }
 
+/// When a step is done that lies in the way of those that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// In its turn.
+    Now,
+    /// After everything else, right before the command is executed: first the filter, then the capabilities.
+    Held,
+}
+
 /// Where a mount may be attached.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Care {
@@ -348,8 +357,9 @@ impl Plan {
     }
 
     /// The thread's capability sets; ambient is raised one by one.
-    pub(crate) fn capabilities(&mut self, effective: u64, permitted: u64, inheritable: u64, ambient: u64) {
+    pub(crate) fn capabilities(&mut self, when: When, effective: u64, permitted: u64, inheritable: u64, ambient: u64) {
         self.step(Op::Capabilities, Subject::Nothing, |p| {
+            p.u32((when == When::Held).into());
             p.u64(effective);
             p.u64(permitted);
             p.u64(inheritable);
@@ -358,8 +368,11 @@ impl Plan {
     }
 
     /// The system call filter, as an array of `sock_filter`.
-    pub(crate) fn seccomp(&mut self, filter: &[u8]) {
-        self.step(Op::Seccomp, Subject::Nothing, |p| p.str(filter));
+    pub(crate) fn seccomp(&mut self, when: When, filter: &[u8]) {
+        self.step(Op::Seccomp, Subject::Nothing, |p| {
+            p.u32((when == When::Held).into());
+            p.str(filter);
+        });
     }
 
     /// Hands a pipe or terminal that was made for the container to its user.

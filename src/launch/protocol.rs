@@ -157,14 +157,16 @@ codes! {
         WorkDir = 25, "enter the working directory";
         /// `bounding: u64`; the other sets follow after [`Op::Ids`].
         Bounding = 26, "drop capabilities from the bounding set";
-        /// `effective, permitted, inheritable, ambient: u64`.
+        /// `held: u32, effective, permitted, inheritable, ambient: u64`; held: done right after the filter that is held.
         Capabilities = 27, "set capabilities";
         /// No gain of privileges by exec.
         NoNewPrivileges = 28, "set no-new-privileges";
-        /// `filter: str`, an array of `sock_filter`.
+        /// `held: u32, filter: str`, an array of `sock_filter`; held: installed right before the command is executed.
         Seccomp = 29, "install the system call filter";
         /// `in: reg, out: reg, err: reg`.
         Stdio = 30, "connect standard input, output and error";
+        /// Have effective all that is permitted, until [`Op::Capabilities`].
+        Raise = 49, "keep the right to install the system call filter";
         /// Stay behind as a reaping, signal-forwarding pid 1; the rest of the plan runs in a child.
         Init = 31, "start the init process";
         /// `out: reg, parts: reg`: the null device of the parts, for reading and writing.

@@ -272,6 +272,81 @@ fn the_hosts_null_device_is_not_handed_in() {
     }
 }
 
+/// A profile whose filter ends whoever makes one of these calls, besides what docker's refuses.
+fn killing(calls: &[&'static str], no_new_privs: bool) -> coracle::security::Profile {
+    use coracle::security::seccomp::{Action, Policy, Rule};
+    let mut policy = Policy::docker_2026_11();
+    policy.rules.push(Rule::always(Action::KillProcess, calls.iter().copied()));
+    let mut profile = coracle::security::Profile::DEFAULT_2026_11;
+    profile.seccomp = coracle::security::Seccomp::Custom(std::sync::Arc::new(policy));
+    profile.no_new_privs = no_new_privs;
+    profile
+}
+
+/// The filter is the command's: what it refuses is not what the set-up, or the init process, needs for itself.
+#[test]
+fn a_filter_binds_nobody_but_the_command() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    let late = ["capset", "capget", "prctl"];
+    let calls = [
+        "close_range",
+        "dup3",
+        "setresuid",
+        "setresgid",
+        "setgroups",
+        "clone3",
+        "waitid",
+        "rt_sigtimedwait",
+        "seccomp",
+        "statx",
+        "sendto",
+        "openat2",
+    ];
+    for no_new_privs in [true, false] {
+        // Without no-new-privileges, the capabilities can only be given up after the filter.
+        let calls: Vec<_> = calls.iter().chain(late.iter().filter(|_| no_new_privs)).copied().collect();
+        for (init, user) in [(false, "0"), (true, "0"), (true, "bob")] {
+            let builder = with_programs(image.container())
+                .profile(killing(&calls, no_new_privs))
+                .require(coracle::isolation::Requirement::nothing())
+                .user(user)
+                .init(init);
+            let out = run(&builder, "echo $$; grep -E '^(CapEff|Seccomp):' /proc/self/status");
+            let capabilities = if user == "0" { "00000000a80425fb" } else { "0000000000000000" };
+            let pid = if init { 2 } else { 1 };
+            assert_eq!(out, format!("{pid}\nCapEff:\t{capabilities}\nSeccomp:\t2\n"), "{no_new_privs} {init} {user}");
+        }
+    }
+}
+
+/// With an init, pid 1 is the carried program: it keeps no descriptor and no right, whatever the filter is.
+#[test]
+fn the_init_process_holds_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    for profile in [coracle::security::Profile::DEFAULT_2026_11, killing(&["close_range", "dup3", "waitid"], true)] {
+        let container = with_programs(image.container())
+            .profile(profile)
+            .init(true)
+            .command(["/bin/sleep", "1000"])
+            .spawn()
+            .unwrap();
+        let process = std::path::PathBuf::from(format!("/proc/{}", container.pid().unwrap()));
+        let status = std::fs::read_to_string(process.join("status")).unwrap();
+        for line in ["CapEff:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t1"] {
+            assert!(status.contains(line), "{line}\n{status}");
+        }
+        match std::fs::read_dir(process.join("fd")) {
+            Ok(open) => assert_eq!(open.count(), 0),
+            // It is not dumpable.
+            Err(_) if !is_root() => other_user("root"),
+            Err(error) => panic!("{error}"),
+        }
+        container.kill().unwrap();
+    }
+}
+
 /// Sockets of the host's services are not reachable through the tree.
 #[test]
 fn the_hosts_runtime_directory_is_empty() {

@@ -13,7 +13,7 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
 use super::{Aspect, Enforcement, Identity, Isolation, Level, Request, Stream};
-use crate::launch::{Op, Plan, Reg};
+use crate::launch::{Op, Plan, Reg, When};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -24,6 +24,9 @@ const CLONE_NEWIPC: u64 = 0x0800_0000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_NEWNET: u64 = 0x4000_0000;
+
+/// `CAP_SYS_ADMIN` in a mask.
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// Linux namespaces, see namespaces(7).
 #[derive(Debug, Clone, Copy)]
@@ -188,10 +191,6 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) 
     let ambient = of(oci_spec::runtime::LinuxCapabilities::ambient);
     plan.mask64(Op::Bounding, bounding);
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    // Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it goes in before that is given up.
-    if let (Some(filter), false) = (request.seccomp, no_new_privileges) {
-        plan.seccomp(filter);
-    }
     let stdio = request.stdio.map(|stream| match stream {
         Stream::Null => plan.open_null(parts),
         Stream::Fd(fd) => plan.send(fd),
@@ -213,7 +212,15 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) 
     }
     // A change of uid took the death signal away.
     plan.plain(Op::StillAlive);
-    plan.capabilities(effective, permitted, inheritable, ambient);
+    // Without no-new-privileges the filter needs CAP_SYS_ADMIN: where the command has none, that is given up last.
+    let when = match request.seccomp {
+        Some(_) if !no_new_privileges && effective & SYS_ADMIN == 0 => {
+            plan.plain(Op::Raise);
+            When::Held
+        }
+        _ => When::Now,
+    };
+    plan.capabilities(when, effective, permitted, inheritable, ambient);
     if no_new_privileges {
         plan.plain(Op::NoNewPrivileges);
     }
@@ -225,8 +232,9 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) 
             plan.files(soft, hard);
         }
     }
-    if let (Some(filter), true) = (request.seccomp, no_new_privileges) {
-        plan.seccomp(filter);
+    // The filter is the command's, and the stub has to be able to do its work under any.
+    if let Some(filter) = request.seccomp {
+        plan.seccomp(When::Held, filter);
     }
     if request.init {
         plan.plain(Op::Init);

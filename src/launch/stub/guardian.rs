@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 
 use crate::arch::EpollEvent;
 use crate::child::{self, Launch};
+use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
     EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, NONE, NOTE, Note,
@@ -86,7 +87,7 @@ pub fn run() -> ! {
     // What the host program left open without close-on-exec is none of our business, nor are its terminal, its
     // directory or its session.
     let quiet = kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0));
-    let closed = kernel::close_range(3, u32::MAX, 0);
+    let closed = descriptors::keep_only(None, 3, core::iter::empty());
     let _ = kernel::setsid();
     let _ = kernel::chdir(b"/\0");
     kernel::set_name(b"coracle-guard\0\0\0");

@@ -308,6 +308,12 @@ pub fn dup_above(from: i32) -> Outcome<i32> {
     call(nr::FCNTL, fd(from), F_DUPFD_CLOEXEC, 3, 0, 0, 0).map(|new| new as i32)
 }
 
+pub fn set_close_on_exec(descriptor: i32) -> Outcome<()> {
+    const F_SETFD: usize = 2;
+    const FD_CLOEXEC: usize = 1;
+    call(nr::FCNTL, fd(descriptor), F_SETFD, FD_CLOEXEC, 0, 0, 0).map(drop)
+}
+
 pub fn epoll_create() -> Outcome<i32> {
     call(nr::EPOLL_CREATE1, O_CLOEXEC as usize, 0, 0, 0, 0, 0).map(|new| new as i32)
 }
@@ -365,6 +371,11 @@ pub fn hung_up(descriptor: i32) -> bool {
 
 pub fn prctl(option: usize, a: usize, b: usize) -> Outcome<usize> {
     call(nr::PRCTL, option, a, b, 0, 0, 0)
+}
+
+pub fn no_new_privileges() -> Outcome<()> {
+    const PR_SET_NO_NEW_PRIVS: usize = 38;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
 }
 
 /// prctl(2) with a name.

@@ -13,6 +13,7 @@
 
 mod arch;
 mod child;
+mod descriptors;
 mod guardian;
 mod init;
 mod kernel;

@@ -270,7 +270,7 @@ fn number(buffer: &mut [u8; 24], mut value: u64) {
 }
 
 /// Calls `f` with every name of the directory (with its NUL), but `.` and `..`.
-fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+pub fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
     each_entry_from(dir, |name, _| f(name).map(|()| true))
 }
 
