@@ -1,5 +1,6 @@
 //! Makes the sentence out of a failure report: step, system call, path, errno, likely cause, remedy.
 
+use super::parent::Ended;
 use super::plan::Subject;
 use super::protocol::{FOREIGN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
 use crate::error::{Error, ErrorKind};
@@ -26,6 +27,23 @@ pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
             error.kind_is(ErrorKind::Limit).because("the guardian watches as many containers as it can")
         }
         _ => error,
+    }
+}
+
+/// The first process ended without having executed its command, or said why not.
+pub(super) fn early(ended: Option<Ended>) -> Error {
+    let error = Error::new(ErrorKind::Launch, "start the container");
+    match ended {
+        Some(Ended { signal: Some(libc::SIGKILL), .. }) => error
+            .because("its first process was killed while it was setting itself up")
+            .remedy("look for the out-of-memory killer in dmesg, and raise the limit of memory"),
+        Some(Ended { signal: Some(signal), .. }) => {
+            error.because(format!("its first process died of signal {signal} while it was setting itself up"))
+        }
+        Some(Ended { code: Some(code), .. }) => {
+            error.because(format!("its first process ended with status {code} while it was setting itself up"))
+        }
+        _ => error.because("its first process ended while it was setting itself up"),
     }
 }
 

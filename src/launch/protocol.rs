@@ -14,7 +14,7 @@
 //!        |   [channel, lease, plan fds…]    |-- clone3 ------------------------->|
 //!        |<- Started{pid} on the channel ---|   (newuidmap, when a range is      |
 //!        |   [report pipe, pidfd]           |    asked for, then one byte) ----->| walks the plan
-//!        |<- end of file on the report pipe (exec closed it), or Report ---------| execve
+//!        |<- READY on the report pipe, then its end (exec closed it), or Report --| execve
 //!        |                                  |
 //!        |-- Signal{n} on the channel ----->|-- kill --------------------------->|
 //!        |                                  |<- SIGCHLD -------------------------| exits
@@ -50,6 +50,9 @@ pub const HEADER: usize = 16;
 pub const NOTE: usize = 48;
 /// Bytes of a failure report.
 pub const REPORT: usize = 32;
+/// One word on the report pipe: the plan has been walked, the command is executed next. An end of the pipe without it
+/// is the end of a process that has set up nothing.
+pub const READY: u32 = 0x4372_6c52;
 
 /// Kind of a control message.
 pub const HELLO: u32 = 1;
@@ -58,7 +61,8 @@ pub const LAUNCH: u32 = 2;
 
 /// Channel, to the host: the first process exists; `a` is its pid in the guardian's pid namespace.
 pub const STARTED: u32 = 16;
-/// Channel, to the host: no process came to be; `a`: [`Sys`], `b`: errno.
+/// Channel, to the host: no process came to be, or none that was left alive; `a`: [`Sys`], `b`: errno. Also the answer to
+/// [`HELLO`] of a guardian that cannot do its work.
 pub const FAILED: u32 = 17;
 /// Channel, to the host: `a`: `CLD_*` code, `b`: status, then user and system time (µs) and peak resident set (KiB).
 pub const EXITED: u32 = 18;
@@ -262,11 +266,15 @@ codes! {
         Chroot = 52, "chroot";
         Lseek = 53, "lseek";
         Setns = 54, "setns";
+        PidfdOpen = 55, "pidfd_open";
+        EpollCtl = 56, "epoll_ctl";
+        Sendmsg = 57, "sendmsg";
+        Fork = 58, "clone";
     }
 }
 
 /// A step failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Position in the plan, from 0.
     pub index: u32,

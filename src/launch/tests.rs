@@ -101,6 +101,45 @@ fn a_malformed_plan_is_refused_by_the_stub() {
     assert!(error.to_string().contains("malformed"), "{error}");
 }
 
+/// A filter that does this with these calls, and lets all others pass.
+fn filter(calls: &[libc::c_long], action: u32) -> Vec<u8> {
+    let mut bytes = vec![];
+    let mut put = |code: u16, skip: u8, value: u32| {
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend([0, skip]);
+        bytes.extend(value.to_ne_bytes());
+    };
+    put(0x20, 0, 0);
+    for call in calls {
+        put(0x15, 1, *call as u32);
+        put(0x06, 0, action);
+    }
+    put(0x06, 0, libc::SECCOMP_RET_ALLOW);
+    bytes
+}
+
+fn refused(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+#[test]
+fn a_process_that_ends_while_it_sets_up_is_no_launch() {
+    let plan = |when| {
+        let mut plan = Plan::new(0);
+        plan.plain(Op::NoNewPrivileges);
+        plan.seccomp(when, &filter(&[libc::SYS_setsid], libc::SECCOMP_RET_KILL_PROCESS));
+        plan.plain(Op::Session);
+        plan.exec(&[b"/bin/true".to_vec()], &[b"true".to_vec()], &[]);
+        launch(plan, null().as_fd(), Path::new(""))
+    };
+    let error = plan(When::Now).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Launch);
+    assert!(error.to_string().contains("died of signal 31"), "{error}");
+    // A filter that is held is none yet.
+    let process = plan(When::Held).unwrap();
+    assert_eq!(process.wait(None).unwrap().unwrap().code, Some(0));
+}
+
 #[test]
 fn the_stub_has_no_allocator() {
     // An unstripped static program: its symbols and strings would name one.

@@ -3,7 +3,7 @@
 
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
-use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
+use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
 use crate::{descriptors, init, mount, serve, tree};
 
 /// What the guardian hands over.
@@ -79,6 +79,11 @@ impl Child<'_> {
         let Some(held) = self.capabilities else { return Ok(()) };
         self.index = held.index;
         capabilities(held.payload)
+    }
+
+    /// Says that the plan has been walked.
+    fn ready(&self) {
+        let _ = kernel::write(self.report, &READY.to_ne_bytes());
     }
 
     /// Everything that waits.
@@ -300,6 +305,7 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
         Op::Serve => {
             let socket = child.register(p.u32()?)?;
             // Its end is what the host program waits for: all that could fail is done.
+            child.ready();
             kernel::close(child.report);
             serve::serve(socket)
         }
@@ -307,7 +313,10 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
             let dir = child.register(p.u32()?)?;
             Ok(tree::measure(dir, child.register(p.u32()?)?)?)
         }
-        Op::Done => kernel::exit(0),
+        Op::Done => {
+            child.ready();
+            kernel::exit(0)
+        }
     }
 }
 
@@ -475,6 +484,8 @@ fn execute(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
             break;
         }
     }
+    // While it may still write; what fails from here on is reported behind it.
+    child.ready();
     child.held()?;
     let mut verdict = Trouble(Sys::Execve, kernel::ENOENT, 0);
     for index in 0..count {

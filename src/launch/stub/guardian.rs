@@ -285,13 +285,12 @@ impl Guardian {
                 return fail(Sys::Clone, errno);
             }
         };
+        let mut failed = None;
         if map_helper {
             match kernel::fork(0, None) {
                 Ok(0) => child::map_ids(launch, pid),
                 Ok(_) => {}
-                Err(_) => {
-                    let _ = kernel::kill(pid, kernel::SIGKILL);
-                }
+                Err(errno) => failed = Some((Sys::Fork, errno)),
             }
             kernel::close(go.0);
             kernel::close(go.1);
@@ -299,28 +298,34 @@ impl Guardian {
         if let Some(slice) = mapped {
             kernel::unmap(slice);
         }
-        let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
-        // The pidfd is the host's way to the process should this one be killed. No race: nobody else reaps it.
-        let process = kernel::pidfd_open(pid);
-        match process {
-            Ok(process) => {
-                let _ = kernel::send_with(channel, &note.encode(), report.0, Some(process));
-                kernel::close(process);
-            }
-            Err(_) => {
-                let _ = kernel::kill(pid, kernel::SIGKILL);
-            }
-        }
-        kernel::close(report.0);
-        kernel::close(report.1);
         let Some(place) = self.slots.get_mut(slot) else { return false };
         let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
         *place = Slot { pid, channel, lease, released: false, generation };
         self.used += 1;
         self.top = self.top.max(slot + 1);
-        if kernel::epoll_add(self.epoll, channel, slot as u64 | (generation as u64) << 32).is_err() {
-            // Unwatched it could outlive its handle: better none.
+        // Unwatched it could outlive its handle.
+        if let Err(errno) = kernel::epoll_add(self.epoll, channel, slot as u64 | (generation as u64) << 32) {
+            failed = failed.or(Some((Sys::EpollCtl, errno)));
+        }
+        if failed.is_none() {
+            let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
+            // The pidfd is the host's way to the process should this one be killed. No race: nobody else reaps it.
+            failed = match kernel::pidfd_open(pid) {
+                Ok(process) => {
+                    let sent = kernel::send_with(channel, &note.encode(), report.0, Some(process));
+                    kernel::close(process);
+                    sent.err().map(|errno| (Sys::Sendmsg, errno))
+                }
+                Err(errno) => Some((Sys::PidfdOpen, errno)),
+            };
+        }
+        kernel::close(report.0);
+        kernel::close(report.1);
+        if let Some((sys, errno)) = failed {
+            // Killed before the host hears of it; its slot is there until it has been reaped.
             let _ = kernel::kill(pid, kernel::SIGKILL);
+            let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
+            let _ = kernel::send(channel, &note.encode());
         }
         if own_network {
             // A program that launches once shall not pay for a second.
