@@ -2,7 +2,7 @@
 
 use super::parent::Ended;
 use super::plan::Subject;
-use super::protocol::{FOREIGN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
+use super::protocol::{FOREIGN, JOIN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
 use crate::error::{Error, ErrorKind};
 
 /// clone3 itself was refused: no process came to be.
@@ -50,6 +50,11 @@ pub(super) fn early(ended: Option<Ended>) -> Error {
 /// A step of the plan failed in the child.
 pub(super) fn sentence(report: Report, steps: &[(Op, Subject)]) -> Error {
     let Report { index, sys, errno, detail, .. } = report;
+    if index == JOIN {
+        return Error::sys("join the control group", sys.name(), errno)
+            .kind_is(ErrorKind::Launch)
+            .because("clone3 is refused here, by which a process is born in its group, and so is moving there");
+    }
     let Some((op, subject)) = steps.get(index as usize) else {
         return Error::new(ErrorKind::Launch, "start the container").because("the launch plan is malformed");
     };

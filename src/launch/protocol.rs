@@ -73,6 +73,8 @@ pub const RELEASE: u32 = 33;
 
 /// The plan's own header: magic, clone flags (two words), register of the cgroup to be born in, flags, reserved.
 pub const PLAN_HEADER: usize = 24;
+/// Position in a report of what is no step of the plan: joining the cgroup that the process could not be born in.
+pub const JOIN: u32 = u32::MAX;
 /// Detail of a report: a symbolic link stands where none is followed.
 pub const LINK: u32 = 7;
 /// Detail of a report: the target is the container's root itself.

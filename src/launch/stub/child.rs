@@ -3,7 +3,7 @@
 
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
-use crate::protocol::{MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
+use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
 use crate::{descriptors, init, mount, serve, tree};
 
 /// What the guardian hands over.
@@ -19,6 +19,8 @@ pub struct Launch<'a> {
     pub procfs: i32,
     /// A network namespace that was made beforehand, loopback up; -1 where there is none.
     pub network: i32,
+    /// The list of processes of the v2 cgroup that this one could not be born in; -1 where it could.
+    pub join: i32,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -134,6 +136,12 @@ impl Child<'_> {
 
 /// Never returns: the plan ends in exec or in `Done`, or a report is written.
 pub fn run(launch: Launch<'_>) -> ! {
+    // Before all else, so that nothing of this process escapes its limits.
+    if launch.join >= 0
+        && let Err(errno) = kernel::write_all(launch.join, b"0")
+    {
+        fail(&launch, JOIN, Op::Write as u32, Trouble(Sys::Write, errno, 0));
+    }
     if launch.network >= 0
         && let Err(errno) = kernel::setns(launch.network, kernel::CLONE_NEWNET)
     {

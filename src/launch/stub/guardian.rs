@@ -271,13 +271,26 @@ impl Guardian {
             go,
             procfs: self.procfs,
             network: if spare > 0 { spare } else { -1 },
+            join: -1,
         };
-        let forked = kernel::fork(flags, cgroup);
+        let (forked, join) = match kernel::fork(flags, cgroup) {
+            // A filter around the host program. The cgroup's list of processes leads there as well.
+            Err(errno @ (kernel::ENOSYS | kernel::EPERM)) => match cgroup.map(|directory| {
+                kernel::openat(directory, b"cgroup.procs\0", kernel::O_WRONLY, 0)
+            }) {
+                Some(Ok(join)) => (kernel::fork(flags, None), join),
+                _ => (Err(errno), -1),
+            },
+            forked => (forked, -1),
+        };
+        if forked != Ok(0) {
+            kernel::close(join);
+        }
         if spare > 0 && forked != Ok(0) {
             kernel::close(spare);
         }
         let pid = match forked {
-            Ok(0) => child::run(launch),
+            Ok(0) => child::run(Launch { join, ..launch }),
             Ok(pid) => pid,
             Err(errno) => {
                 kernel::close(go.0);

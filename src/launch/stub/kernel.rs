@@ -227,7 +227,8 @@ struct CloneArguments {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A copy of this process in the namespaces of `flags`; 0 in the child. `cgroup` is a v2 directory to be born in.
+/// A copy of this process in the namespaces of `flags`; 0 in the child. `cgroup` is a v2 directory to be born in, for
+/// which there is no fallback here.
 ///
 /// Memory is copied, never shared: no `CLONE_VM` gets through (the caller masks the flags).
 pub fn fork(flags: u64, cgroup: Option<i32>) -> Outcome<i32> {
@@ -239,8 +240,9 @@ pub fn fork(flags: u64, cgroup: Option<i32>) -> Outcome<i32> {
     };
     let length = size_of::<CloneArguments>();
     match call(common::CLONE3, &raw const arguments as usize, length, 0, 0, 0, 0) {
-        // Seccomp profiles answer so for clone3, whose arguments they cannot read.
-        Err(ENOSYS) if cgroup.is_none() => {
+        // Seccomp profiles answer so for clone3, whose arguments they cannot read, or with EPERM for what they do not
+        // know.
+        Err(ENOSYS | EPERM) if cgroup.is_none() => {
             call(nr::CLONE, flags as usize | SIGCHLD as usize, 0, 0, 0, 0, 0).map(|pid| pid as i32)
         }
         other => other.map(|pid| pid as i32),
