@@ -462,8 +462,12 @@ fn resolve(root: i32, path: &[u8], flags: u32, rules: u64) -> Result<i32, i32> {
 /// Where links are followed, `root` is the root of this process and the container's already, so even a race with a
 /// process inside leads nowhere else; what this walk keeps out is procfs' magic links.
 fn walk(root: i32, path: &[u8], flags: u32, rules: u64) -> Result<i32, i32> {
-    let mut todo = [0u8; 8192];
-    let mut from = todo.len() - path.len().min(4096);
+    let mut todo = [0u8; 2 * PATH];
+    // As the kernel has it; what links add has its own room.
+    if path.len() > PATH {
+        return Err(kernel::ENAMETOOLONG);
+    }
+    let mut from = todo.len() - path.len();
     todo.get_mut(from..).ok_or(kernel::EINVAL)?.copy_from_slice(path);
     let mut here = kernel::openat(root, b".\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
     let mut links = 0;
@@ -495,7 +499,7 @@ fn walk(root: i32, path: &[u8], flags: u32, rules: u64) -> Result<i32, i32> {
             if links > 40 || magic == PROC_SUPER_MAGIC || rules & kernel::RESOLVE_NO_SYMLINKS != 0 {
                 return Err(kernel::ELOOP);
             }
-            let mut target = [0u8; 4096];
+            let mut target = [0u8; PATH];
             let count = kernel::readlink(next, b"\0", &mut target)?;
             let target = target.get(..count).unwrap_or(&[]);
             kernel::close(next);
