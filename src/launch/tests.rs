@@ -141,6 +141,48 @@ fn a_process_that_ends_while_it_sets_up_is_no_launch() {
 }
 
 #[test]
+fn owners_are_set_without_openat2() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(at("a/b")).unwrap();
+    std::fs::write(at("a/b/file"), "x").unwrap();
+    symlink("b", at("a/link")).unwrap();
+    let own = std::fs::metadata(dir.path()).unwrap();
+    let reown = |paths: &[&str]| {
+        let mut bytes = vec![];
+        let mut list = Payload(&mut bytes);
+        for path in paths {
+            list.str(path.as_bytes());
+            [own.uid(), own.gid(), 0o741, 0].iter().for_each(|word| list.u32(*word));
+        }
+        let mut plan = Plan::new(0);
+        plan.plain(Op::NoNewPrivileges);
+        plan.seccomp(When::Now, &filter(&[libc::SYS_openat2], refused(libc::EPERM)));
+        let tree = plan.send(File::open(dir.path()).unwrap().into());
+        let list = plan.send(in_memory(&bytes).unwrap());
+        plan.reown(tree, list);
+        plan.plain(Op::Done);
+        launch(plan, null().as_fd(), Path::new("")).map(|process| process.wait(None).unwrap().unwrap().code)
+    };
+    assert_eq!(reown(&[".", "a/b/file", "a/link"]).unwrap(), Some(0));
+    assert_eq!(std::fs::metadata(at("a/b/file")).unwrap().permissions().mode() & 0o7777, 0o741);
+    for path in ["a/link/file", "a/../a/b/file", "/etc/passwd", "a//b", "a/none"] {
+        assert!(reown(&[path]).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_is_refused_without_openat2() {
+    let mut plan = Plan::new(0);
+    plan.plain(Op::NoNewPrivileges);
+    plan.seccomp(When::Now, &filter(&[libc::SYS_openat2], refused(libc::ENOSYS)));
+    plan.work_dir(Path::new(&"/x".repeat(3000)), 0, 0);
+    let error = launch(plan, null().as_fd(), Path::new("")).err().unwrap();
+    assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error}");
+}
+
+#[test]
 fn the_stub_has_no_allocator() {
     // An unstripped static program: its symbols and strings would name one.
     let stub = super::spawn::STUB;
