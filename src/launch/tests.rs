@@ -183,6 +183,28 @@ fn a_path_that_is_too_long_is_refused_without_openat2() {
 }
 
 #[test]
+fn refused_launches_leave_nothing_mapped() {
+    let (plan, _reader) = shell("exec sleep 1000");
+    let living = launch(plan, null().as_fd(), Path::new("")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", living.pid())).unwrap();
+    let guardian = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().to_owned();
+    let size = || {
+        let pages = std::fs::read_to_string(format!("/proc/{guardian}/statm")).unwrap();
+        pages.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = size();
+    for _ in 0..20 {
+        let mut plan = Plan::new(0);
+        let none = plan.send(null().into());
+        plan.born_in(none);
+        plan.write(none, &vec![0; 4 << 20], "");
+        assert!(launch(plan, null().as_fd(), Path::new("")).is_err());
+    }
+    // Other tests launch meanwhile.
+    assert!(size() < before + (20 << 20));
+}
+
+#[test]
 fn the_stub_has_no_allocator() {
     // An unstripped static program: its symbols and strings would name one.
     let stub = super::spawn::STUB;

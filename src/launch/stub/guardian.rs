@@ -60,6 +60,15 @@ struct Guardian {
     buffer: [u8; HEADER + INLINE_PLAN],
 }
 
+/// A plan that came in a file; gone with this value, however its launch ends. A child never comes to that.
+struct Mapped(&'static [u8]);
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        kernel::unmap(self.0);
+    }
+}
+
 struct Whole(UnsafeCell<Guardian>);
 // SAFETY: this program has one thread, and `run` is the only place that takes a reference.
 unsafe impl Sync for Whole {}
@@ -211,7 +220,7 @@ impl Guardian {
         if plan_length < PLAN_HEADER || plan_length > MAX_PLAN {
             return fail(Sys::Plan, kernel::EINVAL);
         }
-        let mut mapped: Option<&'static [u8]> = None;
+        let mut mapped: Option<Mapped> = None;
         let plan: &[u8] = if in_file {
             let file = fds.last().copied().unwrap_or(-1);
             // A file shorter than it says would end us with SIGBUS.
@@ -219,7 +228,7 @@ impl Guardian {
                 return fail(Sys::Plan, kernel::EINVAL);
             }
             match kernel::map_file(file, plan_length) {
-                Ok(slice) => mapped.insert(slice),
+                Ok(slice) => mapped.insert(Mapped(slice)).0,
                 Err(errno) => return fail(Sys::Mmap, errno),
             }
         } else {
@@ -307,9 +316,6 @@ impl Guardian {
             }
             kernel::close(go.0);
             kernel::close(go.1);
-        }
-        if let Some(slice) = mapped {
-            kernel::unmap(slice);
         }
         let Some(place) = self.slots.get_mut(slot) else { return false };
         let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
