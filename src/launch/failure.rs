@@ -140,6 +140,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .because("it is not the file that was there a moment ago: somebody exchanged it"),
         (_, Sys::Statx, 0) => error.kind_is(ErrorKind::Hostile).because("the null device is not the null device"),
         (_, Sys::Getcwd, _) => error.kind_is(ErrorKind::Hostile).because("the directory lies outside the container's root"),
+        (Op::Bounding | Op::Capabilities, Sys::Prctl, 0) => error
+            .kind_is(ErrorKind::Weaker)
+            .because(format!("the kernel has capability {detail} otherwise than was asked for")),
         (_, Sys::Capget, 0) => error
             .kind_is(ErrorKind::Weaker)
             .because("the kernel gave other capabilities than were asked for"),
@@ -150,6 +153,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .remedy("mount it somewhere else"),
         (Op::MapHelper, Sys::Tool, 0) => match detail {
             127 => error.because("the tool could not be found").remedy("install the package uidmap"),
+            126 => error
+                .because("the tool could not be executed, or there is no /dev/null to give to it")
+                .remedy("check the tool's permissions, and /dev/null"),
             _ => error
                 .because(format!("it ended with status {detail}: the ranges of this user may have changed"))
                 .remedy("check /etc/subuid and /etc/subgid"),

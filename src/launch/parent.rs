@@ -510,8 +510,31 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::launch::Op;
+
+    /// One that somebody could still write to or shorten.
+    #[test]
+    fn a_plan_in_a_file_without_seals_is_refused() {
+        let guardian = guardian(Path::new("")).unwrap();
+        let mut plan = Plan::new(0);
+        plan.plain(Op::Done);
+        let plan = plan.finish().unwrap();
+        let lease = tempfile::tempfile().unwrap();
+        let open = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut &open, &plan.bytes).unwrap();
+        let answer = |file: &dyn AsFd| {
+            let (channel, theirs) = pair().unwrap();
+            let fds = [theirs.as_raw_fd(), lease.as_raw_fd(), file.as_fd().as_raw_fd()];
+            send(guardian.control.as_fd(), LAUNCH, plan.bytes.len(), true, &[], &fds).unwrap();
+            drop(theirs);
+            let (note, _) = receive(channel.as_fd(), true).unwrap().unwrap();
+            note.kind
+        };
+        assert_eq!(answer(&open), FAILED);
+        assert_eq!(answer(&in_memory(&plan.bytes).unwrap()), STARTED);
+    }
 
     #[test]
     fn the_end_of_a_report_pipe_alone_says_nothing_good() {

@@ -370,11 +370,12 @@ fn bounding(keep: u64) -> Result<(), Trouble> {
     const PR_CAPBSET_READ: usize = 23;
     const PR_CAPBSET_DROP: usize = 24;
     for capability in (0..64).filter(|capability| keep & (1 << capability) == 0) {
-        let Err(errno) = kernel::prctl(PR_CAPBSET_DROP, capability, 0) else { continue };
+        let dropped = kernel::prctl(PR_CAPBSET_DROP, capability, 0);
+        // Verify after enforcing.
         match kernel::prctl(PR_CAPBSET_READ, capability, 0) {
-            // Gone already, and this process may not even drop it.
+            // It may have been gone already, where this process may not even drop it.
             Ok(0) => {}
-            Ok(_) => return Err(Trouble(Sys::Prctl, errno, 0)),
+            Ok(_) => return Err(Trouble(Sys::Prctl, dropped.err().unwrap_or(0), capability as u32)),
             // Past the last one that this kernel knows.
             Err(_) => break,
         }
@@ -384,6 +385,7 @@ fn bounding(keep: u64) -> Result<(), Trouble> {
 
 fn capabilities(mut p: Reader<'_>) -> Result<(), Trouble> {
     const PR_CAP_AMBIENT: usize = 47;
+    const IS_SET: usize = 1;
     const RAISE: usize = 2;
     const CLEAR_ALL: usize = 4;
     let (effective, permitted, inheritable, ambient) = (p.u64()?, p.u64()?, p.u64()?, p.u64()?);
@@ -398,6 +400,13 @@ fn capabilities(mut p: Reader<'_>) -> Result<(), Trouble> {
     let now = kernel::capget().map_err(at(Sys::Capget))?;
     if now != (effective, permitted, inheritable) {
         return Err(Trouble(Sys::Capget, 0, 1));
+    }
+    // Only what is permitted and inheritable can be ambient.
+    for capability in (0..64).filter(|capability| permitted & inheritable & (1 << capability) != 0) {
+        let set = kernel::prctl(PR_CAP_AMBIENT, IS_SET, capability).map_err(at(Sys::Prctl))? != 0;
+        if set != (ambient & (1 << capability) != 0) {
+            return Err(Trouble(Sys::Prctl, 0, capability as u32));
+        }
     }
     Ok(())
 }
@@ -579,10 +588,10 @@ fn run_tool(p: &mut Reader<'_>, pid: i32) -> Result<(), Trouble> {
         0 => {
             kernel::set_signal_mask(0);
             // 0, 1 and 2 are the guardian's socket; the tool must not talk into it.
-            if let Ok(null) = kernel::openat(kernel::AT_FDCWD, b"/dev/null\0", kernel::O_RDWR, 0) {
-                for number in 0..3 {
-                    let _ = kernel::dup3(null, number, 0);
-                }
+            let null = kernel::openat(kernel::AT_FDCWD, b"/dev/null\0", kernel::O_RDWR, 0);
+            let Ok(null) = null else { kernel::exit(126) };
+            if (0..3).any(|number| kernel::dup3(null, number, 0).is_err()) {
+                kernel::exit(126);
             }
             let errno = kernel::execve(tool, vectors, count + 3);
             kernel::exit(if errno == kernel::ENOENT { 127 } else { 126 })

@@ -27,6 +27,9 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 pub const RLIMIT_NOFILE: u32 = 7;
 
+/// `F_SEAL_SHRINK`, `F_SEAL_GROW` and `F_SEAL_WRITE`.
+const SEALED: usize = 2 | 4 | 8;
+
 /// One container.
 #[derive(Clone, Copy)]
 struct Slot {
@@ -223,8 +226,10 @@ impl Guardian {
         let mut mapped: Option<Mapped> = None;
         let plan: &[u8] = if in_file {
             let file = fds.last().copied().unwrap_or(-1);
-            // A file shorter than it says would end us with SIGBUS.
-            if !kernel::status(file).is_ok_and(|status| status.size >= plan_length as u64) {
+            // A file shorter than it says, or one that shrinks, would end us with SIGBUS, and one that changes would be
+            // another plan in the child than here.
+            let sealed = kernel::seals(file).is_ok_and(|seals| seals & SEALED == SEALED);
+            if !sealed || !kernel::status(file).is_ok_and(|status| status.size >= plan_length as u64) {
                 return fail(Sys::Plan, kernel::EINVAL);
             }
             match kernel::map_file(file, plan_length) {

@@ -732,6 +732,12 @@ pub fn map_file(descriptor: i32, length: usize) -> Outcome<&'static [u8]> {
     Ok(unsafe { core::slice::from_raw_parts(at as *const u8, length) })
 }
 
+/// The seals of a memfd.
+pub fn seals(descriptor: i32) -> Outcome<usize> {
+    const F_GET_SEALS: usize = 1034;
+    call(nr::FCNTL, fd(descriptor), F_GET_SEALS, 0, 0, 0, 0)
+}
+
 pub fn unmap(slice: &'static [u8]) {
     let _ = call(nr::MUNMAP, slice.as_ptr() as usize, slice.len(), 0, 0, 0, 0);
 }
