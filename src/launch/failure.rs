@@ -30,6 +30,29 @@ pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
     }
 }
 
+/// The guardian cannot do its work.
+pub(super) fn no_guardian(sys: Sys, errno: i32) -> Error {
+    let error = Error::sys("start the guardian of the containers", sys.name(), errno).kind_is(ErrorKind::Launch);
+    match (sys, errno) {
+        (Sys::CloseRange, _) => descriptors_stay(error),
+        (Sys::Keyctl, libc::EDQUOT) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this user has as many keys as it may have, and the keys of this session must not be those of containers")
+            .remedy("raise kernel.keys.maxkeys, or revoke some (keyctl show, keyctl revoke)"),
+        (_, libc::EMFILE | libc::ENFILE) => error.kind_is(ErrorKind::Limit).because("the limit of open files is reached"),
+        _ => error,
+    }
+}
+
+fn descriptors_stay(error: Error) -> Error {
+    error
+        .because(
+            "close_range is refused, by a system call filter around this program or by an old kernel, and \
+             /proc/self/fd cannot be read",
+        )
+        .remedy("allow close_range, or mount /proc")
+}
+
 /// The first process ended without having executed its command, or said why not.
 pub(super) fn early(ended: Option<Ended>) -> Error {
     let error = Error::new(ErrorKind::Launch, "start the container");
@@ -200,9 +223,7 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::MapSelf, _, libc::EPERM) => error
             .because("the kernel or a security module lets this user make no id map")
             .remedy("`coracle doctor` says more"),
-        (_, Sys::CloseRange, _) => error
-            .because("close_range is refused, by a system call filter around this program or by an old kernel, and /proc/self/fd cannot be read")
-            .remedy("allow close_range, or mount /proc"),
+        (_, Sys::CloseRange, _) => descriptors_stay(error),
         (_, Sys::Plan, _) => error.because("the launch plan is malformed: this is a bug of coracle, please report it"),
         _ => error,
     }

@@ -116,6 +116,9 @@ impl Guardian {
             .map_err(|errno| Error::sys(step, "sendmsg", errno as i32).because("the guardian ended at once"))?;
         match receive(ours.as_fd(), true)? {
             Some((Note { kind: STARTED, .. }, ..)) => Ok(Guardian { control: ours, identity }),
+            Some((Note { kind: FAILED, a, b, .. }, ..)) => {
+                Err(failure::no_guardian(Sys::from_u32(a).unwrap_or(Sys::Plan), b as i32))
+            }
             _ => Err(Error::new(ErrorKind::Launch, step).because("the guardian ended before it was ready")),
         }
     }

@@ -113,6 +113,8 @@ codes! {
     Op {
         /// New session, so that the host's terminal is out of reach.
         Session = 1, "start a new session";
+        /// New session keyring, so that the keys of the host's session are out of reach.
+        Keyring = 50, "start a new session keyring";
         /// Die with the guardian: the second line of defence. (`life` register is implicit)
         DieWithParent = 2, "tie the process to its guardian";
         /// `reg, str`: write bytes to a descriptor (a cgroup's `tasks`).
@@ -272,6 +274,8 @@ codes! {
         EpollCtl = 56, "epoll_ctl";
         Sendmsg = 57, "sendmsg";
         Fork = 58, "clone";
+        Keyctl = 59, "keyctl";
+        Signalfd = 60, "signalfd4";
     }
 }
 

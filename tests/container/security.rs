@@ -272,6 +272,28 @@ fn the_hosts_null_device_is_not_handed_in() {
     }
 }
 
+/// Keys of the session that the host program runs in are found through a keyring that processes inherit.
+#[test]
+fn the_hosts_session_keyring_stays_outside() {
+    const SESSION: libc::c_long = -3;
+    let Some(lab) = Lab::new() else { return };
+    // SAFETY: integers only; KEYCTL_GET_KEYRING_ID, and make it.
+    let host = unsafe { libc::syscall(libc::SYS_keyctl, 0, SESSION, 1) };
+    if host < 0 || !std::path::Path::new("/usr/bin/perl").exists() {
+        return super::shared::skip::missing("keyctl(2) or perl");
+    }
+    let mut profile = coracle::security::Profile::DEFAULT_2026_11;
+    profile.seccomp = coracle::security::Seccomp::Unconfined;
+    let keyring = || {
+        let script = format!("perl -e 'print syscall({}, 0, {SESSION}, 0)'", libc::SYS_keyctl);
+        let number: i64 = run(&lab.engine.sandbox().profile(profile.clone()), &script).parse().unwrap();
+        assert!(number > 0, "{number}");
+        number
+    };
+    let (one, other) = (keyring(), keyring());
+    assert!(one != host && other != host && one != other, "{one} {other} {host}");
+}
+
 /// A profile whose filter ends whoever makes one of these calls, besides what docker's refuses.
 fn killing(calls: &[&'static str], no_new_privs: bool) -> coracle::security::Profile {
     use coracle::security::seccomp::{Action, Policy, Rule};

@@ -101,6 +101,7 @@ impl Isolation for Namespaces {
         }
         let mut plan = Plan::new(flags);
         plan.plain(Op::Session);
+        plan.plain(Op::Keyring);
         plan.plain(Op::DieWithParent);
         if let Some(group) = request.cgroup {
             if let Some(fd) = group.clone_into_fd() {

@@ -50,6 +50,7 @@ mod machine {
         pub const CLONE: usize = 56;
         pub const EXECVE: usize = 59;
         pub const RESTART_SYSCALL: usize = 219;
+        pub const KEYCTL: usize = 250;
         pub const EXIT_GROUP: usize = 231;
         pub const KILL: usize = 62;
         pub const GETCWD: usize = 79;
@@ -164,6 +165,7 @@ mod machine {
         pub const CLONE: usize = 220;
         pub const EXECVE: usize = 221;
         pub const RESTART_SYSCALL: usize = 128;
+        pub const KEYCTL: usize = 219;
         pub const EXIT_GROUP: usize = 94;
         pub const KILL: usize = 129;
         pub const GETCWD: usize = 17;

@@ -98,32 +98,50 @@ pub fn run() -> ! {
     kernel::default_signals();
     // What the host program left open without close-on-exec is none of our business, nor are its terminal, its
     // directory or its session.
-    let quiet = kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0));
-    let closed = descriptors::keep_only(None, 3, core::iter::empty());
+    let alone = alone();
     let _ = kernel::setsid();
     let _ = kernel::chdir(b"/\0");
     kernel::set_name(b"coracle-guard\0\0\0");
-    if quiet.is_err() || closed.is_err() {
-        kernel::exit(1);
+    if let Err((sys, errno)) = alone {
+        refuse(sys, errno);
     }
     // SAFETY: called once, from the entry point, by the only thread; no other reference exists.
     let guardian = unsafe { &mut *GUARDIAN.0.get() };
-    if guardian.prepare().is_err() {
-        kernel::exit(1);
+    if let Err((sys, errno)) = guardian.prepare() {
+        refuse(sys, errno);
     }
     guardian.serve()
 }
 
+/// Gives up what the host program has and no container is to get: its descriptors, and the keys of its session. The
+/// keyring in their place has no permissions, so that it is no way from one container to another.
+fn alone() -> Result<(), (Sys, i32)> {
+    let failed = |sys: Sys| move |errno: i32| (sys, errno);
+    kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0)).map_err(failed(Sys::Dup3))?;
+    descriptors::keep_only(None, 3, core::iter::empty()).map_err(failed(Sys::CloseRange))?;
+    kernel::new_keyring().and_then(|()| kernel::lock_keyring()).map_err(failed(Sys::Keyctl))
+}
+
+/// Answers the host program's first message with what failed, and ends.
+fn refuse(sys: Sys, errno: i32) -> ! {
+    // Unread, that message would be a reset connection to the host, which comes before our answer.
+    let _ = kernel::read(CONTROL, &mut [0; HEADER]);
+    let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
+    let _ = kernel::send(CONTROL, &note.encode());
+    kernel::exit(1)
+}
+
 impl Guardian {
-    fn prepare(&mut self) -> Result<(), i32> {
+    fn prepare(&mut self) -> Result<(), (Sys, i32)> {
+        let failed = |sys: Sys| move |errno: i32| (sys, errno);
         // Two descriptors per container: the hard limit counts here. Containers get the host's own by their plans.
-        let (_, hard) = kernel::getrlimit(RLIMIT_NOFILE)?;
+        let (_, hard) = kernel::getrlimit(RLIMIT_NOFILE).map_err(failed(Sys::Prlimit))?;
         let _ = kernel::setrlimit(RLIMIT_NOFILE, hard, hard);
-        self.epoll = kernel::epoll_create()?;
-        self.life = kernel::pipe()?;
-        self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1))?;
-        kernel::epoll_add(self.epoll, self.children, DATA_CHILDREN)?;
-        kernel::epoll_add(self.epoll, CONTROL, DATA_CONTROL)
+        self.epoll = kernel::epoll_create().map_err(failed(Sys::EpollCtl))?;
+        self.life = kernel::pipe().map_err(failed(Sys::Pipe))?;
+        self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1)).map_err(failed(Sys::Signalfd))?;
+        kernel::epoll_add(self.epoll, self.children, DATA_CHILDREN).map_err(failed(Sys::EpollCtl))?;
+        kernel::epoll_add(self.epoll, CONTROL, DATA_CONTROL).map_err(failed(Sys::EpollCtl))
     }
 
     fn serve(&mut self) -> ! {
