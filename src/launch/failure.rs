@@ -5,29 +5,51 @@ use super::plan::Subject;
 use super::protocol::{FOREIGN, JOIN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
 use crate::error::{Error, ErrorKind};
 
-/// clone3 itself was refused: no process came to be.
-pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
+/// No process came to be, or none that could be watched.
+pub(super) fn no_process(sys: Sys, errno: i32, user_namespace: bool) -> Error {
     let error =
         Error::sys("create the container's process and namespaces", sys.name(), errno).kind_is(ErrorKind::Launch);
-    match errno {
-        libc::EPERM => {
+    match (sys, errno) {
+        (Sys::Clone, libc::EPERM) if user_namespace => {
             error.because("this kernel, a security module or a container around us forbids new user namespaces").remedy(
                 "`coracle doctor` says which; mostly sysctl kernel.apparmor_restrict_unprivileged_userns=0, or \
                  kernel.unprivileged_userns_clone=1",
             )
         }
-        libc::ENOSPC => error
+        (Sys::Clone, libc::EPERM) => error
+            .because(
+                "this program is root without CAP_SYS_ADMIN, or a system call filter of a container around it forbids \
+                 new namespaces",
+            )
+            .remedy("give it CAP_SYS_ADMIN and a filter that allows clone, or run it as another user"),
+        (Sys::Clone, libc::ENOSPC) => error
             .because("the limit of namespaces of one kind, or their depth, is reached")
             .remedy("raise user.max_user_namespaces and its siblings, or stop some containers"),
-        libc::EAGAIN => error
-            .because("the limit of processes is reached")
-            .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in"),
-        libc::EINVAL => error.because("this kernel lacks one of the namespaces, or the id map is invalid"),
-        libc::ENOSYS if sys == Sys::Plan => {
+        (Sys::Clone | Sys::Fork, libc::EAGAIN) => no_more_processes(error),
+        (Sys::Clone, libc::EINVAL) => {
+            error.because("this kernel lacks one of the namespaces, or the id map is invalid")
+        }
+        (Sys::Plan, libc::ENOSYS) => {
             error.kind_is(ErrorKind::Limit).because("the guardian watches as many containers as it can")
         }
+        (Sys::EpollCtl, libc::ENOSPC) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this user watches as many descriptors as it may")
+            .remedy("raise fs.epoll.max_user_watches"),
+        (_, libc::EMFILE | libc::ENFILE) => error
+            .kind_is(ErrorKind::Limit)
+            .because("the guardian of the containers has as many open files as it may have")
+            .remedy("raise the hard limit of open files (ulimit -Hn), or run fewer containers"),
         _ => error,
     }
+}
+
+/// EAGAIN of clone(2) and, after a change of user, of execve(2).
+pub(super) fn no_more_processes(error: Error) -> Error {
+    error
+        .kind_is(ErrorKind::Limit)
+        .because("the limit of processes is reached")
+        .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in")
 }
 
 /// The guardian cannot do its work.
@@ -218,6 +240,17 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::Ids, Sys::Setresuid | Sys::Setresgid | Sys::Setgroups, libc::EINVAL | libc::EPERM) => error
             .because("the user, group or a supplementary group is not mapped in the container's user namespace")
             .remedy("give this user a range in /etc/subuid and /etc/subgid"),
+        (Op::Capabilities, Sys::Capset, libc::EPERM) => error
+            .because("this program itself does not have all of the capabilities that the container is to have")
+            .remedy("drop them from the container, or run this program with more"),
+        (Op::Loopback, Sys::Socket | Sys::Ioctl, libc::EPERM | libc::EACCES) => error
+            .because(
+                "CAP_NET_ADMIN over the container's network is missing here, or a system call filter or security \
+                 module around this program forbids it",
+            )
+            .remedy("give this program CAP_NET_ADMIN, or use the host's network"),
+        (Op::Init | Op::MapHelper, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
+        (Op::Keyring, _, _) => error.because("the kernel gave no new session keyring, and the host's must not be the container's"),
         (Op::Seccomp, _, libc::EINVAL) => error.because("the filter was not accepted by this kernel"),
         (Op::Seccomp, _, libc::EACCES) => error.because("a filter without no-new-privileges needs CAP_SYS_ADMIN"),
         (Op::MapSelf, _, libc::EPERM) => error
@@ -256,5 +289,28 @@ fn execute(errno: i32, detail: u32, subject: &Subject) -> Error {
             .because("it is neither a program for this processor nor a script that starts with #!"),
         libc::E2BIG => error.kind_is(ErrorKind::Limit).because("arguments and environment together are too long"),
         _ => error.kind_is(ErrorKind::CommandNotExecutable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likely_cause_is_that_of_this_call() {
+        let said = |error: Error, words: &str| assert!(error.to_string().contains(words), "{words}: {error}");
+        said(no_process(Sys::Clone, libc::EPERM, true), "user namespaces");
+        said(no_process(Sys::Clone, libc::EPERM, false), "CAP_SYS_ADMIN");
+        said(no_process(Sys::Fork, libc::EAGAIN, true), "limit of processes");
+        said(no_process(Sys::EpollCtl, libc::ENOSPC, false), "max_user_watches");
+        said(no_guardian(Sys::CloseRange, libc::EPERM), "/proc/self/fd");
+        said(no_guardian(Sys::Keyctl, libc::EDQUOT), "maxkeys");
+        let of = |op: Op, sys, errno| {
+            let report = Report { index: 0, op: op as u32, sys, errno, detail: 0 };
+            sentence(report, &[(op, Subject::Nothing)])
+        };
+        said(of(Op::Capabilities, Sys::Capset, libc::EPERM), "does not have all of the capabilities");
+        said(of(Op::Loopback, Sys::Ioctl, libc::EPERM), "CAP_NET_ADMIN");
+        said(of(Op::Exec, Sys::CloseRange, libc::EPERM), "close_range is refused");
     }
 }

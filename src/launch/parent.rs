@@ -302,7 +302,7 @@ fn finish(
         STARTED => {}
         FAILED => {
             let sys = Sys::from_u32(note.a).unwrap_or(Sys::Plan);
-            return Err(failure::no_process(sys, note.b as i32));
+            return Err(failure::no_process(sys, note.b as i32, plan.user_namespace));
         }
         _ => return Err(Error::new(ErrorKind::Launch, STEP).because("the guardian spoke out of turn")),
     }

@@ -468,7 +468,8 @@ impl Plan {
                 whole.len()
             )));
         }
-        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps })
+        let user_namespace = self.namespaces & libc::CLONE_NEWUSER as u64 != 0;
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace })
     }
 }
 
@@ -477,6 +478,8 @@ pub(crate) struct Finished {
     pub(crate) bytes: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) steps: Vec<(Op, Subject)>,
+    /// The process gets a user namespace of its own.
+    pub(crate) user_namespace: bool,
 }
 
 impl Finished {
