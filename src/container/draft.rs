@@ -12,7 +12,7 @@ use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, MadeFile, Request};
+use crate::isolation::{Aspect, MadeFile, Request, Stream};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
 use crate::snapshot::{Base, Snapshot};
@@ -136,7 +136,7 @@ impl ContainerBuilder {
     pub(super) fn request<'a>(
         &'a self,
         draft: &'a mut Draft,
-        stdio: [std::os::fd::OwnedFd; 3],
+        stdio: [Stream; 3],
         stdio_made: [bool; 3],
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;

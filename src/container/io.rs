@@ -4,33 +4,36 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
+use nix::sys::statfs::fstatfs;
 
 use super::relay::Relays;
+use crate::isolation::Stream;
 use crate::{Error, ErrorKind, Result};
 
 /// Where one of the three streams goes. The default is [`Null`](Stdio::Null), as docker has it.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub enum Stdio {
-    /// `/dev/null`.
+    /// `/dev/null`: the container's own, never the host's.
     #[default]
     Null,
     /// A pipe whose other end is a field of [`Container`](super::Container).
     Piped,
     /// This program's own stream.
     ///
-    /// Pipes, sockets and devices such as `/dev/null` are handed in as they are. A terminal never is, since a process
-    /// that has it could type into it; nor is a regular file, a directory or a block device, since whoever has a
-    /// descriptor has the file itself, with its owner and mode: root in a container could make it set-user-ID. What
-    /// goes to and from those is copied by threads of this program through pipes, up to the container's end. Standard
-    /// output and error that are one file share one pipe, so that their order stays.
+    /// Pipes and sockets are handed in as they are, and `/dev/null` is the container's own. A terminal never is handed
+    /// in, since a process that has it could type into it; nor is anything else that has a name (a regular file, a
+    /// directory, a device, a named pipe), since whoever has a descriptor has the file itself, with its owner and mode:
+    /// root in a container could make it set-user-ID. What goes to and from those is copied by threads of this program
+    /// through pipes, up to the container's end. Standard output and error that are one file share one pipe, so that
+    /// their order stays.
     ///
     /// Standard input is read by descriptor, past the buffer of `std::io::stdin`, and only while the container runs;
     /// of a regular file, up to a pipe's size (64 KiB) more than the container has taken may have been read.
     Inherit,
     /// This descriptor, as it is. The container gets the file behind it, and may change its mode and owner where its
-    /// user may: hand in a pipe where that matters.
+    /// user may: hand in a pipe where that matters. Only a `/dev/null` becomes the container's own.
     Fd(OwnedFd),
 }
 
@@ -60,7 +63,7 @@ impl From<PipeWriter> for Stdio {
 
 /// The three streams: what goes in, and what is kept here.
 pub(super) struct Streams {
-    pub(super) inside: [OwnedFd; 3],
+    pub(super) inside: [Stream; 3],
     /// Made for this container, so they may be given to its user.
     pub(super) made: [bool; 3],
     pub(super) stdin: Option<PipeWriter>,
@@ -73,19 +76,38 @@ fn fail(syscall: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::io("connect the container's input and output", syscall, error)
 }
 
-fn null() -> Result<OwnedFd> {
-    let file = File::options().read(true).write(true).open("/dev/null");
-    file.map(OwnedFd::from).map_err(|error| fail("open")(error).path("/dev/null"))
+/// How an inherited stream gets in, see [`Stdio::Inherit`].
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    Null,
+    AsItIs,
+    Relay,
 }
 
-/// Is this something that a container must not have itself, see [`Stdio::Inherit`]?
-fn needs_relay(stream: BorrowedFd<'_>, status: &FileStat) -> bool {
-    match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFIFO | SFlag::S_IFSOCK => false,
-        SFlag::S_IFCHR => io::IsTerminal::is_terminal(&stream),
+fn kind_of(status: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
+}
+
+fn is_null(status: &FileStat) -> bool {
+    kind_of(status) == SFlag::S_IFCHR && status.st_rdev == makedev(1, 3)
+}
+
+fn way(stream: BorrowedFd<'_>, status: &FileStat) -> Way {
+    const PIPEFS_MAGIC: libc::c_long = 0x5049_5045;
+    match kind_of(status) {
+        SFlag::S_IFCHR if is_null(status) => Way::Null,
+        SFlag::S_IFSOCK => Way::AsItIs,
+        // Pipes of pipe(2) have a file system of their own; one with a name is a file of the host.
+        SFlag::S_IFIFO if fstatfs(stream).is_ok_and(|all| all.filesystem_type().0 == PIPEFS_MAGIC) => Way::AsItIs,
         // Files without a type are the kernel's own (eventfd(2) and the like).
-        kind => !kind.is_empty(),
+        kind if kind.is_empty() => Way::AsItIs,
+        _ => Way::Relay,
     }
+}
+
+/// What a caller hands in.
+fn handed(fd: OwnedFd) -> Result<Stream> {
+    Ok(if is_null(&status_of(fd.as_fd())?) { Stream::Null } else { Stream::Fd(fd) })
 }
 
 fn status_of(stream: BorrowedFd<'_>) -> Result<FileStat> {
@@ -96,46 +118,49 @@ fn status_of(stream: BorrowedFd<'_>) -> Result<FileStat> {
 pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Streams> {
     let mut relays = Relays::default();
     let (input, our_input, input_made) = match stdin {
-        Stdio::Null => (null()?, None, false),
-        Stdio::Fd(fd) => (fd, None, false),
+        Stdio::Null => (Stream::Null, None, false),
+        Stdio::Fd(fd) => (handed(fd)?, None, false),
         Stdio::Piped => {
             let (reader, writer) = io::pipe().map_err(fail("pipe2"))?;
-            (reader.into(), Some(writer), true)
+            (Stream::Fd(reader.into()), Some(writer), true)
         }
         Stdio::Inherit => {
             let own = io::stdin();
             let status = status_of(own.as_fd())?;
-            let copy = own.as_fd().try_clone_to_owned().map_err(fail("fcntl"))?;
-            match needs_relay(own.as_fd(), &status) {
-                true => (relays.input(copy).map_err(fail("clone"))?.into(), None, true),
-                false => (copy, None, false),
+            let copy = || own.as_fd().try_clone_to_owned().map_err(fail("fcntl"));
+            match way(own.as_fd(), &status) {
+                Way::Null => (Stream::Null, None, false),
+                Way::AsItIs => (Stream::Fd(copy()?), None, false),
+                Way::Relay => (Stream::Fd(relays.input(copy()?).map_err(fail("clone"))?.into()), None, true),
             }
         }
     };
     // What standard output is relayed to, and the pipe that leads there.
     let mut shared: Option<(FileStat, PipeWriter)> = None;
-    let mut output = |stdio: Stdio, own: BorrowedFd<'_>| -> Result<(OwnedFd, Option<PipeReader>, bool)> {
+    let mut output = |stdio: Stdio, own: BorrowedFd<'_>| -> Result<(Stream, Option<PipeReader>, bool)> {
         Ok(match stdio {
-            Stdio::Null => (null()?, None, false),
-            Stdio::Fd(fd) => (fd, None, false),
+            Stdio::Null => (Stream::Null, None, false),
+            Stdio::Fd(fd) => (handed(fd)?, None, false),
             Stdio::Piped => {
                 let (reader, writer) = io::pipe().map_err(fail("pipe2"))?;
-                (writer.into(), Some(reader), true)
+                (Stream::Fd(writer.into()), Some(reader), true)
             }
             Stdio::Inherit => {
                 let status = status_of(own)?;
-                let copy = own.try_clone_to_owned().map_err(fail("fcntl"))?;
-                if !needs_relay(own, &status) {
-                    return Ok((copy, None, false));
+                let copy = || own.try_clone_to_owned().map_err(fail("fcntl"));
+                match way(own, &status) {
+                    Way::Null => return Ok((Stream::Null, None, false)),
+                    Way::AsItIs => return Ok((Stream::Fd(copy()?), None, false)),
+                    Way::Relay => {}
                 }
                 let same = |other: &FileStat| (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino);
                 let writer = match shared.take() {
                     Some((other, writer)) if same(&other) => writer,
-                    _ => relays.output(copy).map_err(fail("clone"))?,
+                    _ => relays.output(copy()?).map_err(fail("clone"))?,
                 };
                 let inside = writer.try_clone().map_err(fail("fcntl"))?;
                 shared = Some((status, writer));
-                (inside.into(), None, true)
+                (Stream::Fd(inside.into()), None, true)
             }
         })
     };
@@ -219,12 +244,24 @@ mod tests {
 
     #[test]
     fn files_of_the_host_are_not_handed_in() {
-        let relayed = |stream: &dyn AsFd| needs_relay(stream.as_fd(), &fstat(stream.as_fd()).unwrap());
+        let way = |stream: &dyn AsFd| way(stream.as_fd(), &fstat(stream.as_fd()).unwrap());
         let (reader, writer) = io::pipe().unwrap();
-        assert!(!relayed(&reader) && !relayed(&writer));
-        assert!(!relayed(&null().unwrap()));
-        assert!(!relayed(&std::os::unix::net::UnixDatagram::unbound().unwrap()));
-        assert!(relayed(&tempfile::tempfile().unwrap()));
-        assert!(relayed(&File::open("/").unwrap()));
+        assert_eq!((way(&reader), way(&writer)), (Way::AsItIs, Way::AsItIs));
+        assert_eq!(way(&std::os::unix::net::UnixDatagram::unbound().unwrap()), Way::AsItIs);
+        assert_eq!(way(&File::open("/dev/null").unwrap()), Way::Null);
+        let dir = tempfile::tempdir().unwrap();
+        let named = dir.path().join("named");
+        nix::unistd::mkfifo(&named, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [named.as_path(), dir.path(), "/dev/zero".as_ref(), "/proc/version".as_ref()] {
+            // For reading and writing, or a pipe with a name waits for the other end.
+            let fifo = path == named;
+            assert_eq!(way(&File::options().read(true).write(fifo).open(path).unwrap()), Way::Relay, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_null_device_that_is_handed_in_becomes_the_containers_own() {
+        assert!(matches!(handed(File::open("/dev/null").unwrap().into()), Ok(Stream::Null)));
+        assert!(matches!(handed(tempfile::tempfile().unwrap().into()), Ok(Stream::Fd(_))));
     }
 }

@@ -257,6 +257,15 @@ pub(crate) struct MadeFile {
     pub(crate) content: Vec<u8>,
 }
 
+/// One of the three standard streams, as the container gets it.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// The container's own null device. Never the host's: with a descriptor come its mode and its times.
+    Null,
+    /// This very descriptor.
+    Fd(OwnedFd),
+}
+
 /// Everything a backend needs to plan one launch.
 pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
@@ -265,7 +274,7 @@ pub(crate) struct Request<'a> {
     pub(crate) root: &'a Path,
     pub(crate) root_fd: BorrowedFd<'a>,
     pub(crate) identity: &'a Identity,
-    pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) stdio: [Stream; 3],
     /// These of `stdio` were made for the container and belong to its user.
     pub(crate) stdio_made: [bool; 3],
     pub(crate) files: Vec<MadeFile>,

@@ -1,37 +1,105 @@
 //! Makes the sentence out of a failure report: step, system call, path, errno, likely cause, remedy.
 
+use super::parent::Ended;
 use super::plan::Subject;
-use super::protocol::{Op, Report, Sys};
+use super::protocol::{FOREIGN, JOIN, LINK, Op, ROOT, Report, Sys, UNCOVERED};
 use crate::error::{Error, ErrorKind};
 
-/// clone3 itself was refused: no process came to be.
-pub(super) fn no_process(sys: Sys, errno: i32) -> Error {
+/// No process came to be, or none that could be watched.
+pub(super) fn no_process(sys: Sys, errno: i32, user_namespace: bool) -> Error {
     let error =
         Error::sys("create the container's process and namespaces", sys.name(), errno).kind_is(ErrorKind::Launch);
-    match errno {
-        libc::EPERM => {
+    match (sys, errno) {
+        (Sys::Clone, libc::EPERM) if user_namespace => {
             error.because("this kernel, a security module or a container around us forbids new user namespaces").remedy(
                 "`coracle doctor` says which; mostly sysctl kernel.apparmor_restrict_unprivileged_userns=0, or \
                  kernel.unprivileged_userns_clone=1",
             )
         }
-        libc::ENOSPC => error
+        (Sys::Clone, libc::EPERM) => error
+            .because(
+                "this program is root without CAP_SYS_ADMIN, or a system call filter of a container around it forbids \
+                 new namespaces",
+            )
+            .remedy("give it CAP_SYS_ADMIN and a filter that allows clone, or run it as another user"),
+        (Sys::Clone, libc::ENOSPC) => error
             .because("the limit of namespaces of one kind, or their depth, is reached")
             .remedy("raise user.max_user_namespaces and its siblings, or stop some containers"),
-        libc::EAGAIN => error
-            .because("the limit of processes is reached")
-            .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in"),
-        libc::EINVAL => error.because("this kernel lacks one of the namespaces, or the id map is invalid"),
-        libc::ENOSYS if sys == Sys::Plan => {
+        (Sys::Clone | Sys::Fork, libc::EAGAIN) => no_more_processes(error),
+        (Sys::Clone, libc::EINVAL) => {
+            error.because("this kernel lacks one of the namespaces, or the id map is invalid")
+        }
+        (Sys::Plan, libc::ENOSYS) => {
             error.kind_is(ErrorKind::Limit).because("the guardian watches as many containers as it can")
         }
+        (Sys::EpollCtl, libc::ENOSPC) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this user watches as many descriptors as it may")
+            .remedy("raise fs.epoll.max_user_watches"),
+        (_, libc::EMFILE | libc::ENFILE) => error
+            .kind_is(ErrorKind::Limit)
+            .because("the guardian of the containers has as many open files as it may have")
+            .remedy("raise the hard limit of open files (ulimit -Hn), or run fewer containers"),
         _ => error,
+    }
+}
+
+/// EAGAIN of clone(2) and, after a change of user, of execve(2).
+pub(super) fn no_more_processes(error: Error) -> Error {
+    error
+        .kind_is(ErrorKind::Limit)
+        .because("the limit of processes is reached")
+        .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in")
+}
+
+/// The guardian cannot do its work.
+pub(super) fn no_guardian(sys: Sys, errno: i32) -> Error {
+    let error = Error::sys("start the guardian of the containers", sys.name(), errno).kind_is(ErrorKind::Launch);
+    match (sys, errno) {
+        (Sys::CloseRange, _) => descriptors_stay(error),
+        (Sys::Keyctl, libc::EDQUOT) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this user has as many keys as it may have, and the keys of this session must not be those of containers")
+            .remedy("raise kernel.keys.maxkeys, or revoke some (keyctl show, keyctl revoke)"),
+        (_, libc::EMFILE | libc::ENFILE) => error.kind_is(ErrorKind::Limit).because("the limit of open files is reached"),
+        _ => error,
+    }
+}
+
+fn descriptors_stay(error: Error) -> Error {
+    error
+        .because(
+            "close_range is refused, by a system call filter around this program or by an old kernel, and \
+             /proc/self/fd cannot be read",
+        )
+        .remedy("allow close_range, or mount /proc")
+}
+
+/// The first process ended without having executed its command, or said why not.
+pub(super) fn early(ended: Option<Ended>) -> Error {
+    let error = Error::new(ErrorKind::Launch, "start the container");
+    match ended {
+        Some(Ended { signal: Some(libc::SIGKILL), .. }) => error
+            .because("its first process was killed while it was setting itself up")
+            .remedy("look for the out-of-memory killer in dmesg, and raise the limit of memory"),
+        Some(Ended { signal: Some(signal), .. }) => {
+            error.because(format!("its first process died of signal {signal} while it was setting itself up"))
+        }
+        Some(Ended { code: Some(code), .. }) => {
+            error.because(format!("its first process ended with status {code} while it was setting itself up"))
+        }
+        _ => error.because("its first process ended while it was setting itself up"),
     }
 }
 
 /// A step of the plan failed in the child.
 pub(super) fn sentence(report: Report, steps: &[(Op, Subject)]) -> Error {
     let Report { index, sys, errno, detail, .. } = report;
+    if index == JOIN {
+        return Error::sys("join the control group", sys.name(), errno)
+            .kind_is(ErrorKind::Launch)
+            .because("clone3 is refused here, by which a process is born in its group, and so is moving there");
+    }
     let Some((op, subject)) = steps.get(index as usize) else {
         return Error::new(ErrorKind::Launch, "start the container").because("the launch plan is malformed");
     };
@@ -95,11 +163,31 @@ fn options_refused(error: Error, names: &[String], detail: u32) -> Error {
 
 fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
     match (op, sys, errno) {
+        (Op::Attach, _, libc::ELOOP) if detail == LINK => error
+            .kind_is(ErrorKind::Hostile)
+            .because(
+                "a symbolic link is on the way, and the container's own /dev, /proc and /sys follow none: it could lead \
+                 them to where nothing in them is masked",
+            )
+            .remedy("use an image that has directories there, or nothing"),
+        (Op::Attach, Sys::MoveMount, 0) if detail == ROOT => error
+            .kind_is(ErrorKind::Hostile)
+            .because("in this image the target leads to the root itself, which nothing may cover")
+            .remedy("mount it somewhere else"),
+        (Op::Mask | Op::ReadOnly, Sys::Fstatfs, 0) if detail == FOREIGN => error
+            .kind_is(ErrorKind::Hostile)
+            .because("it is not on the file system that belongs there"),
+        (Op::Mask | Op::ReadOnly, Sys::Statx, 0) if detail == UNCOVERED => {
+            error.kind_is(ErrorKind::Weaker).because("what was mounted over it is not what is found there")
+        }
         (_, Sys::Statx, 0) if detail == 2 => error
             .kind_is(ErrorKind::Hostile)
             .because("it is not the file that was there a moment ago: somebody exchanged it"),
         (_, Sys::Statx, 0) => error.kind_is(ErrorKind::Hostile).because("the null device is not the null device"),
         (_, Sys::Getcwd, _) => error.kind_is(ErrorKind::Hostile).because("the directory lies outside the container's root"),
+        (Op::Bounding | Op::Capabilities, Sys::Prctl, 0) => error
+            .kind_is(ErrorKind::Weaker)
+            .because(format!("the kernel has capability {detail} otherwise than was asked for")),
         (_, Sys::Capget, 0) => error
             .kind_is(ErrorKind::Weaker)
             .because("the kernel gave other capabilities than were asked for"),
@@ -110,6 +198,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .remedy("mount it somewhere else"),
         (Op::MapHelper, Sys::Tool, 0) => match detail {
             127 => error.because("the tool could not be found").remedy("install the package uidmap"),
+            126 => error
+                .because("the tool could not be executed, or there is no /dev/null to give to it")
+                .remedy("check the tool's permissions, and /dev/null"),
             _ => error
                 .because(format!("it ended with status {detail}: the ranges of this user may have changed"))
                 .remedy("check /etc/subuid and /etc/subgid"),
@@ -149,11 +240,23 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::Ids, Sys::Setresuid | Sys::Setresgid | Sys::Setgroups, libc::EINVAL | libc::EPERM) => error
             .because("the user, group or a supplementary group is not mapped in the container's user namespace")
             .remedy("give this user a range in /etc/subuid and /etc/subgid"),
+        (Op::Capabilities, Sys::Capset, libc::EPERM) => error
+            .because("this program itself does not have all of the capabilities that the container is to have")
+            .remedy("drop them from the container, or run this program with more"),
+        (Op::Loopback, Sys::Socket | Sys::Ioctl, libc::EPERM | libc::EACCES) => error
+            .because(
+                "CAP_NET_ADMIN over the container's network is missing here, or a system call filter or security \
+                 module around this program forbids it",
+            )
+            .remedy("give this program CAP_NET_ADMIN, or use the host's network"),
+        (Op::Init | Op::MapHelper, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
+        (Op::Keyring, _, _) => error.because("the kernel gave no new session keyring, and the host's must not be the container's"),
         (Op::Seccomp, _, libc::EINVAL) => error.because("the filter was not accepted by this kernel"),
         (Op::Seccomp, _, libc::EACCES) => error.because("a filter without no-new-privileges needs CAP_SYS_ADMIN"),
         (Op::MapSelf, _, libc::EPERM) => error
             .because("the kernel or a security module lets this user make no id map")
             .remedy("`coracle doctor` says more"),
+        (_, Sys::CloseRange, _) => descriptors_stay(error),
         (_, Sys::Plan, _) => error.because("the launch plan is malformed: this is a bug of coracle, please report it"),
         _ => error,
     }
@@ -186,5 +289,28 @@ fn execute(errno: i32, detail: u32, subject: &Subject) -> Error {
             .because("it is neither a program for this processor nor a script that starts with #!"),
         libc::E2BIG => error.kind_is(ErrorKind::Limit).because("arguments and environment together are too long"),
         _ => error.kind_is(ErrorKind::CommandNotExecutable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likely_cause_is_that_of_this_call() {
+        let said = |error: Error, words: &str| assert!(error.to_string().contains(words), "{words}: {error}");
+        said(no_process(Sys::Clone, libc::EPERM, true), "user namespaces");
+        said(no_process(Sys::Clone, libc::EPERM, false), "CAP_SYS_ADMIN");
+        said(no_process(Sys::Fork, libc::EAGAIN, true), "limit of processes");
+        said(no_process(Sys::EpollCtl, libc::ENOSPC, false), "max_user_watches");
+        said(no_guardian(Sys::CloseRange, libc::EPERM), "/proc/self/fd");
+        said(no_guardian(Sys::Keyctl, libc::EDQUOT), "maxkeys");
+        let of = |op: Op, sys, errno| {
+            let report = Report { index: 0, op: op as u32, sys, errno, detail: 0 };
+            sentence(report, &[(op, Subject::Nothing)])
+        };
+        said(of(Op::Capabilities, Sys::Capset, libc::EPERM), "does not have all of the capabilities");
+        said(of(Op::Loopback, Sys::Ioctl, libc::EPERM), "CAP_NET_ADMIN");
+        said(of(Op::Exec, Sys::CloseRange, libc::EPERM), "close_range is refused");
     }
 }

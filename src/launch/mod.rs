@@ -21,5 +21,5 @@ mod tests;
 
 pub(crate) use opener::Opener;
 pub(crate) use parent::{Ended, Process, in_memory, launch};
-pub(crate) use plan::{Create, Payload, Plan, Reg};
+pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};
 pub(crate) use protocol::Op;

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use super::failure;
 use super::plan::{Finished, Plan};
 use super::protocol::{
-    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys,
+    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, READY, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys,
 };
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,6 +116,9 @@ impl Guardian {
             .map_err(|errno| Error::sys(step, "sendmsg", errno as i32).because("the guardian ended at once"))?;
         match receive(ours.as_fd(), true)? {
             Some((Note { kind: STARTED, .. }, ..)) => Ok(Guardian { control: ours, identity }),
+            Some((Note { kind: FAILED, a, b, .. }, ..)) => {
+                Err(failure::no_guardian(Sys::from_u32(a).unwrap_or(Sys::Plan), b as i32))
+            }
             _ => Err(Error::new(ErrorKind::Launch, step).because("the guardian ended before it was ready")),
         }
     }
@@ -299,7 +302,7 @@ fn finish(
         STARTED => {}
         FAILED => {
             let sys = Sys::from_u32(note.a).unwrap_or(Sys::Plan);
-            return Err(failure::no_process(sys, note.b as i32));
+            return Err(failure::no_process(sys, note.b as i32, plan.user_namespace));
         }
         _ => return Err(Error::new(ErrorKind::Launch, STEP).because("the guardian spoke out of turn")),
     }
@@ -309,24 +312,70 @@ fn finish(
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
     let process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
-    let mut bytes = [0u8; REPORT];
-    let length = loop {
-        match nix::unistd::read(&report, &mut bytes) {
-            Ok(length) => break length,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::sys(STEP, "read", errno as i32)),
+    let error = match hear(&report)? {
+        Heard { report: Some(report), .. } => failure::sentence(report, &plan.steps),
+        Heard { malformed: true, .. } => {
+            Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed")
         }
-    };
-    if length == 0 {
-        return Ok(process);
-    }
-    let error = match Report::decode(&bytes[..length]) {
-        Some(report) => failure::sentence(report, &plan.steps),
-        None => Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed"),
+        Heard { ready: true, .. } => return Ok(process),
+        // Reaped before we say so, see below.
+        _ => return Err(failure::early(process.wait(None)?)),
     };
     // No process is left after an error: it has reported and is ending, and is reaped before we say so.
     let _ = process.wait(None);
     Err(error)
+}
+
+/// What the first process has said on the report pipe.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    ready: bool,
+    report: Option<Report>,
+    malformed: bool,
+}
+
+/// Waits for the end of the report pipe and reads what is in it.
+fn hear(pipe: &OwnedFd) -> Result<Heard> {
+    // Asked for nothing, poll(2) wakes us at the end only, and not once more for the one word that is mostly all.
+    loop {
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], PollTimeout::NONE) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::sys(STEP, "poll", errno as i32)),
+        }
+    }
+    // Two processes write at most one report each, and one of them the word.
+    let mut bytes = [0u8; 2 * REPORT + 8];
+    let mut length = 0;
+    while length < bytes.len() {
+        match nix::unistd::read(pipe, &mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::sys(STEP, "read", errno as i32)),
+        }
+    }
+    Ok(parse(&bytes[..length]))
+}
+
+fn parse(mut bytes: &[u8]) -> Heard {
+    let mut heard = Heard::default();
+    while !bytes.is_empty() {
+        if let Some(rest) = bytes.strip_prefix(&READY.to_ne_bytes()) {
+            heard.ready = true;
+            bytes = rest;
+        } else if let Some((report, rest)) =
+            bytes.split_at_checked(REPORT).and_then(|(report, rest)| Some((Report::decode(report)?, rest)))
+        {
+            // The first is the cause.
+            heard.report.get_or_insert(report);
+            bytes = rest;
+        } else {
+            heard.malformed = true;
+            break;
+        }
+    }
+    heard
 }
 
 /// A sealed memfd with these bytes.
@@ -459,5 +508,46 @@ impl Process {
                     .because("its guardian was killed, and it was killed with it; the exit status is lost"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::launch::Op;
+
+    /// One that somebody could still write to or shorten.
+    #[test]
+    fn a_plan_in_a_file_without_seals_is_refused() {
+        let guardian = guardian(Path::new("")).unwrap();
+        let mut plan = Plan::new(0);
+        plan.plain(Op::Done);
+        let plan = plan.finish().unwrap();
+        let lease = tempfile::tempfile().unwrap();
+        let open = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut &open, &plan.bytes).unwrap();
+        let answer = |file: &dyn AsFd| {
+            let (channel, theirs) = pair().unwrap();
+            let fds = [theirs.as_raw_fd(), lease.as_raw_fd(), file.as_fd().as_raw_fd()];
+            send(guardian.control.as_fd(), LAUNCH, plan.bytes.len(), true, &[], &fds).unwrap();
+            drop(theirs);
+            let (note, _) = receive(channel.as_fd(), true).unwrap().unwrap();
+            note.kind
+        };
+        assert_eq!(answer(&open), FAILED);
+        assert_eq!(answer(&in_memory(&plan.bytes).unwrap()), STARTED);
+    }
+
+    #[test]
+    fn the_end_of_a_report_pipe_alone_says_nothing_good() {
+        let report = Report { index: 3, op: Op::Session as u32, sys: Sys::Setsid, errno: 1, detail: 0 };
+        let (ready, bytes) = (READY.to_ne_bytes(), report.encode());
+        assert_eq!(parse(&[]), Heard::default());
+        assert_eq!(parse(&ready), Heard { ready: true, ..Heard::default() });
+        let both = Heard { ready: true, report: Some(report), malformed: false };
+        assert_eq!(parse(&[&ready[..], &bytes].concat()), both);
+        assert_eq!(parse(&[&bytes[..], &ready].concat()), both);
+        assert!(parse(&bytes[1..]).malformed && parse(&[0]).malformed);
     }
 }

@@ -30,6 +30,30 @@ pub(crate) enum Create {
     File,
 }
 
+/// When a step is done that lies in the way of those that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// In its turn.
+    Now,
+    /// After everything else, right before the command is executed: first the filter, then the capabilities.
+    Held,
+}
+
+/// Where a mount may be attached.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Care {
+    /// Without a mount point it is left out.
+    pub(crate) optional: bool,
+    /// Refused on kernel file systems.
+    pub(crate) guarded: bool,
+    /// Refused where the way to the mount point has a symbolic link.
+    pub(crate) no_links: bool,
+}
+
+/// A mount that was attached, and the magic number of the file system that it shows (0: any).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base(pub(crate) Reg, pub(crate) u32);
+
 /// A plan under construction.
 pub(crate) struct Plan {
     bytes: Vec<u8>,
@@ -105,11 +129,6 @@ impl Plan {
     /// A step that is one string.
     pub(crate) fn text(&mut self, op: Op, value: &OsStr) {
         self.step(op, Subject::Text(value.to_string_lossy().into_owned()), |p| p.str(value.as_bytes()));
-    }
-
-    /// A step that is one path.
-    pub(crate) fn path(&mut self, op: Op, path: &Path) {
-        self.step(op, Subject::Path(path.to_owned()), |p| p.str(path.as_os_str().as_bytes()));
     }
 
     /// Writes bytes to a descriptor.
@@ -208,8 +227,8 @@ impl Plan {
         });
     }
 
-    /// Attaches a mount at a path inside the container's root.
-    pub(crate) fn attach(&mut self, mount: Reg, path: &Path, create: Create, optional: bool, guarded: bool) {
+    /// Attaches a mount at a path inside the container's root, and never on that root itself.
+    pub(crate) fn attach(&mut self, mount: Reg, path: &Path, create: Create, care: Care) {
         self.step(Op::Attach, Subject::Path(path.to_owned()), |p| {
             p.u32(mount.0);
             p.u32(NONE);
@@ -219,7 +238,7 @@ impl Plan {
                 Create::Directory => 1,
                 Create::File => 2,
             });
-            p.u32(u32::from(optional) | u32::from(guarded) << 1);
+            p.u32(u32::from(care.optional) | u32::from(care.guarded) << 1 | u32::from(care.no_links) << 2);
         });
     }
 
@@ -279,12 +298,17 @@ impl Plan {
         });
     }
 
-    /// Masks a path with the `null` or the `empty` of the parts.
-    pub(crate) fn cover(&mut self, parts: Reg, path: &Path) {
+    /// Masks a path with the `null` or the `empty` of the parts; with a base, the path `below` it.
+    pub(crate) fn cover(&mut self, parts: Reg, path: &Path, below: Option<(Base, &Path)>) {
         self.step(Op::Mask, Subject::Path(path.to_owned()), |p| {
             p.u32(parts.0);
-            p.str(path.as_os_str().as_bytes());
+            covered(p, path, below);
         });
+    }
+
+    /// Makes a path read-only; with a base, the path `below` it.
+    pub(crate) fn read_only(&mut self, path: &Path, below: Option<(Base, &Path)>) {
+        self.step(Op::ReadOnly, Subject::Path(path.to_owned()), |p| covered(p, path, below));
     }
 
     /// mount(2), for kernels that cannot do it by descriptor.
@@ -333,8 +357,9 @@ impl Plan {
     }
 
     /// The thread's capability sets; ambient is raised one by one.
-    pub(crate) fn capabilities(&mut self, effective: u64, permitted: u64, inheritable: u64, ambient: u64) {
+    pub(crate) fn capabilities(&mut self, when: When, effective: u64, permitted: u64, inheritable: u64, ambient: u64) {
         self.step(Op::Capabilities, Subject::Nothing, |p| {
+            p.u32((when == When::Held).into());
             p.u64(effective);
             p.u64(permitted);
             p.u64(inheritable);
@@ -343,8 +368,11 @@ impl Plan {
     }
 
     /// The system call filter, as an array of `sock_filter`.
-    pub(crate) fn seccomp(&mut self, filter: &[u8]) {
-        self.step(Op::Seccomp, Subject::Nothing, |p| p.str(filter));
+    pub(crate) fn seccomp(&mut self, when: When, filter: &[u8]) {
+        self.step(Op::Seccomp, Subject::Nothing, |p| {
+            p.u32((when == When::Held).into());
+            p.str(filter);
+        });
     }
 
     /// Hands a pipe or terminal that was made for the container to its user.
@@ -354,6 +382,16 @@ impl Plan {
             p.u32(uid);
             p.u32(gid);
         });
+    }
+
+    /// The container's own null device, opened.
+    pub(crate) fn open_null(&mut self, parts: Reg) -> Reg {
+        let out = self.fresh();
+        self.step(Op::OpenNull, Subject::Nothing, |p| {
+            p.u32(out.0);
+            p.u32(parts.0);
+        });
+        out
     }
 
     /// Descriptors 0, 1 and 2.
@@ -430,7 +468,8 @@ impl Plan {
                 whole.len()
             )));
         }
-        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps })
+        let user_namespace = self.namespaces & libc::CLONE_NEWUSER as u64 != 0;
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace })
     }
 }
 
@@ -439,6 +478,8 @@ pub(crate) struct Finished {
     pub(crate) bytes: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) steps: Vec<(Op, Subject)>,
+    /// The process gets a user namespace of its own.
+    pub(crate) user_namespace: bool,
 }
 
 impl Finished {
@@ -446,6 +487,13 @@ impl Finished {
     pub(crate) fn borrowed(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd)
     }
+}
+
+fn covered(p: &mut Payload<'_>, path: &Path, below: Option<(Base, &Path)>) {
+    let (reg, magic, path) = below.map_or((NONE, 0, path), |(Base(reg, magic), below)| (reg.0, magic, below));
+    p.u32(reg);
+    p.u32(magic);
+    p.str(path.as_os_str().as_bytes());
 }
 
 /// Writes a step's arguments, as [`super::protocol::Reader`] reads them.

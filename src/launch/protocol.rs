@@ -14,7 +14,7 @@
 //!        |   [channel, lease, plan fds…]    |-- clone3 ------------------------->|
 //!        |<- Started{pid} on the channel ---|   (newuidmap, when a range is      |
 //!        |   [report pipe, pidfd]           |    asked for, then one byte) ----->| walks the plan
-//!        |<- end of file on the report pipe (exec closed it), or Report ---------| execve
+//!        |<- READY on the report pipe, then its end (exec closed it), or Report --| execve
 //!        |                                  |
 //!        |-- Signal{n} on the channel ----->|-- kill --------------------------->|
 //!        |                                  |<- SIGCHLD -------------------------| exits
@@ -50,6 +50,9 @@ pub const HEADER: usize = 16;
 pub const NOTE: usize = 48;
 /// Bytes of a failure report.
 pub const REPORT: usize = 32;
+/// One word on the report pipe: the plan has been walked, the command is executed next. An end of the pipe without it
+/// is the end of a process that has set up nothing.
+pub const READY: u32 = 0x4372_6c52;
 
 /// Kind of a control message.
 pub const HELLO: u32 = 1;
@@ -58,7 +61,8 @@ pub const LAUNCH: u32 = 2;
 
 /// Channel, to the host: the first process exists; `a` is its pid in the guardian's pid namespace.
 pub const STARTED: u32 = 16;
-/// Channel, to the host: no process came to be; `a`: [`Sys`], `b`: errno.
+/// Channel, to the host: no process came to be, or none that was left alive; `a`: [`Sys`], `b`: errno. Also the answer to
+/// [`HELLO`] of a guardian that cannot do its work.
 pub const FAILED: u32 = 17;
 /// Channel, to the host: `a`: `CLD_*` code, `b`: status, then user and system time (µs) and peak resident set (KiB).
 pub const EXITED: u32 = 18;
@@ -69,6 +73,17 @@ pub const RELEASE: u32 = 33;
 
 /// The plan's own header: magic, clone flags (two words), register of the cgroup to be born in, flags, reserved.
 pub const PLAN_HEADER: usize = 24;
+/// Position in a report of what is no step of the plan: joining the cgroup that the process could not be born in.
+pub const JOIN: u32 = u32::MAX;
+/// Detail of a report: a symbolic link stands where none is followed.
+pub const LINK: u32 = 7;
+/// Detail of a report: the target is the container's root itself.
+pub const ROOT: u32 = 8;
+/// Detail of a report: what was found lies on another file system than it has to.
+pub const FOREIGN: u32 = 9;
+/// Detail of a report: what was mounted is not what is found there.
+pub const UNCOVERED: u32 = 10;
+
 /// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
 pub const PLAN_MAP_HELPER: u32 = 1;
 
@@ -98,6 +113,8 @@ codes! {
     Op {
         /// New session, so that the host's terminal is out of reach.
         Session = 1, "start a new session";
+        /// New session keyring, so that the keys of the host's session are out of reach.
+        Keyring = 50, "start a new session keyring";
         /// Die with the guardian: the second line of defence. (`life` register is implicit)
         DieWithParent = 2, "tie the process to its guardian";
         /// `reg, str`: write bytes to a descriptor (a cgroup's `tasks`).
@@ -116,7 +133,8 @@ codes! {
         OpenTree = 9, "open a mount source";
         /// `mount: reg, recursive: u32, set: u64, clear: u64, propagation: u64`.
         SetAttr = 10, "change mount attributes";
-        /// `mount: reg, base: reg, path: str, create: u32, flags: u32` (1 optional, 2 refused on kernel file systems).
+        /// `mount: reg, base: reg, path: str, create: u32, flags: u32` (1 optional, 2 refused on kernel file systems, 4
+        /// no symbolic link is followed on the way).
         Attach = 11, "attach a mount";
         /// `mount: reg`: it becomes the root; the old one is gone afterwards.
         Pivot = 12, "change the root";
@@ -128,9 +146,10 @@ codes! {
         Directory = 15, "create a directory";
         /// `dir: reg, path: str, mode: u32, content: str`.
         File = 16, "write a file";
-        /// `parts: reg, path: str`; the parts hold `null` and `empty`.
+        /// `parts: reg, base: reg, magic: u32, path: str`; the parts hold `null` and `empty`. With a base, `path` is
+        /// relative to that mount and lies on a file system of that magic number (0: of any).
         Mask = 17, "mask a path";
-        /// `path: str`.
+        /// `base: reg, magic: u32, path: str`, as for `Mask`.
         ReadOnly = 18, "make a path read-only";
         /// `name: str`.
         Hostname = 19, "set the host name";
@@ -146,16 +165,20 @@ codes! {
         WorkDir = 25, "enter the working directory";
         /// `bounding: u64`; the other sets follow after [`Op::Ids`].
         Bounding = 26, "drop capabilities from the bounding set";
-        /// `effective, permitted, inheritable, ambient: u64`.
+        /// `held: u32, effective, permitted, inheritable, ambient: u64`; held: done right after the filter that is held.
         Capabilities = 27, "set capabilities";
         /// No gain of privileges by exec.
         NoNewPrivileges = 28, "set no-new-privileges";
-        /// `filter: str`, an array of `sock_filter`.
+        /// `held: u32, filter: str`, an array of `sock_filter`; held: installed right before the command is executed.
         Seccomp = 29, "install the system call filter";
         /// `in: reg, out: reg, err: reg`.
         Stdio = 30, "connect standard input, output and error";
+        /// Have effective all that is permitted, until [`Op::Capabilities`].
+        Raise = 49, "keep the right to install the system call filter";
         /// Stay behind as a reaping, signal-forwarding pid 1; the rest of the plan runs in a child.
         Init = 31, "start the init process";
+        /// `out: reg, parts: reg`: the null device of the parts, for reading and writing.
+        OpenNull = 48, "open the container's null device";
         /// `count: u32, candidates…: str, argc: u32, argv…: str, envc: u32, envp…: str`.
         Exec = 32, "execute the command";
         /// `on: u32`.
@@ -247,11 +270,17 @@ codes! {
         Chroot = 52, "chroot";
         Lseek = 53, "lseek";
         Setns = 54, "setns";
+        PidfdOpen = 55, "pidfd_open";
+        EpollCtl = 56, "epoll_ctl";
+        Sendmsg = 57, "sendmsg";
+        Fork = 58, "clone";
+        Keyctl = 59, "keyctl";
+        Signalfd = 60, "signalfd4";
     }
 }
 
 /// A step failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Position in the plan, from 0.
     pub index: u32,

@@ -55,7 +55,11 @@ pub(crate) fn guardian(socket: BorrowedFd<'_>, fallback: &Path) -> Result<()> {
     let first = unsafe { clone_twice_and_execute(&mut spawn) };
     blocked(&before)?;
     if first < 0 {
-        return Err(Error::sys(STEP, "clone", -first as i32).because("the kernel or a limit refused a new process"));
+        let error = Error::sys(STEP, "clone", -first as i32);
+        return Err(match -first as i32 {
+            libc::EAGAIN => super::failure::no_more_processes(error),
+            _ => error.because("the kernel refused a new process"),
+        });
     }
     // `__WALL`, since it has no exit signal. If the host's own `waitpid(-1, __WALL)` was faster: fine, it is gone.
     loop {
@@ -64,6 +68,10 @@ pub(crate) fn guardian(socket: BorrowedFd<'_>, fallback: &Path) -> Result<()> {
         if reaped >= 0 || nix::errno::Errno::last() != nix::errno::Errno::EINTR {
             break;
         }
+    }
+    // Of clone(2), for execveat(2) by an unchanged user knows no such limit.
+    if spawn.errno == i64::from(libc::EAGAIN) {
+        return Err(super::failure::no_more_processes(Error::sys(STEP, "clone", libc::EAGAIN)));
     }
     if spawn.errno != 0 {
         return Err(Error::sys(STEP, "execveat", spawn.errno as i32)

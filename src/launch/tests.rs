@@ -101,6 +101,109 @@ fn a_malformed_plan_is_refused_by_the_stub() {
     assert!(error.to_string().contains("malformed"), "{error}");
 }
 
+/// A filter that does this with these calls, and lets all others pass.
+fn filter(calls: &[libc::c_long], action: u32) -> Vec<u8> {
+    let mut bytes = vec![];
+    let mut put = |code: u16, skip: u8, value: u32| {
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend([0, skip]);
+        bytes.extend(value.to_ne_bytes());
+    };
+    put(0x20, 0, 0);
+    for call in calls {
+        put(0x15, 1, *call as u32);
+        put(0x06, 0, action);
+    }
+    put(0x06, 0, libc::SECCOMP_RET_ALLOW);
+    bytes
+}
+
+fn refused(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+#[test]
+fn a_process_that_ends_while_it_sets_up_is_no_launch() {
+    let plan = |when| {
+        let mut plan = Plan::new(0);
+        plan.plain(Op::NoNewPrivileges);
+        plan.seccomp(when, &filter(&[libc::SYS_setsid], libc::SECCOMP_RET_KILL_PROCESS));
+        plan.plain(Op::Session);
+        plan.exec(&[b"/bin/true".to_vec()], &[b"true".to_vec()], &[]);
+        launch(plan, null().as_fd(), Path::new(""))
+    };
+    let error = plan(When::Now).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Launch);
+    assert!(error.to_string().contains("died of signal 31"), "{error}");
+    // A filter that is held is none yet.
+    let process = plan(When::Held).unwrap();
+    assert_eq!(process.wait(None).unwrap().unwrap().code, Some(0));
+}
+
+#[test]
+fn owners_are_set_without_openat2() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(at("a/b")).unwrap();
+    std::fs::write(at("a/b/file"), "x").unwrap();
+    symlink("b", at("a/link")).unwrap();
+    let own = std::fs::metadata(dir.path()).unwrap();
+    let reown = |paths: &[&str]| {
+        let mut bytes = vec![];
+        let mut list = Payload(&mut bytes);
+        for path in paths {
+            list.str(path.as_bytes());
+            [own.uid(), own.gid(), 0o741, 0].iter().for_each(|word| list.u32(*word));
+        }
+        let mut plan = Plan::new(0);
+        plan.plain(Op::NoNewPrivileges);
+        plan.seccomp(When::Now, &filter(&[libc::SYS_openat2], refused(libc::EPERM)));
+        let tree = plan.send(File::open(dir.path()).unwrap().into());
+        let list = plan.send(in_memory(&bytes).unwrap());
+        plan.reown(tree, list);
+        plan.plain(Op::Done);
+        launch(plan, null().as_fd(), Path::new("")).map(|process| process.wait(None).unwrap().unwrap().code)
+    };
+    assert_eq!(reown(&[".", "a/b/file", "a/link"]).unwrap(), Some(0));
+    assert_eq!(std::fs::metadata(at("a/b/file")).unwrap().permissions().mode() & 0o7777, 0o741);
+    for path in ["a/link/file", "a/../a/b/file", "/etc/passwd", "a//b", "a/none"] {
+        assert!(reown(&[path]).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_is_refused_without_openat2() {
+    let mut plan = Plan::new(0);
+    plan.plain(Op::NoNewPrivileges);
+    plan.seccomp(When::Now, &filter(&[libc::SYS_openat2], refused(libc::ENOSYS)));
+    plan.work_dir(Path::new(&"/x".repeat(3000)), 0, 0);
+    let error = launch(plan, null().as_fd(), Path::new("")).err().unwrap();
+    assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error}");
+}
+
+#[test]
+fn refused_launches_leave_nothing_mapped() {
+    let (plan, _reader) = shell("exec sleep 1000");
+    let living = launch(plan, null().as_fd(), Path::new("")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", living.pid())).unwrap();
+    let guardian = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().to_owned();
+    let size = || {
+        let pages = std::fs::read_to_string(format!("/proc/{guardian}/statm")).unwrap();
+        pages.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = size();
+    for _ in 0..20 {
+        let mut plan = Plan::new(0);
+        let none = plan.send(null().into());
+        plan.born_in(none);
+        plan.write(none, &vec![0; 4 << 20], "");
+        assert!(launch(plan, null().as_fd(), Path::new("")).is_err());
+    }
+    // Other tests launch meanwhile.
+    assert!(size() < before + (20 << 20));
+}
+
 #[test]
 fn the_stub_has_no_allocator() {
     // An unstripped static program: its symbols and strings would name one.

@@ -32,6 +32,7 @@ fn role_entry() {
             storm(&root);
         }
         "waiting" => waiting(&root),
+        "refusing" => refusing(&root),
         other => panic!("no such role: {other}"),
     }
 }
@@ -140,9 +141,73 @@ fn waiting(root: &str) {
     assert_eq!(seen.load(Ordering::Relaxed), 0);
 }
 
+/// A host program under a filter that knows less than this crate does: `CORACLE_TEST_REFUSED` lists the errno and then
+/// the numbers of the calls.
+fn refusing(root: &str) {
+    let words = std::env::var("CORACLE_TEST_REFUSED").unwrap();
+    let mut words = words.split(' ').map(|word| word.parse::<u32>().unwrap());
+    let errno = words.next().unwrap();
+    let entry = |code: u32, skip: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: skip, k };
+    let mut filter = vec![entry(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for call in words {
+        filter.push(entry(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call));
+        filter.push(entry(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno));
+    }
+    filter.push(entry(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: integers only.
+    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the program and its instructions live for the call.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    let engine = Engine::open(root).unwrap();
+    for init in [false, true] {
+        let builder = engine.sandbox().init(init).workdir("/tmp/made/here");
+        let script = "pwd; cat /proc/self/cgroup; (: >> /proc/sys/kernel/core_pattern) 2>/dev/null || echo refused";
+        let container = builder.clone().command(["/bin/sh", "-c", script]).output();
+        let out = String::from_utf8(container.unwrap().stdout).unwrap();
+        let mut lines: Vec<&str> = out.lines().collect();
+        assert_eq!((lines.first().copied(), lines.pop()), (Some("/tmp/made/here"), Some("refused")), "{out}");
+        // Namespaces of control groups show the container's own as the root, once it is in there.
+        assert!(lines[1..].iter().all(|line| line.ends_with(":/") || !super::support::is_root()), "{out}");
+        assert!(!builder.command(["/bin/false"]).status().unwrap().success());
+    }
+}
+
+fn refuse(errno: i32, calls: &[libc::c_long]) {
+    let Some(lab) = Lab::new() else { return };
+    if lab.engine.identity() == "rootless with a range" {
+        // Who has no-new-privileges cannot use newuidmap.
+        return super::shared::skip::other_user("root, or users without a range");
+    }
+    let list: Vec<String> = calls.iter().map(|call| call.to_string()).collect();
+    let mut command = role("refusing", &lab.root());
+    finish(&lab, command.env("CORACLE_TEST_REFUSED", format!("{errno} {}", list.join(" "))));
+}
+
+/// What the container is born in its control group with.
+#[test]
+fn without_clone3_containers_join_their_group() {
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        refuse(errno, &[libc::SYS_clone3]);
+    }
+}
+
+/// Old filters answer EPERM to calls that they do not know.
+#[test]
+fn without_close_range_and_openat2_there_are_other_ways() {
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        refuse(errno, &[libc::SYS_close_range, libc::SYS_openat2]);
+    }
+}
+
 fn play(name: &str) {
     let Some(lab) = Lab::new() else { return };
-    let output = role(name, &lab.root()).output().unwrap();
+    finish(&lab, &mut role(name, &lab.root()));
+}
+
+fn finish(lab: &Lab, command: &mut Command) {
+    let output = command.output().unwrap();
     assert!(
         output.status.success(),
         "{}\n{}",

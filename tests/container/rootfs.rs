@@ -90,3 +90,30 @@ fn temporary_files_are_written_and_thrown_away() {
     assert_eq!(run(&sandbox, "echo x > /tmp/coracle-test-new; cat /tmp/coracle-test-new"), "x\n");
     assert!(!std::path::Path::new("/tmp/coracle-test-new").exists());
 }
+
+/// `/etc/resolv.conf` of many images leads to where a service would write it; the way there is made.
+#[test]
+fn links_that_lead_nowhere_are_no_obstacle() {
+    use std::os::unix::fs::symlink;
+    let Some(lab) = Lab::new() else { return };
+    let tree = tree();
+    for (target, name) in [
+        ("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf"),
+        ("/etc/again", "etc/hosts"),
+        ("../var/run/hosts", "etc/again"),
+        ("../run", "var/run"),
+        ("far/away", "work"),
+        ("../missing/../hostname", "etc/hostname"),
+    ] {
+        let at = tree.path().join(name);
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        symlink(target, at).unwrap();
+    }
+    let image = lab.engine.import(tree.path(), None).unwrap();
+    let script = "cat /etc/resolv.conf /run/systemd/resolve/stub-resolv.conf; grep -c localhost /etc/hosts /run/hosts; pwd; \
+                  cat /etc/hostname 2>/dev/null || echo none";
+    let out = run(&with_programs(image.container()).workdir("/work/deep"), script);
+    let line = "# This container has no network.\n";
+    assert_eq!(out, format!("{line}{line}/etc/hosts:2\n/run/hosts:2\n/far/away/deep\nnone\n"));
+    lab.assert_clean();
+}

@@ -21,22 +21,65 @@ fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     let Some(lab) = Lab::new() else { return };
     let outside = scratch();
     let image = hostile(&lab, |tree| symlink(outside.path(), tree.join("dev")).unwrap());
-    let out = with_programs(image.container()).command(["/bin/sh", "-c", "echo x > /dev/null; ls -d /dev/"]).output();
-    // Running and refusing are both fine; writing outside is not.
-    drop(out);
+    let error = with_programs(image.container()).command(["/bin/sh", "-c", "echo x > /dev/null"]).output().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Hostile, "{error}");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// CVE-2019-19921, CVE-2025-31133: `/proc` and masked paths as links.
+/// CVE-2019-19921, CVE-2023-27561, CVE-2025-31133: procfs, sysfs and `/dev` as links. A link may resolve while procfs is
+/// attached and no more when it is masked (`sys/a/../../p`: the sysfs that is attached in between has no `a`), or lead to
+/// the root (procfs would lie on it, out of the way of every mask, and be reached as `/..`).
 #[test]
-fn proc_as_a_symlink_is_still_our_procfs() {
+fn kernel_file_systems_are_attached_through_no_link() {
     let Some(lab) = Lab::new() else { return };
-    let image = hostile(&lab, |tree| {
-        std::fs::create_dir(tree.join("fake")).unwrap();
-        symlink("/fake", tree.join("proc")).unwrap();
-    });
-    let builder = with_programs(image.container());
-    assert_eq!(run(&builder, "stat -fc %T /fake; cat /proc/keys | wc -c"), "proc\n0\n");
+    for (name, target) in [
+        ("proc", "sys/a/../../p"),
+        ("proc", "/"),
+        ("proc", "."),
+        ("proc", "/fake"),
+        ("proc", "nowhere"),
+        ("sys", "/"),
+        ("sys", "fake"),
+        ("sys", "proc"),
+        ("dev", "/"),
+        ("dev", "proc"),
+        ("dev", "../../fake"),
+    ] {
+        let image = hostile(&lab, |tree| {
+            for directory in ["fake", "p", "sys/a"] {
+                std::fs::create_dir_all(tree.join(directory)).unwrap();
+            }
+            let _ = std::fs::remove_dir_all(tree.join(name));
+            symlink(target, tree.join(name)).unwrap();
+        });
+        let script = "for at in /proc /p /.. /fake; do (: >> $at/sys/kernel/core_pattern) && echo $at; done";
+        let error = with_programs(image.container()).command(["/bin/sh", "-c", script]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Hostile, "{name} -> {target}: {error}");
+    }
+    lab.assert_clean();
+}
+
+/// The same with a mount of the caller's whose target an image turns into the root.
+#[test]
+fn nothing_is_mounted_on_the_root() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |tree| symlink("home/..", tree.join("data")).unwrap());
+    let host = scratch();
+    for mount in [Mount::bind(host.path(), "/data"), Mount::tmpfs("/data")] {
+        let error = with_programs(image.container()).mount(mount).command(["/bin/true"]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Hostile, "{error}");
+    }
+}
+
+/// What is masked and what is read-only, as the workload sees it.
+#[test]
+fn kernel_settings_are_out_of_reach() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    let script = "cat /proc/keys /proc/timer_list /proc/kcore | wc -c; ls -A /sys/firmware | wc -l; \
+                  stat -fc %T /proc /sys; grep -c '^proc /proc/sys proc ro,' /proc/mounts; \
+                  (: >> /proc/sys/kernel/core_pattern) 2>/dev/null || echo refused";
+    assert_eq!(run(&with_programs(image.container()), script), "0\n0\nproc\nsysfs\n1\nrefused\n");
 }
 
 /// CVE-2024-45310, CVE-2026-55686: made files, mount points and working directories through links.
@@ -224,6 +267,128 @@ fn the_engine_root_is_hidden_from_sandboxes() {
     let root = lab.root();
     let script = format!("ls -A {0} 2>/dev/null | wc -l", root.display());
     assert_eq!(run(&lab.engine.sandbox(), &script), "0\n");
+}
+
+/// Standard streams that lead nowhere are the container's own null device: root inside could change the mode and the
+/// times of the host's.
+#[test]
+fn the_hosts_null_device_is_not_handed_in() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(lab) = Lab::new() else { return };
+    if !is_root() {
+        // In a user namespace nobody can make device nodes; but the host's belong to nobody there.
+        return other_user("root");
+    }
+    let image = hostile(&lab, |_| {});
+    let host = std::fs::metadata("/dev/null").unwrap();
+    let script = "for fd in 0 2; do stat -Lc '%t:%T %d %i' /proc/self/fd/$fd; done; stat -c '%t:%T %d %i' /dev/null";
+    let null = || std::fs::File::open("/dev/null").unwrap();
+    for builder in [
+        with_programs(image.container()).stdin(coracle::Stdio::Null).stderr(coracle::Stdio::Null),
+        with_programs(image.container()).stdin(null()).stderr(null()),
+    ] {
+        let out = run(&builder, script);
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines.len() == 3 && lines.iter().all(|line| *line == lines[2]), "{out}");
+        assert!(out.starts_with("1:3 ") && !lines.contains(&&*format!("1:3 {} {}", host.dev(), host.ino())), "{out}");
+    }
+}
+
+/// Keys of the session that the host program runs in are found through a keyring that processes inherit.
+#[test]
+fn the_hosts_session_keyring_stays_outside() {
+    const SESSION: libc::c_long = -3;
+    let Some(lab) = Lab::new() else { return };
+    // SAFETY: integers only; KEYCTL_GET_KEYRING_ID, and make it.
+    let host = unsafe { libc::syscall(libc::SYS_keyctl, 0, SESSION, 1) };
+    if host < 0 || !std::path::Path::new("/usr/bin/perl").exists() {
+        return super::shared::skip::missing("keyctl(2) or perl");
+    }
+    let mut profile = coracle::security::Profile::DEFAULT_2026_11;
+    profile.seccomp = coracle::security::Seccomp::Unconfined;
+    let keyring = || {
+        let script = format!("perl -e 'print syscall({}, 0, {SESSION}, 0)'", libc::SYS_keyctl);
+        let number: i64 = run(&lab.engine.sandbox().profile(profile.clone()), &script).parse().unwrap();
+        assert!(number > 0, "{number}");
+        number
+    };
+    let (one, other) = (keyring(), keyring());
+    assert!(one != host && other != host && one != other, "{one} {other} {host}");
+}
+
+/// A profile whose filter ends whoever makes one of these calls, besides what docker's refuses.
+fn killing(calls: &[&'static str], no_new_privs: bool) -> coracle::security::Profile {
+    use coracle::security::seccomp::{Action, Policy, Rule};
+    let mut policy = Policy::docker_2026_11();
+    policy.rules.push(Rule::always(Action::KillProcess, calls.iter().copied()));
+    let mut profile = coracle::security::Profile::DEFAULT_2026_11;
+    profile.seccomp = coracle::security::Seccomp::Custom(std::sync::Arc::new(policy));
+    profile.no_new_privs = no_new_privs;
+    profile
+}
+
+/// The filter is the command's: what it refuses is not what the set-up, or the init process, needs for itself.
+#[test]
+fn a_filter_binds_nobody_but_the_command() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    let late = ["capset", "capget", "prctl"];
+    let calls = [
+        "close_range",
+        "dup3",
+        "setresuid",
+        "setresgid",
+        "setgroups",
+        "clone3",
+        "waitid",
+        "rt_sigtimedwait",
+        "seccomp",
+        "statx",
+        "sendto",
+        "openat2",
+    ];
+    for no_new_privs in [true, false] {
+        // Without no-new-privileges, the capabilities can only be given up after the filter.
+        let calls: Vec<_> = calls.iter().chain(late.iter().filter(|_| no_new_privs)).copied().collect();
+        for (init, user) in [(false, "0"), (true, "0"), (true, "bob")] {
+            let builder = with_programs(image.container())
+                .profile(killing(&calls, no_new_privs))
+                .require(coracle::isolation::Requirement::nothing())
+                .user(user)
+                .init(init);
+            let out = run(&builder, "echo $$; grep -E '^(CapEff|Seccomp):' /proc/self/status");
+            let capabilities = if user == "0" { "00000000a80425fb" } else { "0000000000000000" };
+            let pid = if init { 2 } else { 1 };
+            assert_eq!(out, format!("{pid}\nCapEff:\t{capabilities}\nSeccomp:\t2\n"), "{no_new_privs} {init} {user}");
+        }
+    }
+}
+
+/// With an init, pid 1 is the carried program: it keeps no descriptor and no right, whatever the filter is.
+#[test]
+fn the_init_process_holds_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let image = hostile(&lab, |_| {});
+    for profile in [coracle::security::Profile::DEFAULT_2026_11, killing(&["close_range", "dup3", "waitid"], true)] {
+        let container = with_programs(image.container())
+            .profile(profile)
+            .init(true)
+            .command(["/bin/sleep", "1000"])
+            .spawn()
+            .unwrap();
+        let process = std::path::PathBuf::from(format!("/proc/{}", container.pid().unwrap()));
+        let status = std::fs::read_to_string(process.join("status")).unwrap();
+        for line in ["CapEff:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t1"] {
+            assert!(status.contains(line), "{line}\n{status}");
+        }
+        match std::fs::read_dir(process.join("fd")) {
+            Ok(open) => assert_eq!(open.count(), 0),
+            // It is not dumpable.
+            Err(_) if !is_root() => other_user("root"),
+            Err(error) => panic!("{error}"),
+        }
+        container.kill().unwrap();
+    }
 }
 
 /// Sockets of the host's services are not reachable through the tree.

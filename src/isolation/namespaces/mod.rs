@@ -12,8 +12,8 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
-use super::{Aspect, Enforcement, Identity, Isolation, Level, Request};
-use crate::launch::{Op, Plan};
+use super::{Aspect, Enforcement, Identity, Isolation, Level, Request, Stream};
+use crate::launch::{Op, Plan, Reg, When};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -24,6 +24,9 @@ const CLONE_NEWIPC: u64 = 0x0800_0000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_NEWNET: u64 = 0x4000_0000;
+
+/// `CAP_SYS_ADMIN` in a mask.
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// Linux namespaces, see namespaces(7).
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +102,7 @@ impl Isolation for Namespaces {
         }
         let mut plan = Plan::new(flags);
         plan.plain(Op::Session);
+        plan.plain(Op::Keyring);
         plan.plain(Op::DieWithParent);
         if let Some(group) = request.cgroup {
             if let Some(fd) = group.clone_into_fd() {
@@ -117,14 +121,14 @@ impl Isolation for Namespaces {
             plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
         }
         plan.word(Op::Dumpable, 0);
-        tree::build(&mut plan, &mut request)?;
+        let parts = tree::build(&mut plan, &mut request)?;
         if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
             plan.text(Op::Hostname, name.as_ref());
         }
         if has(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
-        command(plan, request, process)
+        command(plan, request, process, parts)
     }
 }
 
@@ -166,7 +170,7 @@ pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
 }
 
 /// From the finished tree to exec: working directory, limits, privileges, descriptors.
-fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Plan> {
+fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) -> Result<Plan> {
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
     // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
@@ -192,15 +196,10 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Pl
     let ambient = of(oci_spec::runtime::LinuxCapabilities::ambient);
     plan.mask64(Op::Bounding, bounding);
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    // Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it goes in before that is given up.
-    if let (Some(filter), false) = (request.seccomp, no_new_privileges) {
-        plan.seccomp(filter);
-    }
-    let mut stdio = request.stdio.into_iter();
-    let (Some(input), Some(output), Some(error)) = (stdio.next(), stdio.next(), stdio.next()) else {
-        return Err(missing("standard input and output"));
-    };
-    let stdio = [plan.send(input), plan.send(output), plan.send(error)];
+    let stdio = request.stdio.map(|stream| match stream {
+        Stream::Null => plan.open_null(parts),
+        Stream::Fd(fd) => plan.send(fd),
+    });
     for (register, made) in stdio.iter().zip(request.stdio_made) {
         if made && uid != 0 {
             // Or `echo > /dev/stderr` would fail for that user.
@@ -218,7 +217,15 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Pl
     }
     // A change of uid took the death signal away.
     plan.plain(Op::StillAlive);
-    plan.capabilities(effective, permitted, inheritable, ambient);
+    // Without no-new-privileges the filter needs CAP_SYS_ADMIN: where the command has none, that is given up last.
+    let when = match request.seccomp {
+        Some(_) if !no_new_privileges && effective & SYS_ADMIN == 0 => {
+            plan.plain(Op::Raise);
+            When::Held
+        }
+        _ => When::Now,
+    };
+    plan.capabilities(when, effective, permitted, inheritable, ambient);
     if no_new_privileges {
         plan.plain(Op::NoNewPrivileges);
     }
@@ -230,8 +237,9 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process) -> Result<Pl
             plan.files(soft, hard);
         }
     }
-    if let (Some(filter), true) = (request.seccomp, no_new_privileges) {
-        plan.seccomp(filter);
+    // The filter is the command's, and the stub has to be able to do its work under any.
+    if let Some(filter) = request.seccomp {
+        plan.seccomp(When::Held, filter);
     }
     if request.init {
         plan.plain(Op::Init);

@@ -3,6 +3,10 @@
 //! Everything is made detached while the host's tree can still be seen, then the root is changed and the old root is
 //! gone, and only then is anything attached: no path that an image shaped is ever resolved with the host in reach.
 //!
+//! procfs, sysfs and `/dev` are attached through no symbolic link: one that an image has there could lead to a place
+//! that stops existing, or that nobody looks at, as soon as the next file system is attached. What is masked or made
+//! read-only below them is found from those mounts themselves.
+//!
 //! What a container finds in `/dev` comes from a small tmpfs of our own, called *parts* below. Only that one may hold
 //! device nodes; it lies covered under the `/dev` that the container sees, whose nodes are binds of single files. Every
 //! file system that the workload can write to is `nodev`, so CAP_MKNOD makes nothing that can be opened.
@@ -16,7 +20,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
 
 use super::{Request, has, missing};
 use crate::isolation::mount_options::{self, NODEV, NOEXEC, NOSUID, Options, RDONLY};
-use crate::launch::{Create, Op, Plan, Reg};
+use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -42,12 +46,14 @@ struct Ready {
     mount: Reg,
     at: PathBuf,
     create: Create,
-    /// Refused on kernel file systems.
-    guarded: bool,
-    optional: bool,
+    care: Care,
 }
 
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
+/// Attached where no image can lead elsewhere.
+const OURS: Care = Care { optional: false, guarded: false, no_links: true };
+
+/// The steps; the parts are what they end with.
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     let spec = request.spec;
     let rootless = request.identity.is_rootless();
     plan.plain(Op::Private);
@@ -58,8 +64,10 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
     for (at, mount) in &request.snapshot.inner {
         let mount = snapshot_mount(plan, request, mount)?;
         let at = Path::new("/").join(at);
-        ready.push(Ready { mount, at, create: Create::No, guarded: true, optional: true });
+        let care = Care { optional: true, guarded: true, no_links: false };
+        ready.push(Ready { mount, at, create: Create::No, care });
     }
+    let mut bases = vec![];
     let mut dev = None;
     for mount in spec.mounts().iter().flatten() {
         let destination = destination(mount)?;
@@ -67,7 +75,9 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
             dev = Some(mount);
             continue;
         }
-        ready.extend(spec_mount(plan, request, mount, destination)?);
+        let mounted = spec_mount(plan, request, mount, destination)?;
+        bases.extend(mounted.as_ref().and_then(|mounted| base(request, mount, mounted)));
+        ready.extend(mounted);
     }
     let dev = dev.ok_or_else(|| missing("tmpfs on /dev"))?;
     let parts = plan.file_system(
@@ -91,15 +101,15 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
     // All of it is the container's own tree.
     let own: Vec<Reg> = inner.iter().map(|ready| ready.mount).chain([root]).collect();
     for ready in inner {
-        plan.attach(ready.mount, &ready.at, ready.create, ready.optional, ready.guarded);
+        plan.attach(ready.mount, &ready.at, ready.create, ready.care);
     }
-    plan.attach(parts, Path::new("/dev"), Create::Directory, false, false);
+    plan.attach(parts, Path::new("/dev"), Create::Directory, OURS);
     furnish(plan, parts, request, &host_devices);
-    plan.attach(dev, Path::new("/dev"), Create::No, false, false);
+    plan.attach(dev, Path::new("/dev"), Create::No, OURS);
     devices(plan, parts, dev);
     let taken: Vec<PathBuf> = rest.iter().map(|ready| ready.at.clone()).collect();
     for ready in rest {
-        plan.attach(ready.mount, &ready.at, ready.create, ready.optional, ready.guarded);
+        plan.attach(ready.mount, &ready.at, ready.create, ready.care);
     }
     for file in &request.files {
         if taken.iter().any(|at| at == Path::new(file.target)) {
@@ -108,21 +118,22 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
         let copy = plan.open_tree(Some(parts), Path::new(file.name), false, None);
         plan.attributes(copy, false, NODEV | NOSUID | NOEXEC, 0, 0);
         // A tree that has no /etc and cannot be given one does without.
-        plan.attach(copy, Path::new(file.target), Create::File, true, true);
+        let care = Care { optional: true, guarded: true, no_links: false };
+        plan.attach(copy, Path::new(file.target), Create::File, care);
     }
     if let Some(linux) = spec.linux() {
-        for path in linux.masked_paths().iter().flatten() {
-            plan.cover(parts, Path::new(path));
+        for path in linux.masked_paths().iter().flatten().map(Path::new) {
+            plan.cover(parts, path, below(&bases, path));
         }
-        for path in linux.readonly_paths().iter().flatten() {
-            plan.path(Op::ReadOnly, Path::new(path));
+        for path in linux.readonly_paths().iter().flatten().map(Path::new) {
+            plan.read_only(path, below(&bases, path));
         }
     }
     for path in &request.snapshot.masked {
-        plan.cover(parts, &Path::new("/").join(path));
+        plan.cover(parts, &Path::new("/").join(path), None);
     }
     for path in &request.hidden {
-        plan.cover(parts, path);
+        plan.cover(parts, path, None);
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         for mount in own {
@@ -130,7 +141,32 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<()> {
             plan.on(Op::VerifyReadOnly, mount);
         }
     }
-    Ok(())
+    Ok(parts)
+}
+
+/// The mount as something below which paths are masked, if it is procfs or sysfs.
+fn base(request: &Request<'_>, mount: &SpecMount, mounted: &Ready) -> Option<(PathBuf, Base)> {
+    const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+    const SYSFS_MAGIC: u32 = 0x6265_6572;
+    let magic = match mount.typ().as_deref()? {
+        "proc" => PROC_SUPER_MAGIC,
+        // The host's own, where what has been mounted on it may cover such a path already.
+        "sysfs" if is_host_sysfs(request) => 0,
+        "sysfs" => SYSFS_MAGIC,
+        _ => return None,
+    };
+    Some((mounted.at.clone(), Base(mounted.mount, magic)))
+}
+
+/// A user namespace may not mount a sysfs of a network namespace that is not its own.
+fn is_host_sysfs(request: &Request<'_>) -> bool {
+    request.identity.is_rootless() && !has(request.spec, LinuxNamespaceType::Network)
+}
+
+/// Which of the mounts the path is below, and its path there.
+fn below<'a>(bases: &[(PathBuf, Base)], path: &'a Path) -> Option<(Base, &'a Path)> {
+    let rest = |at| path.strip_prefix(at).ok().filter(|rest| !rest.as_os_str().is_empty());
+    bases.iter().find_map(|(at, base)| Some((*base, rest(at)?)))
 }
 
 /// One mount of the snapshot, detached.
@@ -270,13 +306,10 @@ fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
 fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: PathBuf) -> Result<Option<Ready>> {
     let options = options_of(mount)?;
     let data = data_of(&options);
-    let rootless = request.identity.is_rootless();
-    let host_network = !has(request.spec, LinuxNamespaceType::Network);
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
-    let plain = |mount| Ready { mount, at: at.clone(), create: Create::Directory, guarded: false, optional: false };
+    let plain = |mount| Ready { mount, at: at.clone(), create: Create::Directory, care: OURS };
     Ok(Some(match kind {
-        // A user namespace may not mount a sysfs of a network namespace that is not its own.
-        "sysfs" if rootless && host_network => {
+        "sysfs" if is_host_sysfs(request) => {
             let tree = plan.open_tree(None, Path::new("/sys"), true, None);
             plan.attributes(tree, true, RDONLY | NOSUID | NODEV | NOEXEC, 0, 0);
             plain(tree)
@@ -295,7 +328,7 @@ fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: Pat
             }
             let tree = plan.file_system("cgroup2", options.set | NOSUID | NODEV | NOEXEC | RDONLY, &[]);
             plan.on(Op::VerifyReadOnly, tree);
-            Ready { optional: true, create: Create::No, ..plain(tree) }
+            Ready { create: Create::No, care: Care { optional: true, ..OURS }, ..plain(tree) }
         }
         "devpts" => {
             // Group 5 (tty) is not mapped for a single id.
@@ -306,7 +339,9 @@ fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: Pat
         "mqueue" => plain(plan.file_system("mqueue", options.set | NODEV | NOSUID | NOEXEC, &[])),
         "tmpfs" => {
             let set = options.set | if options.devices { 0 } else { NODEV };
-            Ready { guarded: true, ..plain(plan.file_system("tmpfs", set, &data)) }
+            // What the spec puts on our /dev meets no link of an image; elsewhere links are an image's good right.
+            let care = Care { optional: false, guarded: true, no_links: at.starts_with("/dev") };
+            Ready { care, ..plain(plan.file_system("tmpfs", set, &data)) }
         }
         "bind" => bind(plan, mount, &options, at)?,
         other => {
@@ -356,7 +391,7 @@ fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> R
         plan.on(Op::VerifyReadOnly, tree);
     }
     let create = if status.is_dir() { Create::Directory } else { Create::File };
-    Ok(Ready { mount: tree, at, create, guarded: true, optional: false })
+    Ok(Ready { mount: tree, at, create, care: Care { guarded: true, ..Care::default() } })
 }
 
 /// The host's device files, for user namespaces, which may not make their own: proven to be the devices they are

@@ -49,6 +49,8 @@ mod machine {
         pub const RECVMSG: usize = 47;
         pub const CLONE: usize = 56;
         pub const EXECVE: usize = 59;
+        pub const RESTART_SYSCALL: usize = 219;
+        pub const KEYCTL: usize = 250;
         pub const EXIT_GROUP: usize = 231;
         pub const KILL: usize = 62;
         pub const GETCWD: usize = 79;
@@ -111,6 +113,9 @@ mod machine {
         pub data: u64,
     }
 
+    /// How a system call filter knows this architecture.
+    pub const AUDIT_ARCH: u32 = 0xc000_003e;
+
     /// `O_DIRECTORY` and `O_NOFOLLOW` differ between processors.
     pub const O_DIRECTORY: u32 = 0o200000;
     pub const O_NOFOLLOW: u32 = 0o400000;
@@ -159,6 +164,8 @@ mod machine {
         pub const RECVMSG: usize = 212;
         pub const CLONE: usize = 220;
         pub const EXECVE: usize = 221;
+        pub const RESTART_SYSCALL: usize = 128;
+        pub const KEYCTL: usize = 219;
         pub const EXIT_GROUP: usize = 94;
         pub const KILL: usize = 129;
         pub const GETCWD: usize = 17;
@@ -220,11 +227,13 @@ mod machine {
         pub data: u64,
     }
 
+    pub const AUDIT_ARCH: u32 = 0xc000_00b7;
+
     pub const O_DIRECTORY: u32 = 0o40000;
     pub const O_NOFOLLOW: u32 = 0o100000;
 }
 
-pub use machine::{EpollEvent, O_DIRECTORY, O_NOFOLLOW, nr, syscall6};
+pub use machine::{AUDIT_ARCH, EpollEvent, O_DIRECTORY, O_NOFOLLOW, nr, syscall6};
 
 /// Numbers that every architecture shares (calls added since Linux 5.0).
 pub mod common {

@@ -3,8 +3,8 @@
 
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
-use crate::protocol::{MAX_FDS, MAX_REGISTERS, Malformed, NONE, Op, Reader, Report, Sys};
-use crate::{init, mount, serve, tree};
+use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
+use crate::{descriptors, init, mount, serve, tree};
 
 /// What the guardian hands over.
 #[derive(Clone, Copy)]
@@ -19,6 +19,8 @@ pub struct Launch<'a> {
     pub procfs: i32,
     /// A network namespace that was made beforehand, loopback up; -1 where there is none.
     pub network: i32,
+    /// The list of processes of the v2 cgroup that this one could not be born in; -1 where it could.
+    pub join: i32,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -45,19 +47,59 @@ pub fn at(sys: Sys) -> impl Fn(i32) -> Trouble {
 }
 
 /// The state that steps share.
-pub struct Child {
+pub struct Child<'a> {
     registers: [i32; MAX_REGISTERS],
     life: i32,
     go: i32,
-    report: i32,
+    pub report: i32,
     pub procfs: i32,
     /// The root of this process, opened when it is first asked for; -1 before.
     root: i32,
     /// Loopback is up already.
     loopback: bool,
+    /// Position of the step that is being done.
+    index: u32,
+    /// Steps that are done right before the exec.
+    filter: Option<Held<'a>>,
+    capabilities: Option<Held<'a>>,
 }
 
-impl Child {
+/// A step that waits, and its position.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    index: u32,
+    payload: Reader<'a>,
+}
+
+impl Child<'_> {
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// The step of the capabilities, if it waits. It is what the report then blames.
+    pub fn held_capabilities(&mut self) -> Result<(), Trouble> {
+        let Some(held) = self.capabilities else { return Ok(()) };
+        self.index = held.index;
+        capabilities(held.payload)
+    }
+
+    /// Says that the plan has been walked.
+    fn ready(&self) {
+        let _ = kernel::write(self.report, &READY.to_ne_bytes());
+    }
+
+    /// Everything that waits.
+    fn held(&mut self) -> Result<(), Trouble> {
+        let before = self.index;
+        if let Some(Held { index, mut payload }) = self.filter {
+            self.index = index;
+            kernel::seccomp(payload.blob()?).map_err(at(Sys::Seccomp))?;
+        }
+        self.held_capabilities()?;
+        self.index = before;
+        Ok(())
+    }
+
     /// A handle (`O_PATH`) on the root of this process.
     pub fn root(&mut self) -> Result<i32, Trouble> {
         if self.root < 0 {
@@ -94,12 +136,21 @@ impl Child {
 
 /// Never returns: the plan ends in exec or in `Done`, or a report is written.
 pub fn run(launch: Launch<'_>) -> ! {
+    // Before all else, so that nothing of this process escapes its limits.
+    if launch.join >= 0
+        && let Err(errno) = kernel::write_all(launch.join, b"0")
+    {
+        fail(&launch, JOIN, Op::Write as u32, Trouble(Sys::Write, errno, 0));
+    }
     if launch.network >= 0
         && let Err(errno) = kernel::setns(launch.network, kernel::CLONE_NEWNET)
     {
         fail(&launch, 0, 0, Trouble(Sys::Setns, errno, 0));
     }
-    keep_only(&launch, &[launch.report, launch.life.0, launch.go.0, launch.procfs]);
+    let own = [launch.report, launch.life.0, launch.go.0, launch.procfs];
+    if let Err(errno) = descriptors::keep_only(Some(launch.procfs), 3, launch.received.iter().copied().chain(own)) {
+        fail(&launch, 0, 0, Trouble(Sys::CloseRange, errno, 0));
+    }
     // Modes are given as they are meant; the workload's mask is a step of the plan.
     kernel::umask(0);
     let mut child = Child {
@@ -110,6 +161,9 @@ pub fn run(launch: Launch<'_>) -> ! {
         procfs: launch.procfs,
         root: -1,
         loopback: launch.network >= 0,
+        index: 0,
+        filter: None,
+        capabilities: None,
     };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
         *place = *descriptor;
@@ -117,13 +171,14 @@ pub fn run(launch: Launch<'_>) -> ! {
     let mut reader = Reader::new(launch.steps);
     let mut index = 0u32;
     loop {
+        child.index = index;
         let (op, failure) = match reader.step() {
             Ok(Some((op, payload))) => (op as u32, step(&mut child, op, payload).err()),
             Ok(None) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 1))),
             Err(Malformed) => (0, Some(Trouble(Sys::Plan, kernel::EINVAL, 0))),
         };
         if let Some(trouble) = failure {
-            fail(&launch, index, op, trouble);
+            fail(&launch, child.index, op, trouble);
         }
         index = index.wrapping_add(1);
     }
@@ -136,9 +191,14 @@ fn fail(launch: &Launch<'_>, index: u32, op: u32, Trouble(sys, errno, detail): T
     kernel::exit(127)
 }
 
-fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
+fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trouble> {
     match op {
         Op::Session => kernel::setsid().map_err(at(Sys::Setsid)),
+        Op::Keyring => match kernel::new_keyring() {
+            // Keyrings are counted per user. The guardian's, which nobody has a permission for, does as well.
+            Err(kernel::EDQUOT) => Ok(()),
+            other => other.map_err(at(Sys::Keyctl)),
+        },
         Op::DieWithParent | Op::StillAlive => die_with_parent(child),
         Op::Write => {
             let descriptor = child.register(p.u32()?)?;
@@ -213,10 +273,19 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             const PR_SET_KEEPCAPS: usize = 8;
             kernel::prctl(PR_SET_KEEPCAPS, 1, 0).map(drop).map_err(at(Sys::Prctl))
         }
+        Op::Raise => {
+            let (_, permitted, inheritable) = kernel::capget().map_err(at(Sys::Capget))?;
+            kernel::capset(permitted, permitted, inheritable).map_err(at(Sys::Capset))
+        }
+        Op::Capabilities if p.u32()? != 0 => {
+            child.capabilities = Some(Held { index: child.index, payload: p });
+            Ok(())
+        }
         Op::Capabilities => capabilities(p),
-        Op::NoNewPrivileges => {
-            const PR_SET_NO_NEW_PRIVS: usize = 38;
-            kernel::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).map_err(at(Sys::Prctl))
+        Op::NoNewPrivileges => kernel::no_new_privileges().map_err(at(Sys::Prctl)),
+        Op::Seccomp if p.u32()? != 0 => {
+            child.filter = Some(Held { index: child.index, payload: p });
+            Ok(())
         }
         Op::Seccomp => kernel::seccomp(p.blob()?).map_err(at(Sys::Seccomp)),
         Op::Dumpable => {
@@ -228,9 +297,10 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             let _ = kernel::fchown(child.register(register)?, uid, gid);
             Ok(())
         }
+        Op::OpenNull => mount::open_null(child, p),
         Op::Stdio => stdio(child, p),
-        Op::Init => init::stay_behind().map_err(at(Sys::Clone)),
-        Op::Exec => execute(p),
+        Op::Init => init::stay_behind(child),
+        Op::Exec => execute(child, p),
         Op::Reown => {
             let tree = child.register(p.u32()?)?;
             let list = child.register(p.u32()?)?;
@@ -248,6 +318,7 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
         Op::Serve => {
             let socket = child.register(p.u32()?)?;
             // Its end is what the host program waits for: all that could fail is done.
+            child.ready();
             kernel::close(child.report);
             serve::serve(socket)
         }
@@ -255,7 +326,10 @@ fn step(child: &mut Child, op: Op, mut p: Reader<'_>) -> Result<(), Trouble> {
             let dir = child.register(p.u32()?)?;
             Ok(tree::measure(dir, child.register(p.u32()?)?)?)
         }
-        Op::Done => kernel::exit(0),
+        Op::Done => {
+            child.ready();
+            kernel::exit(0)
+        }
     }
 }
 
@@ -301,11 +375,12 @@ fn bounding(keep: u64) -> Result<(), Trouble> {
     const PR_CAPBSET_READ: usize = 23;
     const PR_CAPBSET_DROP: usize = 24;
     for capability in (0..64).filter(|capability| keep & (1 << capability) == 0) {
-        let Err(errno) = kernel::prctl(PR_CAPBSET_DROP, capability, 0) else { continue };
+        let dropped = kernel::prctl(PR_CAPBSET_DROP, capability, 0);
+        // Verify after enforcing.
         match kernel::prctl(PR_CAPBSET_READ, capability, 0) {
-            // Gone already, and this process may not even drop it.
+            // It may have been gone already, where this process may not even drop it.
             Ok(0) => {}
-            Ok(_) => return Err(Trouble(Sys::Prctl, errno, 0)),
+            Ok(_) => return Err(Trouble(Sys::Prctl, dropped.err().unwrap_or(0), capability as u32)),
             // Past the last one that this kernel knows.
             Err(_) => break,
         }
@@ -315,6 +390,7 @@ fn bounding(keep: u64) -> Result<(), Trouble> {
 
 fn capabilities(mut p: Reader<'_>) -> Result<(), Trouble> {
     const PR_CAP_AMBIENT: usize = 47;
+    const IS_SET: usize = 1;
     const RAISE: usize = 2;
     const CLEAR_ALL: usize = 4;
     let (effective, permitted, inheritable, ambient) = (p.u64()?, p.u64()?, p.u64()?, p.u64()?);
@@ -329,6 +405,13 @@ fn capabilities(mut p: Reader<'_>) -> Result<(), Trouble> {
     let now = kernel::capget().map_err(at(Sys::Capget))?;
     if now != (effective, permitted, inheritable) {
         return Err(Trouble(Sys::Capget, 0, 1));
+    }
+    // Only what is permitted and inheritable can be ambient.
+    for capability in (0..64).filter(|capability| permitted & inheritable & (1 << capability) != 0) {
+        let set = kernel::prctl(PR_CAP_AMBIENT, IS_SET, capability).map_err(at(Sys::Prctl))? != 0;
+        if set != (ambient & (1 << capability) != 0) {
+            return Err(Trouble(Sys::Prctl, 0, capability as u32));
+        }
     }
     Ok(())
 }
@@ -367,7 +450,7 @@ pub fn same(expected: &Status, found: &Status) -> Result<(), Trouble> {
 
 fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
-    let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)))?;
+    let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)), mount::Links::Followed)?;
     let entered = kernel::fchdir(dir).map_err(at(Sys::Chdir));
     kernel::close(dir);
     entered?;
@@ -380,7 +463,9 @@ fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble
     }
 }
 
-fn execute(mut p: Reader<'_>) -> Result<(), Trouble> {
+/// Everything is prepared first, then comes what is held; after the filter, nothing is called but capset(2), capget(2)
+/// and prctl(2) where capabilities are held, execve(2), and write(2) and exit_group(2) should that fail.
+fn execute(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
     let mut candidates = p;
     let count = p.u32()?;
     for _ in 0..count {
@@ -408,23 +493,29 @@ fn execute(mut p: Reader<'_>) -> Result<(), Trouble> {
         place.next();
     }
     // Nothing but 0, 1 and 2 survives the exec; from here on no descriptor is needed but the report pipe.
-    const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    match kernel::close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC) {
-        // Before Linux 5.11 the flag is unknown. All descriptors of this program are made with close-on-exec; the
-        // range is the second lock on that door.
-        Ok(()) | Err(kernel::EINVAL | kernel::ENOSYS) => {}
-        Err(errno) => return Err(Trouble(Sys::CloseRange, errno, 0)),
-    }
+    descriptors::close_on_exec(child.procfs).map_err(at(Sys::CloseRange))?;
     // The host's mask was blocked across the exec of this program, and all actions were reset then.
     kernel::set_signal_mask(0);
-    let mut verdict = Trouble(Sys::Execve, kernel::ENOENT, 0);
     let count = candidates.u32()?;
+    // The first one that is there.
+    let mut search = candidates;
+    let mut there = None;
+    for index in 0..count {
+        if kernel::statx(kernel::AT_FDCWD, search.cstr()?, 0).is_ok() {
+            there = Some(index);
+            break;
+        }
+    }
+    // While it may still write; what fails from here on is reported behind it.
+    child.ready();
+    child.held()?;
+    let mut verdict = Trouble(Sys::Execve, kernel::ENOENT, 0);
     for index in 0..count {
         let file = candidates.cstr()?;
         match kernel::execve(file, vectors, arguments as usize + 1) {
             errno @ (kernel::ENOENT | kernel::ENOTDIR) => {
                 // There, and yet not found: its interpreter is missing. That is worth telling.
-                if errno == kernel::ENOENT && kernel::statx(kernel::AT_FDCWD, file, 0).is_ok() {
+                if errno == kernel::ENOENT && there == Some(index) {
                     verdict = Trouble(Sys::Execve, kernel::ENOENT, index | 0x8000_0000);
                     break;
                 }
@@ -440,46 +531,18 @@ fn execute(mut p: Reader<'_>) -> Result<(), Trouble> {
     Err(verdict)
 }
 
-/// Closes every descriptor that neither the plan brought nor `own` names: the guardian's, and those of all other
-/// containers, which a process that never executes would hold open for as long as it works.
-fn keep_only(launch: &Launch<'_>, own: &[i32]) {
-    let mut keep = [-1i32; MAX_FDS + 8];
-    let mut count = 0;
-    for descriptor in launch.received.iter().chain(own) {
-        if *descriptor < 3 {
-            continue;
-        }
-        // Sorted as they come; mostly they come sorted.
-        let mut at = count;
-        while at > 0 && keep[at - 1] > *descriptor {
-            keep[at] = keep[at - 1];
-            at -= 1;
-        }
-        match keep.get_mut(at) {
-            Some(place) if count + 1 < MAX_FDS + 8 => *place = *descriptor,
-            _ => return,
-        }
-        count += 1;
-    }
-    let mut next = 3i32;
-    for descriptor in keep.iter().take(count) {
-        if *descriptor > next {
-            let _ = kernel::close_range(next as u32, (*descriptor - 1) as u32, 0);
-        }
-        next = next.max(*descriptor + 1);
-    }
-    let _ = kernel::close_range(next as u32, u32::MAX, 0);
-}
-
 /// The process beside the child that has newuidmap and newgidmap write its maps; ends when that is done.
 pub fn map_ids(launch: Launch<'_>, pid: i32) -> ! {
-    keep_only(&launch, &[launch.report, launch.go.1]);
+    let own = [launch.report, launch.go.1, launch.procfs];
+    let keep = launch.received.iter().copied().chain(own);
+    let closed = descriptors::keep_only(Some(launch.procfs), 3, keep).map_err(at(Sys::CloseRange));
     let mut reader = Reader::new(launch.steps);
     let mut index = 0u32;
     let mut failure = Trouble(Sys::Plan, kernel::EINVAL, 0);
     while let Ok(Some((op, mut payload))) = reader.step() {
         if op == Op::MapHelper {
-            match run_tool(&mut payload, pid).and_then(|()| run_tool(&mut payload, pid)) {
+            let mapped = closed.and_then(|()| run_tool(&mut payload, pid));
+            match mapped.and_then(|()| run_tool(&mut payload, pid)) {
                 Ok(()) => {
                     let _ = kernel::write(launch.go.1, b"!");
                     kernel::exit(0);
@@ -530,10 +593,10 @@ fn run_tool(p: &mut Reader<'_>, pid: i32) -> Result<(), Trouble> {
         0 => {
             kernel::set_signal_mask(0);
             // 0, 1 and 2 are the guardian's socket; the tool must not talk into it.
-            if let Ok(null) = kernel::openat(kernel::AT_FDCWD, b"/dev/null\0", kernel::O_RDWR, 0) {
-                for number in 0..3 {
-                    let _ = kernel::dup3(null, number, 0);
-                }
+            let null = kernel::openat(kernel::AT_FDCWD, b"/dev/null\0", kernel::O_RDWR, 0);
+            let Ok(null) = null else { kernel::exit(126) };
+            if (0..3).any(|number| kernel::dup3(null, number, 0).is_err()) {
+                kernel::exit(126);
             }
             let errno = kernel::execve(tool, vectors, count + 3);
             kernel::exit(if errno == kernel::ENOENT { 127 } else { 126 })

@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 
 use crate::arch::EpollEvent;
 use crate::child::{self, Launch};
+use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
     EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, NONE, NOTE, Note,
@@ -25,6 +26,9 @@ const NAMESPACES: u64 = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 pub const RLIMIT_NOFILE: u32 = 7;
+
+/// `F_SEAL_SHRINK`, `F_SEAL_GROW` and `F_SEAL_WRITE`.
+const SEALED: usize = 2 | 4 | 8;
 
 /// One container.
 #[derive(Clone, Copy)]
@@ -59,6 +63,15 @@ struct Guardian {
     buffer: [u8; HEADER + INLINE_PLAN],
 }
 
+/// A plan that came in a file; gone with this value, however its launch ends. A child never comes to that.
+struct Mapped(&'static [u8]);
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        kernel::unmap(self.0);
+    }
+}
+
 struct Whole(UnsafeCell<Guardian>);
 // SAFETY: this program has one thread, and `run` is the only place that takes a reference.
 unsafe impl Sync for Whole {}
@@ -85,32 +98,50 @@ pub fn run() -> ! {
     kernel::default_signals();
     // What the host program left open without close-on-exec is none of our business, nor are its terminal, its
     // directory or its session.
-    let quiet = kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0));
-    let closed = kernel::close_range(3, u32::MAX, 0);
+    let alone = alone();
     let _ = kernel::setsid();
     let _ = kernel::chdir(b"/\0");
     kernel::set_name(b"coracle-guard\0\0\0");
-    if quiet.is_err() || closed.is_err() {
-        kernel::exit(1);
+    if let Err((sys, errno)) = alone {
+        refuse(sys, errno);
     }
     // SAFETY: called once, from the entry point, by the only thread; no other reference exists.
     let guardian = unsafe { &mut *GUARDIAN.0.get() };
-    if guardian.prepare().is_err() {
-        kernel::exit(1);
+    if let Err((sys, errno)) = guardian.prepare() {
+        refuse(sys, errno);
     }
     guardian.serve()
 }
 
+/// Gives up what the host program has and no container is to get: its descriptors, and the keys of its session. The
+/// keyring in their place has no permissions, so that it is no way from one container to another.
+fn alone() -> Result<(), (Sys, i32)> {
+    let failed = |sys: Sys| move |errno: i32| (sys, errno);
+    kernel::dup3(CONTROL, 1, 0).and_then(|_| kernel::dup3(CONTROL, 2, 0)).map_err(failed(Sys::Dup3))?;
+    descriptors::keep_only(None, 3, core::iter::empty()).map_err(failed(Sys::CloseRange))?;
+    kernel::new_keyring().and_then(|()| kernel::lock_keyring()).map_err(failed(Sys::Keyctl))
+}
+
+/// Answers the host program's first message with what failed, and ends.
+fn refuse(sys: Sys, errno: i32) -> ! {
+    // Unread, that message would be a reset connection to the host, which comes before our answer.
+    let _ = kernel::read(CONTROL, &mut [0; HEADER]);
+    let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
+    let _ = kernel::send(CONTROL, &note.encode());
+    kernel::exit(1)
+}
+
 impl Guardian {
-    fn prepare(&mut self) -> Result<(), i32> {
+    fn prepare(&mut self) -> Result<(), (Sys, i32)> {
+        let failed = |sys: Sys| move |errno: i32| (sys, errno);
         // Two descriptors per container: the hard limit counts here. Containers get the host's own by their plans.
-        let (_, hard) = kernel::getrlimit(RLIMIT_NOFILE)?;
+        let (_, hard) = kernel::getrlimit(RLIMIT_NOFILE).map_err(failed(Sys::Prlimit))?;
         let _ = kernel::setrlimit(RLIMIT_NOFILE, hard, hard);
-        self.epoll = kernel::epoll_create()?;
-        self.life = kernel::pipe()?;
-        self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1))?;
-        kernel::epoll_add(self.epoll, self.children, DATA_CHILDREN)?;
-        kernel::epoll_add(self.epoll, CONTROL, DATA_CONTROL)
+        self.epoll = kernel::epoll_create().map_err(failed(Sys::EpollCtl))?;
+        self.life = kernel::pipe().map_err(failed(Sys::Pipe))?;
+        self.children = kernel::signalfd(1 << (kernel::SIGCHLD - 1)).map_err(failed(Sys::Signalfd))?;
+        kernel::epoll_add(self.epoll, self.children, DATA_CHILDREN).map_err(failed(Sys::EpollCtl))?;
+        kernel::epoll_add(self.epoll, CONTROL, DATA_CONTROL).map_err(failed(Sys::EpollCtl))
     }
 
     fn serve(&mut self) -> ! {
@@ -210,15 +241,17 @@ impl Guardian {
         if plan_length < PLAN_HEADER || plan_length > MAX_PLAN {
             return fail(Sys::Plan, kernel::EINVAL);
         }
-        let mut mapped: Option<&'static [u8]> = None;
+        let mut mapped: Option<Mapped> = None;
         let plan: &[u8] = if in_file {
             let file = fds.last().copied().unwrap_or(-1);
-            // A file shorter than it says would end us with SIGBUS.
-            if !kernel::status(file).is_ok_and(|status| status.size >= plan_length as u64) {
+            // A file shorter than it says, or one that shrinks, would end us with SIGBUS, and one that changes would be
+            // another plan in the child than here.
+            let sealed = kernel::seals(file).is_ok_and(|seals| seals & SEALED == SEALED);
+            if !sealed || !kernel::status(file).is_ok_and(|status| status.size >= plan_length as u64) {
                 return fail(Sys::Plan, kernel::EINVAL);
             }
             match kernel::map_file(file, plan_length) {
-                Ok(slice) => mapped.insert(slice),
+                Ok(slice) => mapped.insert(Mapped(slice)).0,
                 Err(errno) => return fail(Sys::Mmap, errno),
             }
         } else {
@@ -270,13 +303,26 @@ impl Guardian {
             go,
             procfs: self.procfs,
             network: if spare > 0 { spare } else { -1 },
+            join: -1,
         };
-        let forked = kernel::fork(flags, cgroup);
+        let (forked, join) = match kernel::fork(flags, cgroup) {
+            // A filter around the host program. The cgroup's list of processes leads there as well.
+            Err(errno @ (kernel::ENOSYS | kernel::EPERM)) => match cgroup.map(|directory| {
+                kernel::openat(directory, b"cgroup.procs\0", kernel::O_WRONLY, 0)
+            }) {
+                Some(Ok(join)) => (kernel::fork(flags, None), join),
+                _ => (Err(errno), -1),
+            },
+            forked => (forked, -1),
+        };
+        if forked != Ok(0) {
+            kernel::close(join);
+        }
         if spare > 0 && forked != Ok(0) {
             kernel::close(spare);
         }
         let pid = match forked {
-            Ok(0) => child::run(launch),
+            Ok(0) => child::run(Launch { join, ..launch }),
             Ok(pid) => pid,
             Err(errno) => {
                 kernel::close(go.0);
@@ -284,42 +330,44 @@ impl Guardian {
                 return fail(Sys::Clone, errno);
             }
         };
+        let mut failed = None;
         if map_helper {
             match kernel::fork(0, None) {
                 Ok(0) => child::map_ids(launch, pid),
                 Ok(_) => {}
-                Err(_) => {
-                    let _ = kernel::kill(pid, kernel::SIGKILL);
-                }
+                Err(errno) => failed = Some((Sys::Fork, errno)),
             }
             kernel::close(go.0);
             kernel::close(go.1);
         }
-        if let Some(slice) = mapped {
-            kernel::unmap(slice);
-        }
-        let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
-        // The pidfd is the host's way to the process should this one be killed. No race: nobody else reaps it.
-        let process = kernel::pidfd_open(pid);
-        match process {
-            Ok(process) => {
-                let _ = kernel::send_with(channel, &note.encode(), report.0, Some(process));
-                kernel::close(process);
-            }
-            Err(_) => {
-                let _ = kernel::kill(pid, kernel::SIGKILL);
-            }
-        }
-        kernel::close(report.0);
-        kernel::close(report.1);
         let Some(place) = self.slots.get_mut(slot) else { return false };
         let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
         *place = Slot { pid, channel, lease, released: false, generation };
         self.used += 1;
         self.top = self.top.max(slot + 1);
-        if kernel::epoll_add(self.epoll, channel, slot as u64 | (generation as u64) << 32).is_err() {
-            // Unwatched it could outlive its handle: better none.
+        // Unwatched it could outlive its handle.
+        if let Err(errno) = kernel::epoll_add(self.epoll, channel, slot as u64 | (generation as u64) << 32) {
+            failed = failed.or(Some((Sys::EpollCtl, errno)));
+        }
+        if failed.is_none() {
+            let note = Note { kind: STARTED, a: pid as u32, ..Note::default() };
+            // The pidfd is the host's way to the process should this one be killed. No race: nobody else reaps it.
+            failed = match kernel::pidfd_open(pid) {
+                Ok(process) => {
+                    let sent = kernel::send_with(channel, &note.encode(), report.0, Some(process));
+                    kernel::close(process);
+                    sent.err().map(|errno| (Sys::Sendmsg, errno))
+                }
+                Err(errno) => Some((Sys::PidfdOpen, errno)),
+            };
+        }
+        kernel::close(report.0);
+        kernel::close(report.1);
+        if let Some((sys, errno)) = failed {
+            // Killed before the host hears of it; its slot is there until it has been reaped.
             let _ = kernel::kill(pid, kernel::SIGKILL);
+            let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
+            let _ = kernel::send(channel, &note.encode());
         }
         if own_network {
             // A program that launches once shall not pay for a second.

@@ -34,6 +34,8 @@ pub const EINTR: i32 = 4;
 pub const EAGAIN: i32 = 11;
 pub const EACCES: i32 = 13;
 pub const EEXIST: i32 = 17;
+pub const EDQUOT: i32 = 122;
+pub const EXDEV: i32 = 18;
 pub const ENOTDIR: i32 = 20;
 pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
@@ -226,7 +228,8 @@ struct CloneArguments {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A copy of this process in the namespaces of `flags`; 0 in the child. `cgroup` is a v2 directory to be born in.
+/// A copy of this process in the namespaces of `flags`; 0 in the child. `cgroup` is a v2 directory to be born in, for
+/// which there is no fallback here.
 ///
 /// Memory is copied, never shared: no `CLONE_VM` gets through (the caller masks the flags).
 pub fn fork(flags: u64, cgroup: Option<i32>) -> Outcome<i32> {
@@ -238,8 +241,9 @@ pub fn fork(flags: u64, cgroup: Option<i32>) -> Outcome<i32> {
     };
     let length = size_of::<CloneArguments>();
     match call(common::CLONE3, &raw const arguments as usize, length, 0, 0, 0, 0) {
-        // Seccomp profiles answer so for clone3, whose arguments they cannot read.
-        Err(ENOSYS) if cgroup.is_none() => {
+        // Seccomp profiles answer so for clone3, whose arguments they cannot read, or with EPERM for what they do not
+        // know.
+        Err(ENOSYS | EPERM) if cgroup.is_none() => {
             call(nr::CLONE, flags as usize | SIGCHLD as usize, 0, 0, 0, 0, 0).map(|pid| pid as i32)
         }
         other => other.map(|pid| pid as i32),
@@ -307,6 +311,12 @@ pub fn dup_above(from: i32) -> Outcome<i32> {
     call(nr::FCNTL, fd(from), F_DUPFD_CLOEXEC, 3, 0, 0, 0).map(|new| new as i32)
 }
 
+pub fn set_close_on_exec(descriptor: i32) -> Outcome<()> {
+    const F_SETFD: usize = 2;
+    const FD_CLOEXEC: usize = 1;
+    call(nr::FCNTL, fd(descriptor), F_SETFD, FD_CLOEXEC, 0, 0, 0).map(drop)
+}
+
 pub fn epoll_create() -> Outcome<i32> {
     call(nr::EPOLL_CREATE1, O_CLOEXEC as usize, 0, 0, 0, 0, 0).map(|new| new as i32)
 }
@@ -366,10 +376,35 @@ pub fn prctl(option: usize, a: usize, b: usize) -> Outcome<usize> {
     call(nr::PRCTL, option, a, b, 0, 0, 0)
 }
 
+pub fn no_new_privileges() -> Outcome<()> {
+    const PR_SET_NO_NEW_PRIVS: usize = 38;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
 /// prctl(2) with a name.
 pub fn set_name(name: &[u8; 16]) {
     const PR_SET_NAME: usize = 15;
     let _ = prctl(PR_SET_NAME, name.as_ptr() as usize, 0);
+}
+
+/// A new session keyring without a name. Ok where this kernel, or a filter around us, has no keyrings: then nothing
+/// inside has them either.
+pub fn new_keyring() -> Outcome<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    match call(nr::KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0) {
+        Ok(_) | Err(ENOSYS | EPERM) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Takes every permission from the session keyring.
+pub fn lock_keyring() -> Outcome<()> {
+    const KEYCTL_SETPERM: usize = 5;
+    const KEY_SPEC_SESSION_KEYRING: usize = -3isize as usize;
+    match call(nr::KEYCTL, KEYCTL_SETPERM, KEY_SPEC_SESSION_KEYRING, 0, 0, 0, 0) {
+        Ok(_) | Err(ENOSYS | EPERM) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 pub fn setsid() -> Outcome<()> {
@@ -477,6 +512,8 @@ pub struct Status {
     pub device: (u32, u32),
     /// Device that the file is, major and minor.
     pub special: (u32, u32),
+    /// The mount that it was found on.
+    pub mount: u64,
 }
 
 impl Status {
@@ -486,16 +523,21 @@ impl Status {
     pub fn is_symlink(&self) -> bool {
         self.mode & 0o170000 == 0o120000
     }
+    /// The same file, found on the same mount.
+    pub fn is_at(&self, other: &Status) -> bool {
+        (self.mount, self.device, self.inode) == (other.mount, other.device, other.inode)
+    }
     pub fn is_character_device(&self) -> bool {
         self.mode & 0o170000 == 0o020000
     }
 }
 
 pub fn statx(dir: i32, name: &[u8], flags: usize) -> Outcome<Status> {
-    const STATX_BASIC_STATS: usize = 0x7ff;
+    const STATX_BASIC_STATS_MNT_ID: usize = 0x7ff | 0x1000;
     let mut words = [0u32; 64];
-    call(nr::STATX, fd(dir), path(name)?, flags, STATX_BASIC_STATS, words.as_mut_ptr() as usize, 0)?;
-    // struct statx: nlink at 16, mode is a half word at 28; ino at 32, size at 40, blocks at 48; rdev at 128, dev at 136.
+    call(nr::STATX, fd(dir), path(name)?, flags, STATX_BASIC_STATS_MNT_ID, words.as_mut_ptr() as usize, 0)?;
+    // struct statx: nlink at 16, mode is a half word at 28; ino at 32, size at 40, blocks at 48; rdev at 128, dev at 136,
+    // mnt_id at 144.
     Ok(Status {
         mode: words[7] & 0xffff,
         links: words[4],
@@ -504,6 +546,7 @@ pub fn statx(dir: i32, name: &[u8], flags: usize) -> Outcome<Status> {
         size: words[10] as u64 | (words[11] as u64) << 32,
         special: (words[32], words[33]),
         device: (words[34], words[35]),
+        mount: words[36] as u64 | (words[37] as u64) << 32,
     })
 }
 
@@ -708,6 +751,12 @@ pub fn map_file(descriptor: i32, length: usize) -> Outcome<&'static [u8]> {
     // SAFETY: the kernel mapped `length` readable bytes at `at`; they stay mapped until `unmap`, which no caller
     // follows with a use. The host seals the file, so its size cannot shrink under us.
     Ok(unsafe { core::slice::from_raw_parts(at as *const u8, length) })
+}
+
+/// The seals of a memfd.
+pub fn seals(descriptor: i32) -> Outcome<usize> {
+    const F_GET_SEALS: usize = 1034;
+    call(nr::FCNTL, fd(descriptor), F_GET_SEALS, 0, 0, 0, 0)
 }
 
 pub fn unmap(slice: &'static [u8]) {

@@ -13,6 +13,7 @@
 
 mod arch;
 mod child;
+mod descriptors;
 mod guardian;
 mod init;
 mod kernel;
@@ -30,7 +31,7 @@ extern "C" fn entry(_stack: usize) -> ! {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Every index is checked before use, so this is unreachable but for a bug; dying closes the report pipe and the
-    // channel without a word, which the host reports as a launch error.
+    // Every index is checked before use, so this is unreachable but for a bug. A first process that dies here closes the
+    // report pipe without having said READY, and a guardian its channels: both are errors of the launch.
     kernel::exit(125)
 }

@@ -3,7 +3,7 @@
 
 use crate::child::{Child, Trouble, at, given, same};
 use crate::kernel;
-use crate::protocol::{Reader, Sys};
+use crate::protocol::{FOREIGN, LINK, ROOT, Reader, Sys, UNCOVERED};
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const SYSFS_MAGIC: u64 = 0x6265_6572;
@@ -16,6 +16,15 @@ pub enum Target {
     Existing,
     Directory,
     File,
+}
+
+/// What becomes of symbolic links on a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Followed beneath the root, no link of procfs among them.
+    Followed,
+    /// An error (ELOOP), wherever on the path one is.
+    Refused,
 }
 
 pub fn private() -> Result<(), Trouble> {
@@ -77,7 +86,11 @@ pub fn attributes(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     kernel::mount_setattr(mount, recursive, set, clear, propagation).map_err(at(Sys::MountSetattr))
 }
 
-/// `mount, base, path, create (0 none, 1 directory, 2 file), flags (1 optional, 2 refuse kernel file systems)`.
+/// `mount, base, path, create (0 none, 1 directory, 2 file), flags (1 optional, 2 refuse kernel file systems, 4 follow no
+/// symbolic link)`.
+///
+/// Never onto the root: what is mounted there lies beside the tree that the container sees, reachable as `/..`, where
+/// nothing that is masked later would be found.
 pub fn attach(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let mount = child.register(p.u32()?)?;
     let (base, path, create, flags) = (p.u32()?, p.cstr()?, p.u32()?, p.u32()?);
@@ -93,7 +106,11 @@ pub fn attach(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
                 1 => Target::Directory,
                 _ => Target::File,
             };
-            match ensure(child.root()?, path, want, None) {
+            let links = if flags & 4 != 0 { Links::Refused } else { Links::Followed };
+            match ensure(child.root()?, path, want, None, links) {
+                Err(Trouble(sys, kernel::ELOOP, _)) if links == Links::Refused => {
+                    return Err(Trouble(sys, kernel::ELOOP, LINK));
+                }
                 Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR | kernel::EROFS | kernel::EACCES | kernel::EPERM, _))
                     if flags & 1 != 0 =>
                 {
@@ -103,6 +120,14 @@ pub fn attach(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
             }
         }
     };
+    // Without links, a path that is not `/` does not lead to the root.
+    if given(base).is_none() && flags & 4 == 0 {
+        let root = kernel::status(child.root()?).map_err(at(Sys::Statx))?;
+        if kernel::status(target).map_err(at(Sys::Statx))?.is_at(&root) {
+            kernel::close(target);
+            return Err(Trouble(Sys::MoveMount, 0, ROOT));
+        }
+    }
     if flags & 2 != 0 {
         let (magic, _) = kernel::fstatfs(target).map_err(at(Sys::Fstatfs))?;
         if magic == PROC_SUPER_MAGIC || magic == SYSFS_MAGIC {
@@ -130,47 +155,102 @@ pub fn pivot(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     kernel::chdir(b"/\0").map_err(at(Sys::Chdir))
 }
 
+/// A path that is to be covered.
+struct Covered<'a> {
+    /// Where the path starts.
+    dir: i32,
+    path: &'a [u8],
+    target: i32,
+}
+
+impl<'a> Covered<'a> {
+    /// Reads `base, magic, path`; `None` where there is nothing of that name.
+    ///
+    /// Below procfs and sysfs, what counts is the mount itself: not what an image has at the path, and no link. Only
+    /// there is a missing name the kernel's own word that there is nothing to cover.
+    fn read(child: &mut Child, p: &mut Reader<'a>) -> Result<Option<Covered<'a>>, Trouble> {
+        let (base, magic, path) = (p.u32()?, p.u32()?, p.cstr()?);
+        let (dir, target) = match given(base) {
+            Some(register) => {
+                let dir = child.register(register)?;
+                let target = match resolve(dir, path, kernel::O_PATH, BENEATH) {
+                    Err(kernel::ENOENT) => return Ok(None),
+                    other => other.map_err(at(Sys::Openat2))?,
+                };
+                let (found, _) = kernel::fstatfs(target).map_err(at(Sys::Fstatfs))?;
+                if magic != 0 && found != magic as u64 {
+                    return Err(Trouble(Sys::Fstatfs, 0, FOREIGN));
+                }
+                (dir, target)
+            }
+            None => {
+                let dir = child.root()?;
+                match ensure(dir, path, Target::Existing, None, Links::Followed) {
+                    Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(None),
+                    other => (dir, other?),
+                }
+            }
+        };
+        Ok(Some(Covered { dir, path, target }))
+    }
+
+    /// Puts the mount there. Verify after enforcing: it is what is found at the path from then on.
+    fn with(self, cover: i32) -> Result<(), Trouble> {
+        let put = kernel::status(cover).map_err(at(Sys::Statx))?;
+        kernel::move_mount(cover, self.target).map_err(at(Sys::MoveMount))?;
+        kernel::close(self.target);
+        let found = kernel::statx(self.dir, self.path, 0).map_err(at(Sys::Statx))?;
+        if found.is_at(&put) { Ok(()) } else { Err(Trouble(Sys::Statx, 0, UNCOVERED)) }
+    }
+}
+
 /// Covers a path: directories with an empty read-only one, everything else with the null device, both from the parts
 /// that no image had a hand in. What is not there needs no cover.
 pub fn mask(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;
     const SEALED: u64 = MOUNT_ATTR_RDONLY | 2 | 4 | 8;
     let parts = child.register(p.u32()?)?;
-    let target = match ensure(child.root()?, p.cstr()?, Target::Existing, None) {
-        Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
-        other => other?,
-    };
-    let directory = kernel::status(target).map_err(at(Sys::Statx))?.is_directory();
+    let Some(covered) = Covered::read(child, &mut p)? else { return Ok(()) };
+    let directory = kernel::status(covered.target).map_err(at(Sys::Statx))?.is_directory();
     let name: &[u8] = if directory { b"empty\0" } else { b"null\0" };
     let copy = kernel::open_tree(parts, name, OPEN_TREE_CLONE).map_err(at(Sys::OpenTree))?;
     if directory {
         kernel::mount_setattr(copy, false, SEALED, 0, 0).map_err(at(Sys::MountSetattr))?;
     } else {
-        let node = kernel::status(copy).map_err(at(Sys::Statx))?;
-        if !node.is_character_device() || node.special != (1, 3) {
-            return Err(Trouble(Sys::Statx, 0, 5));
-        }
+        is_null(copy)?;
     }
-    let moved = kernel::move_mount(copy, target).map_err(at(Sys::MoveMount));
+    let done = covered.with(copy);
     kernel::close(copy);
-    kernel::close(target);
-    moved
+    done
+}
+
+fn is_null(node: i32) -> Result<(), Trouble> {
+    let node = kernel::status(node).map_err(at(Sys::Statx))?;
+    match node.is_character_device() && node.special == (1, 3) {
+        true => Ok(()),
+        false => Err(Trouble(Sys::Statx, 0, 5)),
+    }
+}
+
+/// Opens the null device of the parts: whoever has the host's has its inode, with its owner, mode and times.
+pub fn open_null(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (out, parts) = (p.u32()?, child.register(p.u32()?)?);
+    let null = kernel::openat(parts, b"null\0", kernel::O_RDWR | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
+    is_null(null)?;
+    child.fill(out, null)
 }
 
 /// Mounts a path over itself, read-only.
 pub fn read_only(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;
-    let target = match ensure(child.root()?, p.cstr()?, Target::Existing, None) {
-        Err(Trouble(_, kernel::ENOENT | kernel::ENOTDIR, _)) => return Ok(()),
-        other => other?,
-    };
+    let Some(covered) = Covered::read(child, &mut p)? else { return Ok(()) };
     let flags = OPEN_TREE_CLONE | kernel::AT_EMPTY_PATH | kernel::AT_RECURSIVE;
-    let copy = kernel::open_tree(target, b"\0", flags).map_err(at(Sys::OpenTree))?;
+    let copy = kernel::open_tree(covered.target, b"\0", flags).map_err(at(Sys::OpenTree))?;
     let done = kernel::mount_setattr(copy, true, MOUNT_ATTR_RDONLY, 0, 0)
         .map_err(at(Sys::MountSetattr))
-        .and_then(|()| kernel::move_mount(copy, target).map_err(at(Sys::MoveMount)));
+        .and_then(|()| covered.with(copy))
+        .and_then(|()| read_only_mount(copy));
     kernel::close(copy);
-    kernel::close(target);
     done
 }
 
@@ -181,7 +261,10 @@ pub fn legacy(mut p: Reader<'_>) -> Result<(), Trouble> {
 }
 
 pub fn verify_read_only(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
-    let mount = child.register(p.u32()?)?;
+    read_only_mount(child.register(p.u32()?)?)
+}
+
+fn read_only_mount(mount: i32) -> Result<(), Trouble> {
     let (_, flags) = kernel::fstatfs(mount).map_err(at(Sys::Fstatfs))?;
     if flags & ST_RDONLY == 0 {
         return Err(Trouble(Sys::Fstatfs, 0, 6));
@@ -189,22 +272,63 @@ pub fn verify_read_only(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble>
     Ok(())
 }
 
-/// Opens (`O_PATH`) what `path` names beneath the root of this process, links resolved within it, no link of procfs
-/// followed. What is missing is created when asked: directories on the way, then a directory or an empty file; never
-/// through a link that leads nowhere.
-pub fn ensure(root: i32, path: &[u8], want: Target, owner: Option<(u32, u32)>) -> Result<i32, Trouble> {
+/// Opens (`O_PATH`) what `path` names beneath the root of this process. What is missing is created when asked:
+/// directories on the way, then a directory or an empty file; where a link leads to what is missing, there.
+pub fn ensure(
+    root: i32,
+    path: &[u8],
+    want: Target,
+    owner: Option<(u32, u32)>,
+    links: Links,
+) -> Result<i32, Trouble> {
+    let rules = match links {
+        Links::Followed => kernel::RESOLVE_IN_ROOT | kernel::RESOLVE_NO_MAGICLINKS,
+        Links::Refused => kernel::RESOLVE_IN_ROOT | kernel::RESOLVE_NO_SYMLINKS,
+    };
     let flags = kernel::O_PATH | if want == Target::Directory { kernel::O_DIRECTORY } else { 0 };
-    match resolve(root, path, flags) {
+    match resolve(root, path, flags, rules) {
         Err(kernel::ENOENT) if want != Target::Existing => {}
         other => return other.map_err(at(Sys::Openat2)),
     }
-    let mut buffer = [0u8; 4097];
-    if path.len() > 4096 {
-        return Err(Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0));
+    let mut buffer = [0u8; PATH];
+    buffer.get_mut(..path.len()).ok_or(TOO_LONG)?.copy_from_slice(path);
+    // As many links as the kernel follows.
+    for _ in 0..40 {
+        let length = buffer.iter().position(|byte| *byte == 0).unwrap_or(0);
+        if let Some(made) = make_missing(root, &mut buffer, length, want, owner, rules)? {
+            return Ok(made);
+        }
+        // A link was in the way, and the path is now the one that it leads to.
+        match resolve(root, through_nul(&buffer), flags, rules) {
+            Err(kernel::ENOENT) => {}
+            other => return other.map_err(at(Sys::Openat2)),
+        }
     }
-    buffer.get_mut(..path.len()).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?.copy_from_slice(path);
-    // Without the NUL and what slashes there are before it.
-    let mut end = path.len().saturating_sub(1);
+    Err(Trouble(Sys::Openat2, kernel::ELOOP, 0))
+}
+
+/// Longest path, with its NUL (`PATH_MAX`).
+const PATH: usize = 4096;
+const TOO_LONG: Trouble = Trouble(Sys::Openat2, kernel::ENAMETOOLONG, 0);
+
+/// The string that starts here, with its NUL.
+fn through_nul(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(0);
+    bytes.get(..end + 1).unwrap_or(b"\0")
+}
+
+/// Makes what is missing of the path in the buffer; `None` when a link that leads nowhere is in the way: the buffer
+/// then holds the path with that link followed.
+fn make_missing(
+    root: i32,
+    buffer: &mut [u8; PATH],
+    length: usize,
+    want: Target,
+    owner: Option<(u32, u32)>,
+    rules: u64,
+) -> Result<Option<i32>, Trouble> {
+    // Without what slashes there are at its end.
+    let mut end = length;
     while end > 0 && buffer.get(end - 1) == Some(&b'/') {
         end -= 1;
     }
@@ -219,22 +343,34 @@ pub fn ensure(root: i32, path: &[u8], want: Target, owner: Option<(u32, u32)>) -
             prefix -= 1;
         }
         if prefix == 0 {
-            break resolve(root, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY).map_err(at(Sys::Openat2))?;
+            break resolve(root, b"/\0", kernel::O_PATH | kernel::O_DIRECTORY, rules).map_err(at(Sys::Openat2))?;
         }
-        let found = with_end(&mut buffer, 0, prefix, |path| resolve(root, path, kernel::O_PATH | kernel::O_DIRECTORY));
+        let found = with_end(buffer, 0, prefix, |path| {
+            resolve(root, path, kernel::O_PATH | kernel::O_DIRECTORY, rules)
+        });
         match found {
             Err(kernel::ENOENT) => start = prefix,
             other => break other.map_err(at(Sys::Openat2))?,
         }
     };
-    // Downward again: nothing of it is there, or only a link that leads nowhere, which is in the way.
+    // Downward again: nothing of it is there, or a link that leads nowhere.
     while start < end {
         let mut stop = start;
         while stop < end && buffer.get(stop) != Some(&b'/') {
             stop += 1;
         }
+        // Of a directory that does not exist there is no parent: the kernel says so, too.
+        if matches!(buffer.get(start..stop), Some(b"." | b"..")) {
+            kernel::close(parent);
+            return Err(Trouble(Sys::Openat2, kernel::ENOENT, 0));
+        }
         let file = stop == end && want == Target::File;
-        let made = with_end(&mut buffer, start, stop, |name| make(parent, name, file, owner));
+        let made = with_end(buffer, start, stop, |name| make(parent, name, file, owner));
+        if let (Err(Trouble(_, kernel::EEXIST, _)), 0) = (&made, rules & kernel::RESOLVE_NO_SYMLINKS) {
+            let followed = follow(parent, buffer, start, stop, end);
+            kernel::close(parent);
+            return followed.map(|()| None);
+        }
         kernel::close(parent);
         parent = made?;
         start = stop;
@@ -242,11 +378,46 @@ pub fn ensure(root: i32, path: &[u8], want: Target, owner: Option<(u32, u32)>) -
             start += 1;
         }
     }
-    Ok(parent)
+    Ok(Some(parent))
+}
+
+/// Puts what the link `start..stop` of the path in the buffer says in its place.
+fn follow(parent: i32, buffer: &mut [u8; PATH], start: usize, stop: usize, end: usize) -> Result<(), Trouble> {
+    let link = with_end(buffer, start, stop, |name| {
+        kernel::openat(parent, name, kernel::O_PATH | kernel::O_NOFOLLOW, 0)
+    })
+    .map_err(at(Sys::Openat))?;
+    let mut whole = [0u8; PATH];
+    let read = kernel::fstatfs(link).map_err(at(Sys::Fstatfs)).and_then(|(magic, _)| {
+        // A link of procfs is no path.
+        if magic == PROC_SUPER_MAGIC {
+            return Err(Trouble(Sys::Openat2, kernel::ELOOP, 0));
+        }
+        let place = whole.get_mut(start..).ok_or(TOO_LONG)?;
+        // ENOENT: no link but something that somebody has made meanwhile.
+        kernel::readlink(link, b"\0", place).map_err(at(Sys::Openat))
+    });
+    kernel::close(link);
+    let count = read?;
+    let rest = buffer.get(stop..end).unwrap_or(&[]);
+    // A NUL has to follow.
+    if start + count + rest.len() >= PATH {
+        return Err(TOO_LONG);
+    }
+    if whole.get(start) == Some(&b'/') {
+        whole.copy_within(start..start + count, 0);
+        whole.get_mut(count..).unwrap_or(&mut []).fill(0);
+        whole.get_mut(count..count + rest.len()).ok_or(TOO_LONG)?.copy_from_slice(rest);
+    } else {
+        whole.get_mut(..start).ok_or(TOO_LONG)?.copy_from_slice(buffer.get(..start).unwrap_or(&[]));
+        whole.get_mut(start + count..start + count + rest.len()).ok_or(TOO_LONG)?.copy_from_slice(rest);
+    }
+    *buffer = whole;
+    Ok(())
 }
 
 /// Calls `f` with a part of the buffer as a string of its own, a NUL behind it.
-fn with_end<T>(buffer: &mut [u8; 4097], start: usize, stop: usize, f: impl FnOnce(&[u8]) -> T) -> T {
+fn with_end<T>(buffer: &mut [u8; PATH], start: usize, stop: usize, f: impl FnOnce(&[u8]) -> T) -> T {
     let saved = buffer.get(stop).copied().unwrap_or(0);
     if let Some(byte) = buffer.get_mut(stop) {
         *byte = 0;
@@ -274,23 +445,29 @@ fn make(parent: i32, name: &[u8], file: bool, owner: Option<(u32, u32)>) -> Resu
     Ok(made)
 }
 
-/// One path, beneath the root of this process.
-fn resolve(root: i32, path: &[u8], flags: u32) -> Result<i32, i32> {
-    let rules = kernel::RESOLVE_IN_ROOT | kernel::RESOLVE_NO_MAGICLINKS;
+/// Rules for a relative path that stays on what it starts from, and on which no link is.
+const BENEATH: u64 = kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS;
+
+/// One path, beneath `root`.
+fn resolve(root: i32, path: &[u8], flags: u32, rules: u64) -> Result<i32, i32> {
     match kernel::openat2(root, path, flags, rules) {
         // Refused by a seccomp filter around us, or older than 5.6.
-        Err(kernel::ENOSYS | kernel::EPERM) => walk(root, path, flags),
+        Err(kernel::ENOSYS | kernel::EPERM) => walk(root, path, flags, rules),
         other => other,
     }
 }
 
 /// [`resolve`] without openat2: component by component, links read and put in front of what is left.
 ///
-/// The root of this process is the container's root already, so even a race with a process inside leads nowhere else;
-/// what this walk keeps out is procfs' magic links.
-fn walk(root: i32, path: &[u8], flags: u32) -> Result<i32, i32> {
-    let mut todo = [0u8; 8192];
-    let mut from = todo.len() - path.len().min(4096);
+/// Where links are followed, `root` is the root of this process and the container's already, so even a race with a
+/// process inside leads nowhere else; what this walk keeps out is procfs' magic links.
+fn walk(root: i32, path: &[u8], flags: u32, rules: u64) -> Result<i32, i32> {
+    let mut todo = [0u8; 2 * PATH];
+    // As the kernel has it; what links add has its own room.
+    if path.len() > PATH {
+        return Err(kernel::ENAMETOOLONG);
+    }
+    let mut from = todo.len() - path.len();
     todo.get_mut(from..).ok_or(kernel::EINVAL)?.copy_from_slice(path);
     let mut here = kernel::openat(root, b".\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
     let mut links = 0;
@@ -310,16 +487,19 @@ fn walk(root: i32, path: &[u8], flags: u32) -> Result<i32, i32> {
         name.get_mut(..length).ok_or(kernel::EINVAL)?.copy_from_slice(rest.get(..length).unwrap_or(&[]));
         from += length;
         let component = name.get(..length + 1).unwrap_or(&[0]);
+        if component == b"..\0" && rules & kernel::RESOLVE_BENEATH != 0 {
+            return Err(kernel::EXDEV);
+        }
         let last = todo.get(from..).unwrap_or(&[]).iter().all(|byte| *byte == b'/' || *byte == 0);
         let next = kernel::openat(here, component, kernel::O_PATH | kernel::O_NOFOLLOW, 0)?;
         let status = kernel::status(next)?;
         if status.is_symlink() {
             links += 1;
             let (magic, _) = kernel::fstatfs(next)?;
-            if links > 40 || magic == PROC_SUPER_MAGIC {
+            if links > 40 || magic == PROC_SUPER_MAGIC || rules & kernel::RESOLVE_NO_SYMLINKS != 0 {
                 return Err(kernel::ELOOP);
             }
-            let mut target = [0u8; 4096];
+            let mut target = [0u8; PATH];
             let count = kernel::readlink(next, b"\0", &mut target)?;
             let target = target.get(..count).unwrap_or(&[]);
             kernel::close(next);

@@ -18,14 +18,13 @@ pub fn reown(tree: i32, list: &'static [u8]) -> Result<(), Failed> {
         let gid = reader.u32().map_err(malformed)?;
         let mode = reader.u32().map_err(malformed)?;
         let count = reader.u32().map_err(malformed)?;
-        let resolve = kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS;
         // A link cannot be opened for reading; its owner is all it has.
         let read = kernel::O_RDONLY | kernel::O_NONBLOCK | kernel::O_NOFOLLOW;
-        let (file, link) = match kernel::openat2(tree, path, read, resolve) {
+        let (file, link) = match open_beneath(tree, path, read) {
             Ok(file) => (file, false),
             Err(kernel::ELOOP | 6) => {
                 let look = kernel::O_PATH | kernel::O_NOFOLLOW;
-                (kernel::openat2(tree, path, look, kernel::RESOLVE_BENEATH).map_err(|e| (Sys::Openat2, e, entry))?, true)
+                (open_beneath(tree, path, look).map_err(|e| (Sys::Openat2, e, entry))?, true)
             }
             Err(errno) => return Err((Sys::Openat2, errno, entry)),
         };
@@ -46,6 +45,41 @@ pub fn reown(tree: i32, list: &'static [u8]) -> Result<(), Failed> {
         entry = entry.wrapping_add(1);
     }
     Ok(())
+}
+
+/// Opens what is beneath `tree` and reached through no link; with `O_PATH`, it may be one itself.
+fn open_beneath(tree: i32, path: &[u8], flags: u32) -> Outcome<i32> {
+    match kernel::openat2(tree, path, flags, kernel::RESOLVE_BENEATH | kernel::RESOLVE_NO_SYMLINKS) {
+        // Refused by a filter around us, or older than 5.6.
+        Err(kernel::ENOSYS | kernel::EPERM) => {}
+        other => return other,
+    }
+    let mut here = kernel::openat(tree, b".\0", kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+    let mut rest = path.strip_suffix(b"\0").ok_or(kernel::EINVAL)?;
+    let opened = loop {
+        let mut name = [0u8; 256];
+        let length = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+        let Some(place) = name.get_mut(..length).filter(|_| length < 256) else { break Err(kernel::ENAMETOOLONG) };
+        place.copy_from_slice(rest.get(..length).unwrap_or(&[]));
+        let component = name.get(..length + 1).unwrap_or(b"\0");
+        if component == b"\0" || component == b"..\0" {
+            break Err(kernel::EXDEV);
+        }
+        if length == rest.len() {
+            break kernel::openat(here, component, flags | kernel::O_NOFOLLOW, 0);
+        }
+        // ENOTDIR for a link.
+        let way = kernel::O_PATH | kernel::O_DIRECTORY | kernel::O_NOFOLLOW;
+        let next = match kernel::openat(here, component, way, 0) {
+            Ok(next) => next,
+            Err(errno) => break Err(errno),
+        };
+        kernel::close(here);
+        here = next;
+        rest = rest.get(length + 1..).unwrap_or(&[]);
+    };
+    kernel::close(here);
+    opened
 }
 
 /// Removes `name` in `dir` and everything below it, in constant memory and with three descriptors, however deep it is:
@@ -270,7 +304,7 @@ fn number(buffer: &mut [u8; 24], mut value: u64) {
 }
 
 /// Calls `f` with every name of the directory (with its NUL), but `.` and `..`.
-fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+pub fn each_entry(dir: i32, mut f: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
     each_entry_from(dir, |name, _| f(name).map(|()| true))
 }
 
