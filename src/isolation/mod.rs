@@ -152,6 +152,9 @@ impl fmt::Display for Enforcement {
 
 /// The least that a caller accepts. The default asks for everything but limits.
 ///
+/// What the caller gives away by an option of its own (`network = host`, no system call filter) lowers what the *default*
+/// asks for: that needs no second permission. A level that was asked for by [`at_least`](Requirement::at_least) stays.
+///
 /// ```
 /// use coracle::isolation::{Aspect, Level, Requirement};
 ///
@@ -160,39 +163,45 @@ impl fmt::Display for Enforcement {
 /// assert_eq!(Requirement::default().level(Aspect::Network), Level::Full);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement([Level; 7]);
+pub struct Requirement {
+    levels: [Level; 7],
+    /// Asked for by the caller in so many words.
+    explicit: [bool; 7],
+}
 
 impl Default for Requirement {
     fn default() -> Self {
         let mut levels = [Level::Full; 7];
         levels[Aspect::Limits as usize] = Level::None;
-        Requirement(levels)
+        Requirement { levels, explicit: [false; 7] }
     }
 }
 
 impl Requirement {
     /// Nothing required: whatever the host can do is taken. Read [`Enforcement`] afterwards.
     pub fn nothing() -> Self {
-        Requirement([Level::None; 7])
+        Requirement { levels: [Level::None; 7], explicit: [false; 7] }
     }
 
-    /// Requires at least this level of one aspect, whatever was required before.
+    /// Requires at least this level of one aspect, whatever was required before, and whatever other options give away.
     #[must_use]
     pub fn at_least(mut self, aspect: Aspect, level: Level) -> Self {
-        self.0[aspect as usize] = level;
+        self.levels[aspect as usize] = level;
+        self.explicit[aspect as usize] = true;
         self
     }
 
     /// What is required of one aspect.
     pub fn level(&self, aspect: Aspect) -> Level {
-        self.0[aspect as usize]
+        self.levels[aspect as usize]
     }
 
-    /// [`ErrorKind::Weaker`] unless `enforcement` is at least this.
+    /// [`ErrorKind::Weaker`] unless `enforcement` is at least this. `waived` are the aspects that options of the caller's
+    /// gave away.
     pub(crate) fn check(&self, enforcement: &Enforcement, waived: &[Aspect]) -> Result<()> {
         for aspect in Aspect::ALL {
-            // What the caller gave away by an option of its own (`network = host`) needs no second permission.
-            if enforcement.level(aspect) < self.level(aspect) && !waived.contains(&aspect) {
+            let waived = waived.contains(&aspect) && !self.explicit[aspect as usize];
+            if enforcement.level(aspect) < self.level(aspect) && !waived {
                 let reason = enforcement.reason(aspect);
                 return Err(Error::new(ErrorKind::Weaker, "isolate the container as much as required")
                     .because(format!(
@@ -289,4 +298,27 @@ pub(crate) trait Isolation: fmt::Debug + Send + Sync {
 
     /// The launch plan. Nothing is left behind after an error.
     fn plan(&self, request: Request<'_>) -> Result<Plan>;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_option_gives_away_is_not_given_away_from_an_explicit_requirement() {
+        let mut enforcement = Enforcement::full("namespaces");
+        enforcement.lower(Aspect::Network, Level::None, "the host's network is used");
+        let waived = [Aspect::Network];
+        Requirement::default().check(&enforcement, &waived).unwrap();
+        // Not by an option: the default holds.
+        assert_eq!(Requirement::default().check(&enforcement, &[]).unwrap_err().kind(), ErrorKind::Weaker);
+        for before in [Requirement::default(), Requirement::nothing()] {
+            let explicit = before.at_least(Aspect::Network, Level::Full);
+            let error = explicit.check(&enforcement, &waived).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Weaker);
+            assert!(error.to_string().contains("the host's network is used"), "{error}");
+            explicit.at_least(Aspect::Network, Level::None).check(&enforcement, &waived).unwrap();
+        }
+    }
 }

@@ -104,6 +104,25 @@ fn privileges_follow_the_options() {
     assert_eq!(bounding(&["--cap-drop", "ALL", "--cap-add", "NET_RAW"]), raw);
 }
 
+/// An option that gives something away does not take back what was required in the same breath.
+#[test]
+fn an_explicit_requirement_is_never_waived() {
+    needs_containers!();
+    let root = Root::new();
+    for (requirement, option) in [
+        ("system-calls=full", &["--security-opt", "seccomp=unconfined"][..]),
+        ("network=full", &["--network", "host"]),
+        ("privileges=full", &["--security-opt", "no-new-privileges=false"]),
+    ] {
+        assert_eq!(root.says(&[&["--rm"], option].concat(), &["echo", "x"]), "x");
+        let output = root.sandbox(&[&["--rm", "--require", requirement], option].concat(), &["echo", "x"]);
+        assert_eq!(output.status.code(), Some(125), "{requirement} {option:?}: {output:?}");
+        let aspect = requirement.split_once('=').unwrap().0.replace('-', " ");
+        assert!(crate::support::complaint(&output).contains(&aspect), "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
 #[test]
 fn requirements_are_a_minimum() {
     needs_containers!();
