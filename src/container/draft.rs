@@ -24,6 +24,8 @@ pub(super) struct Draft {
     pub(super) owner: Arc<Owner>,
     pub(super) info: Info,
     pub(super) group: Option<Group>,
+    /// Why there is no group.
+    pub(super) no_group: String,
     pub(super) snapshot: Snapshot,
     pub(super) spec: Spec,
     pub(super) seccomp: Option<Arc<[u8]>>,
@@ -107,6 +109,7 @@ impl ContainerBuilder {
             owner,
             info,
             group: None,
+            no_group: "containers in a user namespace are given no control group".to_owned(),
             snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
             seccomp: decided.seccomp,
@@ -125,7 +128,10 @@ impl ContainerBuilder {
         }
         draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
         if !runtime.identity.is_rootless() {
-            draft.group = runtime.make_group(&super::group_name(&draft.info.id));
+            match runtime.make_group(&super::group_name(&draft.info.id)) {
+                Ok(group) => draft.group = Some(group),
+                Err(why) => draft.no_group = why,
+            }
         }
         Ok(draft)
     }
@@ -158,6 +164,8 @@ impl ContainerBuilder {
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
             cgroup: draft.group.as_ref(),
+            no_cgroup: &draft.no_group,
+            unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },
             init: self.init,
             hidden: std::mem::take(&mut draft.hidden),
             volatile: !self.keep,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
-use crate::cgroup::{self, Driver, Group};
+use crate::cgroup::{self, Driver, Group, Limit, Unenforced};
 use crate::content::Measured;
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
@@ -31,6 +31,7 @@ pub(crate) struct Runtime {
     /// Compiled system call filters.
     pub(crate) filters: Filters,
     cgroups: OnceLock<Result<Box<dyn Driver>, String>>,
+    unlimited: OnceLock<Vec<Unenforced>>,
     owner: Mutex<Option<Arc<Owner>>>,
 }
 
@@ -55,6 +56,7 @@ impl Runtime {
             isolation,
             filters: Filters::default(),
             cgroups: OnceLock::new(),
+            unlimited: OnceLock::new(),
             owner: Mutex::new(None),
         };
         Ok(Arc::new(runtime))
@@ -77,18 +79,37 @@ impl Runtime {
         }
     }
 
-    fn cgroups(&self) -> Option<&dyn Driver> {
+    fn driver(&self) -> Result<&dyn Driver, &str> {
         let driver = self.cgroups.get_or_init(|| {
             let hierarchies = cgroup::Hierarchies::detect().map_err(|error| error.to_string())?;
             Ok(Box::new(cgroup::Direct::new(hierarchies, cgroup::Parent::Own)))
         });
-        driver.as_ref().ok().map(|driver| &**driver)
+        driver.as_ref().map(|driver| &**driver).map_err(String::as_str)
     }
 
-    /// A control group for a container; `None` where this user can make none.
-    pub(crate) fn make_group(&self, name: &str) -> Option<Group> {
+    fn cgroups(&self) -> Option<&dyn Driver> {
+        self.driver().ok()
+    }
+
+    /// A control group for a container, or why there is none: this user can make none, or there are none here.
+    pub(crate) fn make_group(&self, name: &str) -> Result<Group, String> {
+        let driver = self.driver()?;
         let request = cgroup::Request { track: cgroup::Controllers::PIDS, ..cgroup::Request::default() };
-        self.cgroups()?.create(name, &request).ok()
+        let group = driver.create(name, &request).map_err(|error| error.to_string())?;
+        if !group.paths().is_empty() {
+            return Ok(group);
+        }
+        // A group in no hierarchy limits and holds nothing.
+        let why = driver.unavailable().into_iter().find(|lost| lost.limit == Limit::Kill);
+        Err(why.map_or("no control group can be made here".to_owned(), |why| match why.remedy {
+            Some(remedy) => format!("{}; try: {remedy}", why.cause),
+            None => why.cause.into_owned(),
+        }))
+    }
+
+    /// The kinds of limit that do not hold on this host, found out once.
+    pub(crate) fn unlimited(&self) -> &[Unenforced] {
+        self.unlimited.get_or_init(|| self.cgroups().map(Driver::unavailable).unwrap_or_default())
     }
 
     /// The control group of a container of any program; `None` where there is none, or none that can be looked for.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
 use crate::probe::IdRange;
 use crate::snapshot::Snapshot;
@@ -280,6 +280,10 @@ pub(crate) struct Request<'a> {
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
     pub(crate) cgroup: Option<&'a Group>,
+    /// Why there is no control group, where there is none.
+    pub(crate) no_cgroup: &'a str,
+    /// Kinds of limit that do not hold on this host, asked for or not.
+    pub(crate) unlimited: &'a [Unenforced],
     pub(crate) init: bool,
     /// Paths inside the container that are masked besides those of the spec.
     pub(crate) hidden: Vec<PathBuf>,

@@ -12,6 +12,7 @@ mod commit;
 mod crash;
 mod images;
 mod lifecycle;
+mod limits;
 mod options;
 mod output;
 mod run;

@@ -13,6 +13,7 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
 use super::{Aspect, Enforcement, Identity, Isolation, Level, Request};
+use crate::cgroup::{Limit, Unenforced};
 use crate::launch::{Op, Plan};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
@@ -52,12 +53,8 @@ impl Isolation for Namespaces {
             enforcement.lower(Aspect::Privileges, Level::Partial, "no-new-privileges is off");
         }
         match request.cgroup {
-            None => enforcement.lower(Aspect::Limits, Level::None, "no control group could be made for the container"),
-            Some(group) => {
-                for lost in group.unenforced() {
-                    enforcement.lower(Aspect::Limits, Level::Partial, lost.to_string());
-                }
-            }
+            None => enforcement.lower(Aspect::Limits, Level::None, request.no_cgroup.to_owned()),
+            Some(group) => limits(&mut enforcement, group.unenforced().iter().chain(request.unlimited)),
         }
         // Not less isolation, but something a caller has to know: part of the tree will refuse writes.
         if let (Mount::Bind { read_only: true, .. }, true) = (&request.snapshot.root, request.identity.is_rootless()) {
@@ -124,6 +121,23 @@ impl Isolation for Namespaces {
             plan.plain(Op::Loopback);
         }
         command(plan, request, process)
+    }
+}
+
+/// Which limits do not hold in a group, were they asked for or could they only not be.
+fn limits<'a>(enforcement: &mut Enforcement, lost: impl Iterator<Item = &'a Unenforced>) {
+    let (mut kinds, mut causes) = (vec![], vec![]);
+    for lost in lost.filter(|lost| lost.limit != Limit::Devices) {
+        if !kinds.contains(&lost.limit) {
+            kinds.push(lost.limit);
+            causes.push(lost.to_string());
+        }
+    }
+    let all = [Limit::Memory, Limit::CpuQuota, Limit::Pids].iter().all(|limit| kinds.contains(limit));
+    match (kinds.is_empty(), all) {
+        (true, _) => {}
+        (false, true) => enforcement.lower(Aspect::Limits, Level::None, causes.join("; ")),
+        (false, false) => enforcement.lower(Aspect::Limits, Level::Partial, causes.join("; ")),
     }
 }
 
@@ -300,6 +314,24 @@ mod tests {
         assert_eq!(candidates(b"/bin/ls", &[]), [b"/bin/ls".to_vec()]);
         let environment = [b"PATH=/a::/b/".to_vec()];
         assert_eq!(candidates(b"ls", &environment), [b"/a/ls".to_vec(), b"./ls".to_vec(), b"/b/ls".to_vec()]);
+    }
+
+    #[test]
+    fn limits_that_do_not_hold_lower_the_level() {
+        let level = |names: &str| {
+            let mut enforcement = Enforcement::full("namespaces");
+            let none = crate::cgroup::Hierarchies::parse("", "");
+            let driver = crate::cgroup::Direct::new(none, crate::cgroup::Parent::Own);
+            let lost = crate::cgroup::Driver::unavailable(&driver);
+            let lost = lost.iter().filter(|lost| names.contains(lost.limit.name()));
+            limits(&mut enforcement, lost);
+            (enforcement.level(Aspect::Limits), enforcement.reason(Aspect::Limits).to_owned())
+        };
+        assert_eq!(level(""), (Level::Full, String::new()));
+        let (some, reason) = level("memory, pids");
+        assert_eq!(some, Level::Partial);
+        assert!(reason.contains("memory limit") && reason.contains("pids limit"), "{reason}");
+        assert_eq!(level("memory, pids, cpu quota").0, Level::None);
     }
 
     #[test]
