@@ -96,7 +96,7 @@ impl Direct {
     }
 
     /// The version 2 hierarchy, when groups can be made in it.
-    fn v2(&self) -> Option<Place> {
+    pub(super) fn v2(&self) -> Option<Place> {
         place(self.members.iter().find(|member| member.hierarchy.version == Version::V2)?)
     }
 
@@ -143,7 +143,7 @@ impl Direct {
         match (self.members.is_empty(), limit) {
             (true, _) => Why::new("no cgroup file system is mounted here", "mount -t cgroup2 none /sys/fs/cgroup"),
             (false, Limit::Devices) => Why::new(
-                "there is no version 1 devices controller here",
+                "there is neither a version 1 devices controller nor a version 2 group here",
                 "a user namespace, in which no device node can be created",
             ),
             (false, limit) => {
