@@ -12,9 +12,10 @@ use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, MadeFile, Request};
+use crate::isolation::{Aspect, MadeFile, Request, devices};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
+use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
@@ -128,7 +129,8 @@ impl ContainerBuilder {
         }
         draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
         if !runtime.identity.is_rootless() {
-            match runtime.make_group(&super::group_name(&draft.info.id)) {
+            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
+            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
                 Ok(group) => draft.group = Some(group),
                 Err(why) => draft.no_group = why,
             }
@@ -143,16 +145,6 @@ impl ContainerBuilder {
         stdio_made: [bool; 3],
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;
-        let mut waived = vec![];
-        if self.network == Network::Host {
-            waived.push(Aspect::Network);
-        }
-        if draft.seccomp.is_none() {
-            waived.push(Aspect::Syscalls);
-        }
-        if !self.profile.no_new_privs {
-            waived.push(Aspect::Privileges);
-        }
         let request = Request {
             spec: &draft.spec,
             snapshot: &draft.snapshot,
@@ -163,6 +155,7 @@ impl ContainerBuilder {
             stdio_made,
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
+            filter: &self.profile.seccomp,
             cgroup: draft.group.as_ref(),
             no_cgroup: &draft.no_group,
             unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },
@@ -172,7 +165,30 @@ impl ContainerBuilder {
             overlay_append: runtime.host.has_overlay_append(),
             cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
         };
-        Ok((request, waived))
+        Ok((request, self.waived()))
+    }
+
+    /// What options of the caller's give away by themselves.
+    fn waived(&self) -> Vec<Aspect> {
+        let profile = &self.profile;
+        let mut waived = vec![];
+        if self.network == Network::Host {
+            waived.push(Aspect::Network);
+        }
+        if matches!(profile.seccomp, Seccomp::Unconfined | Seccomp::Custom(_)) {
+            waived.push(Aspect::Syscalls);
+        }
+        let added = CapabilitySet::EMPTY.adjusted(self.cap_add.iter().map(String::as_str), []);
+        let sys_admin = profile.capabilities.contains(Capability::SysAdmin)
+            || added.is_ok_and(|added| added.contains(Capability::SysAdmin));
+        let unmasked = profile.masking != Masking::DOCKER_2026_11;
+        if !profile.no_new_privs || unmasked || sys_admin {
+            waived.push(Aspect::Privileges);
+        }
+        if unmasked || sys_admin {
+            waived.push(Aspect::FilesystemWrite);
+        }
+        waived
     }
 }
 

@@ -4,6 +4,7 @@
 //! will enforce is a value, [`Enforcement`], known before anything is launched; what a caller asks for is a value too,
 //! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
 
+pub(crate) mod devices;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
@@ -18,6 +19,7 @@ use oci_spec::runtime::Spec;
 use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
 use crate::probe::IdRange;
+use crate::security::Seccomp;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
@@ -104,11 +106,13 @@ impl Enforcement {
         Enforcement { backend, levels: std::array::from_fn(|_| (Level::Full, Cow::Borrowed(""))) }
     }
 
-    /// Lowers an aspect; a level that is lower already stays.
+    /// Lowers an aspect. Where it is at that level already the reason is added; a lower level stays as it is.
     pub(crate) fn lower(&mut self, aspect: Aspect, level: Level, reason: impl Into<Cow<'static, str>>) {
         let place = &mut self.levels[aspect as usize];
         if level < place.0 {
             *place = (level, reason.into());
+        } else if level == place.0 && level < Level::Full {
+            self.note(aspect, reason);
         }
     }
 
@@ -150,7 +154,8 @@ impl fmt::Display for Enforcement {
     }
 }
 
-/// The least that a caller accepts. The default asks for everything but limits.
+/// The least that a caller accepts. The default asks for everything in full but two: of filesystem write partial is
+/// enough, for over a tree of the host a socket of its services may be in reach, and nothing is asked of limits.
 ///
 /// What the caller gives away by an option of its own (`network = host`, no system call filter) lowers what the *default*
 /// asks for: that needs no second permission. A level that was asked for by [`at_least`](Requirement::at_least) stays.
@@ -173,6 +178,7 @@ impl Default for Requirement {
     fn default() -> Self {
         let mut levels = [Level::Full; 7];
         levels[Aspect::Limits as usize] = Level::None;
+        levels[Aspect::FilesystemWrite as usize] = Level::Partial;
         Requirement { levels, explicit: [false; 7] }
     }
 }
@@ -279,6 +285,8 @@ pub(crate) struct Request<'a> {
     pub(crate) stdio_made: [bool; 3],
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// Which filter that is.
+    pub(crate) filter: &'a Seccomp,
     pub(crate) cgroup: Option<&'a Group>,
     /// Why there is no control group, where there is none.
     pub(crate) no_cgroup: &'a str,

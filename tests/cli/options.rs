@@ -109,8 +109,15 @@ fn privileges_follow_the_options() {
 fn an_explicit_requirement_is_never_waived() {
     needs_containers!();
     let root = Root::new();
+    let profile = root.file("allow.json");
+    std::fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+    let custom = format!("seccomp={}", profile.display());
     for (requirement, option) in [
-        ("system-calls=full", &["--security-opt", "seccomp=unconfined"][..]),
+        ("system-calls=full", &["--security-opt", &custom][..]),
+        ("filesystem-write=full", &["--security-opt", "systempaths=unconfined"]),
+        ("privileges=full", &["--security-opt", "systempaths=unconfined"]),
+        ("filesystem-write=full", &["--cap-add", "SYS_ADMIN"]),
+        ("system-calls=full", &["--security-opt", "seccomp=unconfined"]),
         ("network=full", &["--network", "host"]),
         ("privileges=full", &["--security-opt", "no-new-privileges=false"]),
     ] {

@@ -12,9 +12,11 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
+use super::devices::{self, holds};
 use super::{Aspect, Enforcement, Identity, Isolation, Level, Request};
-use crate::cgroup::{Limit, Unenforced};
+use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan};
+use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -45,12 +47,31 @@ impl Isolation for Namespaces {
         if !has(request.spec, LinuxNamespaceType::Network) {
             enforcement.lower(Aspect::Network, Level::None, "the host's network is used");
         }
-        if request.seccomp.is_none() {
-            enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for");
+        if !has(request.spec, LinuxNamespaceType::Pid) {
+            enforcement.lower(Aspect::Processes, Level::None, "the host's processes are in sight");
+        }
+        if !has(request.spec, LinuxNamespaceType::Ipc) {
+            enforcement.lower(
+                Aspect::Processes,
+                Level::Partial,
+                "the host's shared memory and semaphores are in sight",
+            );
+        }
+        match (request.seccomp, request.filter) {
+            (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
+            (Some(_), Seccomp::Custom(_)) => {
+                enforcement.lower(Aspect::Syscalls, Level::Partial, "a filter of the caller's own decides, unjudged");
+            }
+            (Some(_), _) => {}
         }
         let process = request.spec.process().as_ref();
         if !process.and_then(Process::no_new_privileges).unwrap_or(false) {
             enforcement.lower(Aspect::Privileges, Level::Partial, "no-new-privileges is off");
+        }
+        kernel_files(&mut enforcement, request);
+        device_nodes(&mut enforcement, request);
+        for reachable in &request.snapshot.sockets {
+            enforcement.lower(Aspect::FilesystemWrite, Level::Partial, reachable.clone());
         }
         match request.cgroup {
             None => enforcement.lower(Aspect::Limits, Level::None, request.no_cgroup.to_owned()),
@@ -121,6 +142,61 @@ impl Isolation for Namespaces {
             plan.plain(Op::Loopback);
         }
         command(plan, request, process)
+    }
+}
+
+/// Whether the files with which the kernel is steered are hidden and write-protected, and stay so.
+fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
+    let spec = request.spec;
+    let linux = spec.linux().as_ref();
+    let missing = |paths: Option<&Vec<String>>, wanted: &[&str]| {
+        let has = |path: &str| paths.is_some_and(|paths| paths.iter().any(|known| known == path));
+        wanted.iter().filter(|path| !has(path)).copied().collect::<Vec<_>>().join(", ")
+    };
+    let expected = Masking::DOCKER_2026_11;
+    let writable = missing(linux.and_then(|linux| linux.readonly_paths().as_ref()), expected.readonly);
+    if !writable.is_empty() {
+        for aspect in [Aspect::FilesystemWrite, Aspect::Privileges] {
+            enforcement.lower(
+                aspect,
+                Level::Partial,
+                format!("files of the kernel are not write-protected: {writable}"),
+            );
+        }
+    }
+    let visible = missing(linux.and_then(|linux| linux.masked_paths().as_ref()), expected.masked);
+    if !visible.is_empty() {
+        enforcement.lower(Aspect::Privileges, Level::Partial, format!("files of the kernel are not hidden: {visible}"));
+    }
+    if holds(spec, Capability::SysAdmin) {
+        for aspect in [Aspect::FilesystemWrite, Aspect::Privileges] {
+            let reason = "with CAP_SYS_ADMIN the mounts that hide and write-protect files of the kernel can be undone";
+            enforcement.lower(aspect, Level::Partial, reason);
+        }
+        // Where the process is in no group of its own, the root of its cgroup namespace is the hierarchy's.
+        if !request.identity.is_rootless() && !request.cgroup_v2 {
+            let reason = "and a version 1 hierarchy can be mounted, whose release_agent is run by the host";
+            enforcement.lower(Aspect::Privileges, Level::Partial, reason);
+        }
+    }
+}
+
+/// Whether device nodes that the workload may come by are kept shut.
+fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
+    // Options that cannot be read are an error of the plan.
+    let wanted = devices::rules(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
+    if request.identity.is_rootless() || !wanted {
+        return;
+    }
+    let why = match request.cgroup {
+        None => Some(request.no_cgroup.to_owned()),
+        Some(group) => {
+            group.unenforced().iter().find(|lost| lost.limit == Limit::Devices).map(|lost| lost.cause.to_string())
+        }
+    };
+    if let Some(why) = why {
+        let reason = format!("it can make nodes of any device and open them: {why}");
+        enforcement.lower(Aspect::Privileges, Level::Partial, reason);
     }
 }
 
