@@ -87,8 +87,7 @@ fn expected(policy: &Policy, target: &Target, name: &str, arguments: &[u64; 6]) 
     let matching = policy.rules.iter().filter(|rule| {
         let holds = |condition: &Condition| holds(condition, !rule.action.permits(), arguments);
         let distinct: HashSet<u8> = rule.conditions.iter().map(|condition| condition.argument).collect();
-        rule.action != policy.default
-            && rule.takes_part(target)
+        rule.takes_part(target)
             && rule.names.iter().any(|one| one == name)
             && match distinct.len() == rule.conditions.len() {
                 true => rule.conditions.iter().all(holds),
@@ -316,6 +315,17 @@ fn the_most_restrictive_rule_wins_in_any_order() {
         let policy = Policy { default: Action::Errno(1), rules, with_32_bit: false };
         let program = compiled(&policy, &target(Arch::X86_64, CapabilitySet::EMPTY));
         assert_eq!(run(&program, call(Arch::X86_64, number(Arch::X86_64, "kill"), &[])), KILL);
+    }
+}
+
+#[test]
+fn a_refusal_that_is_the_default_outweighs_what_allows() {
+    for default in [Action::Errno(1), Action::Errno(38), Action::KillProcess, Action::Log] {
+        let rules = vec![Rule::always(Action::Allow, ["getpriority", "kill"]), Rule::always(default, ["getpriority"])];
+        let policy = Policy { default, rules, with_32_bit: false };
+        let program = compiled(&policy, &target(Arch::X86_64, CapabilitySet::EMPTY));
+        let result = |name| run(&program, call(Arch::X86_64, number(Arch::X86_64, name), &[]));
+        assert_eq!([result("getpriority"), result("kill")], [default.value(), ALLOW]);
     }
 }
 
