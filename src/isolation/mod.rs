@@ -241,22 +241,26 @@ impl Identity {
         !matches!(self, Identity::Host)
     }
 
-    /// Can a process inside have these ids? `None` says yes.
-    pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<String> {
+    /// Can a process inside have these ids? `None` says yes, else why not and what would change that.
+    pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<(String, &'static str)> {
+        const RANGE: &str =
+            "give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap";
+        const LARGER: &str = "give this user a larger range in /etc/subuid and /etc/subgid (usermod --add-subuids)";
         match self {
             Identity::Host => None,
             Identity::Single { .. } if groups.iter().all(|group| *group == gid) => None,
             Identity::Single { .. } => {
-                Some("one user id can show one group only, and the user has supplementary groups".into())
+                Some(("one user id can show one group only, and the user has supplementary groups".into(), RANGE))
             }
             Identity::Range { uids, gids, .. } => {
                 let size = |ranges: &[IdRange]| 1 + ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
                 let bad_gid = std::iter::once(&gid).chain(groups).find(|id| u64::from(**id) >= size(gids));
+                let outside = |kind, id, ranges| {
+                    (format!("{kind} id {id} is not in the subordinate range of {} ids", size(ranges)), LARGER)
+                };
                 match (u64::from(uid) < size(uids), bad_gid) {
-                    (false, _) => Some(format!("user id {uid} is not in the subordinate range of {} ids", size(uids))),
-                    (_, Some(bad)) => {
-                        Some(format!("group id {bad} is not in the subordinate range of {} ids", size(gids)))
-                    }
+                    (false, _) => Some(outside("user", uid, uids)),
+                    (_, Some(bad)) => Some(outside("group", *bad, gids)),
                     _ => None,
                 }
             }
@@ -316,6 +320,22 @@ pub(crate) trait Isolation: fmt::Debug + Send + Sync {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_a_range_is_told_to_get_a_larger_one() {
+        let ranges = || vec![IdRange { start: 100_000, count: 65_536 }];
+        let tool = PathBuf::from("/usr/bin/newuidmap");
+        let (uid_tool, gid_tool) = (tool.clone(), tool);
+        let range = Identity::Range { uid: 1000, gid: 1000, uids: ranges(), gids: ranges(), uid_tool, gid_tool };
+        assert_eq!(range.refuses(65_536, 65_536, &[0]), None);
+        for (uid, gid) in [(65_537, 0), (0, 65_537)] {
+            let (why, remedy) = range.refuses(uid, gid, &[]).unwrap();
+            assert!(why.contains("65537 is not in the subordinate range of 65537 ids"), "{why}");
+            assert!(remedy.contains("a larger range"), "{remedy}");
+        }
+        let single = Identity::Single { uid: 1000, gid: 1000, groups: vec![] };
+        assert!(single.refuses(0, 0, &[7]).unwrap().1.contains("a range"));
+    }
 
     #[test]
     fn what_an_option_gives_away_is_not_given_away_from_an_explicit_requirement() {
