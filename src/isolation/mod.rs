@@ -154,8 +154,9 @@ impl fmt::Display for Enforcement {
     }
 }
 
-/// The least that a caller accepts. The default asks for everything in full but two: of filesystem write partial is
-/// enough, for over a tree of the host a socket of its services may be in reach, and nothing is asked of limits.
+/// The least that a caller accepts. The default asks for everything in full but three: of filesystem write partial is
+/// enough, for over a tree of the host a socket of its services may be in reach; of system calls, for the default filter
+/// lets 32-bit programs make any socket ([`Seccomp::Strict2026_11`] does not); and nothing is asked of limits.
 ///
 /// What the caller gives away by an option of its own (`network = host`, no system call filter) lowers what the *default*
 /// asks for: that needs no second permission. A level that was asked for by [`at_least`](Requirement::at_least) stays.
@@ -179,6 +180,7 @@ impl Default for Requirement {
         let mut levels = [Level::Full; 7];
         levels[Aspect::Limits as usize] = Level::None;
         levels[Aspect::FilesystemWrite as usize] = Level::Partial;
+        levels[Aspect::Syscalls as usize] = Level::Partial;
         Requirement { levels, explicit: [false; 7] }
     }
 }

@@ -130,6 +130,20 @@ fn an_explicit_requirement_is_never_waived() {
     }
 }
 
+/// The default filter leaves socketcall(2) to 32-bit programs, and says so.
+#[test]
+fn the_strict_filter_is_the_full_one() {
+    needs_containers!();
+    let root = Root::new();
+    let full = ["--rm", "--require", "system-calls=full"];
+    assert_eq!(root.says(&[&full[..], &["--security-opt", "seccomp=strict"]].concat(), &["echo", "x"]), "x");
+    let output = root.sandbox(&full, &["echo", "x"]);
+    match cfg!(target_arch = "x86_64") {
+        true => assert!(crate::support::complaint(&output).contains("socketcall"), "{output:?}"),
+        false => assert!(output.status.success(), "{output:?}"),
+    }
+}
+
 #[test]
 fn requirements_are_a_minimum() {
     needs_containers!();

@@ -62,6 +62,12 @@ impl Isolation for Namespaces {
             (Some(_), Seccomp::Custom(_)) => {
                 enforcement.lower(Aspect::Syscalls, Level::Partial, "a filter of the caller's own decides, unjudged");
             }
+            // Only x86 has the call, and 64-bit programs have it there, too, by `int 0x80`.
+            (Some(_), Seccomp::Docker2026_11) if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => {
+                let reason = "32-bit programs make sockets of any family with socketcall(2), AF_VSOCK and AF_ALG \
+                              included; the strict filter closes that";
+                enforcement.lower(Aspect::Syscalls, Level::Partial, reason);
+            }
             (Some(_), _) => {}
         }
         let process = request.spec.process().as_ref();

@@ -209,6 +209,19 @@ fn socket_families_are_the_ones_listed() {
     assert_eq!(result("socket", &[1 << 32 | 2]), EPERM);
 }
 
+/// `int 0x80` with AF_VSOCK or AF_ALG: the family is in memory.
+#[test]
+fn socketcall_is_closed_by_the_strict_policy_alone() {
+    let target = target(Arch::X86_64, CapabilitySet::DOCKER_2026_11);
+    let result = |policy: &Policy, arch, name| run(&compiled(policy, &target), call(arch, number(arch, name), &[1]));
+    let (docker, strict) = (Policy::docker_2026_11(), Policy::strict_2026_11());
+    assert_eq!(result(&docker, Arch::X86, "socketcall"), ALLOW);
+    assert_eq!(result(&strict, Arch::X86, "socketcall"), ENOSYS);
+    for (arch, name) in [(Arch::X86, "socket"), (Arch::X86_64, "socket"), (Arch::X86, "connect")] {
+        assert_eq!(result(&strict, arch, name), ALLOW, "{name}");
+    }
+}
+
 #[test]
 fn personality_takes_five_values() {
     let result = docker(Arch::X86_64);
