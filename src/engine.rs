@@ -12,7 +12,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
-use crate::probe::Host;
+use crate::probe::{Feature, Host};
 use crate::repository::Removed;
 use crate::snapshot::Snapshotter;
 use crate::{Error, ErrorKind, Result, content, snapshot, system};
@@ -160,8 +160,10 @@ fn identity(host: &Host, single: bool) -> Identity {
     }
     let (uid, gid) = (host.uid(), host.gid());
     let (uids, gids) = (host.subordinate_uids(), host.subordinate_gids());
+    // Also a process with no_new_privs has none: newuidmap gains no privileges then.
+    let usable = !single && host.has(Feature::SubordinateIds);
     match (host.newuidmap(), host.newgidmap()) {
-        (Some(uid_tool), Some(gid_tool)) if !single && !uids.is_empty() && !gids.is_empty() => Identity::Range {
+        (Some(uid_tool), Some(gid_tool)) if usable => Identity::Range {
             uid,
             gid,
             uids: uids.to_vec(),
@@ -486,6 +488,26 @@ mod tests {
 
     fn all_files(text: &str) -> bool {
         (0..20).all(|number| text.lines().any(|line| line == format!("file{number}")))
+    }
+
+    #[test]
+    fn a_range_is_used_only_where_it_can_be() {
+        let ranges = vec![crate::probe::IdRange { start: 100_000, count: 65_536 }];
+        let helper = |name| Some(crate::probe::Helper { path: Path::new("/usr/bin").join(name), privileged: true });
+        let mut host = Host {
+            uid: 1000,
+            effective: 0,
+            no_new_privs: false,
+            subordinate_uids: ranges.clone(),
+            subordinate_gids: ranges,
+            newuidmap: helper("newuidmap"),
+            newgidmap: helper("newgidmap"),
+            ..Host::probe()
+        };
+        assert!(matches!(identity(&host, false), Identity::Range { .. }));
+        assert!(matches!(identity(&host, true), Identity::Single { .. }));
+        host.no_new_privs = true;
+        assert!(matches!(identity(&host, false), Identity::Single { .. }));
     }
 
     #[test]

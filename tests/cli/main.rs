@@ -10,6 +10,7 @@ mod support;
 
 mod commit;
 mod crash;
+mod hosts;
 mod images;
 mod lifecycle;
 mod limits;
