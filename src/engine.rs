@@ -615,4 +615,52 @@ mod tests {
         assert!(!dir.exists());
         assert!(group.paths().iter().all(|path| !path.exists()));
     }
+
+    /// A program in another control group made the container's group elsewhere than this one would.
+    #[test]
+    fn a_group_that_was_recorded_elsewhere_is_cleared() {
+        let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
+        let id = crate::name::ContainerId::random().unwrap();
+        let name = format!("coracle-elsewhere-{}", std::process::id());
+        let parent = crate::cgroup::Parent::OwnNamed(name);
+        let driver = crate::cgroup::Direct::new(crate::cgroup::Hierarchies::detect().unwrap(), parent);
+        let request = crate::cgroup::Request { track: crate::cgroup::Controllers::PIDS, ..Default::default() };
+        let group = crate::cgroup::Driver::create(&driver, &id.to_string(), &request).unwrap();
+        if engine.runtime.identity.is_rootless() || !group.can_kill() {
+            eprintln!("SKIP: no control groups here");
+            return group.remove().unwrap();
+        }
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for path in group.paths() {
+            std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        let other = tempfile::tempdir().unwrap();
+        let other = other.path().join(id.to_string());
+        std::fs::create_dir(&other).unwrap();
+        let above = group.paths()[0].parent().unwrap().to_owned();
+        let dir = engine.root().join("containers").join(id.to_string());
+        std::fs::create_dir_all(dir.join("upper")).unwrap();
+        // Of these, two are no groups of this container.
+        let groups: Vec<PathBuf> = [vec![other.clone(), above.clone()], group.paths()].concat();
+        let record = serde_json::json!({
+            "id": id, "base": "/", "command": ["sleep"], "created": "2020-01-02T03:04:05Z", "state": "running",
+            "keep": false, "stop_signal": 15, "owner": "0123456789abcdef", "groups": groups,
+        });
+        std::fs::write(dir.join("state.json"), record.to_string()).unwrap();
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        let again = Engine::open(engine.root()).unwrap();
+        assert_eq!(again.leftovers(), &[] as &[String]);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&waiter.join().unwrap()), Some(libc::SIGKILL));
+        assert!(group.paths().iter().all(|path| !path.exists()));
+        assert!(other.is_dir() && above.is_dir() && !dir.exists());
+        // What is recorded is where the group is.
+        let mut running = engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+        let groups = running.info().groups;
+        assert!(
+            !groups.is_empty() && groups.iter().all(|path| path.ends_with(running.id().to_string()) && path.is_dir())
+        );
+        drop(running.stdin.take());
+        running.close().unwrap();
+        assert!(groups.iter().all(|path| !path.exists()));
+    }
 }

@@ -102,6 +102,7 @@ impl ContainerBuilder {
             keep: self.keep,
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
+            groups: vec![],
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);
@@ -119,6 +120,17 @@ impl ContainerBuilder {
             kept: false,
         };
         super::make_directory(&directory, "make the container's directory")?;
+        // Before the record, which names it.
+        if !runtime.identity.is_rootless() {
+            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
+            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
+                Ok(group) => {
+                    draft.info.groups = group.paths();
+                    draft.group = Some(group);
+                }
+                Err(why) => draft.no_group = why,
+            }
+        }
         record::write(runtime.root(), &draft.info)?;
         // After the record: a name without one is free.
         if let Some(name) = &draft.info.name {
@@ -128,13 +140,6 @@ impl ContainerBuilder {
             super::snapshot::stand_on(&directory, Some(saved.id()))?;
         }
         draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
-        if !runtime.identity.is_rootless() {
-            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
-            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
-                Ok(group) => draft.group = Some(group),
-                Err(why) => draft.no_group = why,
-            }
-        }
         Ok(draft)
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Runtime {
     pub(crate) isolation: Box<dyn Isolation>,
     /// Compiled system call filters.
     pub(crate) filters: Filters,
-    cgroups: OnceLock<Result<Box<dyn Driver>, String>>,
+    cgroups: OnceLock<Result<cgroup::Direct, String>>,
     unlimited: OnceLock<Vec<Unenforced>>,
     owner: Mutex<Option<Arc<Owner>>>,
 }
@@ -79,15 +79,15 @@ impl Runtime {
         }
     }
 
-    fn driver(&self) -> Result<&dyn Driver, &str> {
+    fn driver(&self) -> Result<&cgroup::Direct, &str> {
         let driver = self.cgroups.get_or_init(|| {
             let hierarchies = cgroup::Hierarchies::detect().map_err(|error| error.to_string())?;
-            Ok(Box::new(cgroup::Direct::new(hierarchies, cgroup::Parent::Own)))
+            Ok(cgroup::Direct::new(hierarchies, cgroup::Parent::Own))
         });
-        driver.as_ref().map(|driver| &**driver).map_err(String::as_str)
+        driver.as_ref().map_err(String::as_str)
     }
 
-    fn cgroups(&self) -> Option<&dyn Driver> {
+    fn cgroups(&self) -> Option<&cgroup::Direct> {
         self.driver().ok()
     }
 
@@ -109,7 +109,7 @@ impl Runtime {
 
     /// The kinds of limit that do not hold on this host, found out once.
     pub(crate) fn unlimited(&self) -> &[Unenforced] {
-        self.unlimited.get_or_init(|| self.cgroups().map(Driver::unavailable).unwrap_or_default())
+        self.unlimited.get_or_init(|| self.cgroups().map(cgroup::Direct::unavailable).unwrap_or_default())
     }
 
     /// The control group of a container of any program; `None` where there is none, or none that can be looked for.
@@ -118,15 +118,20 @@ impl Runtime {
     }
 
     /// Kills what another program left in a container's control group, and removes that; one that is not there, or
-    /// that cannot be looked for, is fine.
-    pub(crate) fn clear_group(&self, name: &str) -> Result<()> {
+    /// that cannot be looked for, is fine. It is looked for below this program's own group and in the `recorded`
+    /// directories, of which only those count that are a group of this name.
+    pub(crate) fn clear_group(&self, name: &str, recorded: &[PathBuf]) -> Result<()> {
         if self.identity.is_rootless() {
             return Ok(());
         }
-        match self.cgroups().map(|driver| driver.open(name)) {
-            Some(Ok(Some(group))) => super::clear(&group),
-            _ => Ok(()),
+        let Ok(driver) = self.driver() else { return Ok(()) };
+        let own = driver.open(name).ok().flatten();
+        let found = own.into_iter().chain(driver.open_recorded(name, recorded).ok().flatten());
+        let mut result = Ok(());
+        for group in found {
+            result = result.and(super::clear(&group));
         }
+        result
     }
 
     /// Removes a container's directory, whoever owns the files in it.
@@ -188,7 +193,8 @@ impl Runtime {
                     Ok(())
                 }
                 Some(info) => self.settle(info),
-                None if alone => self.remove_directory(&id),
+                // Its group, if it got that far, was to be named by the record.
+                None if alone => self.clear_group(&id, &[]).and_then(|()| self.remove_directory(&id)),
                 None => Ok(()),
             };
             if let Err(error) = done {
@@ -213,7 +219,7 @@ impl Runtime {
             return super::take_all(self, &info, None);
         }
         if matches!(info.state, State::Created | State::Running) {
-            self.clear_group(&super::group_name(&info.id))?;
+            self.clear_group(&super::group_name(&info.id), &info.groups)?;
         }
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;
