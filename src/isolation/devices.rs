@@ -27,7 +27,8 @@ pub(crate) fn rules(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
             given.extend(if options.bind { device(mount) } else { None });
         }
     }
-    if !(mounted && holds(spec, Capability::Mknod)) && !is_loose(spec, filter) {
+    let makes_nodes = mounted && holds(spec, Capability::Mknod);
+    if !makes_nodes && !is_loose(spec, filter) {
         return Ok(Devices::Any);
     }
     let Devices::Only(mut rules) = Devices::docker_2026_11() else { return Ok(Devices::Any) };
