@@ -12,7 +12,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::{Identity, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
-use crate::probe::Host;
+use crate::probe::{Feature, Host};
 use crate::repository::Removed;
 use crate::snapshot::Snapshotter;
 use crate::{Error, ErrorKind, Result, content, snapshot, system};
@@ -173,8 +173,10 @@ fn identity(host: &Host, single: bool) -> Identity {
     }
     let (uid, gid) = (host.uid(), host.gid());
     let (uids, gids) = (host.subordinate_uids(), host.subordinate_gids());
+    // Also a process with no_new_privs has none: newuidmap gains no privileges then.
+    let usable = !single && host.has(Feature::SubordinateIds);
     match (host.newuidmap(), host.newgidmap()) {
-        (Some(uid_tool), Some(gid_tool)) if !single && !uids.is_empty() && !gids.is_empty() => Identity::Range {
+        (Some(uid_tool), Some(gid_tool)) if usable => Identity::Range {
             uid,
             gid,
             uids: uids.to_vec(),
@@ -502,6 +504,26 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_used_only_where_it_can_be() {
+        let ranges = vec![crate::probe::IdRange { start: 100_000, count: 65_536 }];
+        let helper = |name| Some(crate::probe::Helper { path: Path::new("/usr/bin").join(name), privileged: true });
+        let mut host = Host {
+            uid: 1000,
+            effective: 0,
+            no_new_privs: false,
+            subordinate_uids: ranges.clone(),
+            subordinate_gids: ranges,
+            newuidmap: helper("newuidmap"),
+            newgidmap: helper("newgidmap"),
+            ..Host::probe()
+        };
+        assert!(matches!(identity(&host, false), Identity::Range { .. }));
+        assert!(matches!(identity(&host, true), Identity::Single { .. }));
+        host.no_new_privs = true;
+        assert!(matches!(identity(&host, false), Identity::Single { .. }));
+    }
+
+    #[test]
     fn many_layers_are_mounted_by_every_way() {
         for old in [false, true] {
             let change = |host: &mut Host| {
@@ -579,7 +601,9 @@ mod tests {
     fn what_lives_in_the_group_of_a_dead_program_is_killed_before_its_files_go() {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let id = crate::name::ContainerId::random().unwrap();
-        let Some(group) = engine.runtime.make_group(&id.to_string()).filter(|group| group.can_kill()) else {
+        let Some(group) =
+            engine.runtime.make_group(&id.to_string(), Default::default()).ok().filter(|group| group.can_kill())
+        else {
             eprintln!("SKIP: no control groups here");
             return;
         };
@@ -604,5 +628,53 @@ mod tests {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&waiter.join().unwrap()), Some(libc::SIGKILL));
         assert!(!dir.exists());
         assert!(group.paths().iter().all(|path| !path.exists()));
+    }
+
+    /// A program in another control group made the container's group elsewhere than this one would.
+    #[test]
+    fn a_group_that_was_recorded_elsewhere_is_cleared() {
+        let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
+        let id = crate::name::ContainerId::random().unwrap();
+        let name = format!("coracle-elsewhere-{}", std::process::id());
+        let parent = crate::cgroup::Parent::OwnNamed(name);
+        let driver = crate::cgroup::Direct::new(crate::cgroup::Hierarchies::detect().unwrap(), parent);
+        let request = crate::cgroup::Request { track: crate::cgroup::Controllers::PIDS, ..Default::default() };
+        let group = crate::cgroup::Driver::create(&driver, &id.to_string(), &request).unwrap();
+        if engine.runtime.identity.is_rootless() || !group.can_kill() {
+            eprintln!("SKIP: no control groups here");
+            return group.remove().unwrap();
+        }
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for path in group.paths() {
+            std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        let other = tempfile::tempdir().unwrap();
+        let other = other.path().join(id.to_string());
+        std::fs::create_dir(&other).unwrap();
+        let above = group.paths()[0].parent().unwrap().to_owned();
+        let dir = engine.root().join("containers").join(id.to_string());
+        std::fs::create_dir_all(dir.join("upper")).unwrap();
+        // Of these, two are no groups of this container.
+        let groups: Vec<PathBuf> = [vec![other.clone(), above.clone()], group.paths()].concat();
+        let record = serde_json::json!({
+            "id": id, "base": "/", "command": ["sleep"], "created": "2020-01-02T03:04:05Z", "state": "running",
+            "keep": false, "stop_signal": 15, "owner": "0123456789abcdef", "groups": groups,
+        });
+        std::fs::write(dir.join("state.json"), record.to_string()).unwrap();
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        let again = Engine::open(engine.root()).unwrap();
+        assert_eq!(again.leftovers(), &[] as &[String]);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&waiter.join().unwrap()), Some(libc::SIGKILL));
+        assert!(group.paths().iter().all(|path| !path.exists()));
+        assert!(other.is_dir() && above.is_dir() && !dir.exists());
+        // What is recorded is where the group is.
+        let mut running = engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+        let groups = running.info().groups;
+        assert!(
+            !groups.is_empty() && groups.iter().all(|path| path.ends_with(running.id().to_string()) && path.is_dir())
+        );
+        drop(running.stdin.take());
+        running.close().unwrap();
+        assert!(groups.iter().all(|path| !path.exists()));
     }
 }

@@ -151,6 +151,20 @@ pub struct Host {
     pub(crate) possible_cpus: u32,
 }
 
+/// What a rootful launch takes: owners and modes of any file, nodes for `/dev`, users and the bounding set of the workload,
+/// the loopback interface, and everything else. See capabilities(7) for the numbers.
+const ROOTFUL: [(u32, &str); 9] = [
+    (0, "CAP_CHOWN"),
+    (1, "CAP_DAC_OVERRIDE"),
+    (3, "CAP_FOWNER"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (8, "CAP_SETPCAP"),
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (27, "CAP_MKNOD"),
+];
+
 /// Where files are looked for; tests point it at a tree of their own.
 pub(crate) struct Sources {
     pub(crate) root: PathBuf,
@@ -272,14 +286,21 @@ impl Host {
         self.gid
     }
 
-    /// Whether this process holds the capabilities that a rootful launch takes (`CAP_SYS_ADMIN`, `CAP_SETUID`,
-    /// `CAP_SETGID`) in the initial user namespace.
+    /// Whether this process holds all the capabilities that a rootful launch takes, in the initial user namespace.
     pub fn is_root(&self) -> bool {
-        const SETGID: u64 = 1 << 6;
-        const SETUID: u64 = 1 << 7;
+        !self.nested && self.missing_capabilities().is_empty()
+    }
+
+    /// What a rootful launch takes and this process does not have.
+    pub(crate) fn missing_capabilities(&self) -> Vec<&'static str> {
+        let missing = ROOTFUL.iter().filter(|(number, _)| self.effective & 1 << number == 0);
+        missing.map(|(_, name)| *name).collect()
+    }
+
+    /// Whether this process may do as root does with namespaces and mounts, be it for a rootful launch or not.
+    pub(crate) fn is_admin(&self) -> bool {
         const SYS_ADMIN: u64 = 1 << 21;
-        let needed = SETGID | SETUID | SYS_ADMIN;
-        !self.nested && self.effective & needed == needed
+        !self.nested && self.effective & SYS_ADMIN != 0
     }
 
     /// The capabilities that a child of this process can have at most: the bounding set, bit *n* for number *n*.

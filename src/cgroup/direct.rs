@@ -96,7 +96,7 @@ impl Direct {
     }
 
     /// The version 2 hierarchy, when groups can be made in it.
-    fn v2(&self) -> Option<Place> {
+    pub(super) fn v2(&self) -> Option<Place> {
         place(self.members.iter().find(|member| member.hierarchy.version == Version::V2)?)
     }
 
@@ -122,6 +122,33 @@ impl Direct {
         v2.into_iter().chain(self.v1(needed.without(covered)).filter_map(place)).collect()
     }
 
+    /// The group of this name in directories that were written down when it was made, perhaps by a program in another
+    /// group than this one. Directories of another name, or that lie in no hierarchy, are passed over.
+    pub(crate) fn open_recorded(&self, name: &str, directories: &[PathBuf]) -> Result<Option<Group>> {
+        check_name(name)?;
+        let places = directories.iter().filter_map(|path| {
+            use std::path::Component;
+            let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            let (above, last) = (path.parent()?, path.file_name()?);
+            if !plain || !path.is_absolute() || last != name {
+                return None;
+            }
+            let within = |member: &&Arc<Member>| above.starts_with(&member.hierarchy.mount);
+            // Of a mount inside another the inner one.
+            let member = self.members.iter().filter(within).max_by_key(|it| it.hierarchy.mount.as_os_str().len())?;
+            // Something else may be mounted over it.
+            let opened = member.opened_at(above.to_owned()).filter(|opened| is_cgroup(&opened.fd))?;
+            Some(Place {
+                version: member.hierarchy.version,
+                controllers: opened.controllers,
+                member: Arc::clone(member),
+                opened,
+            })
+        });
+        let mut group = Group::new(name, places);
+        Ok(group.find_directories()?.then_some(group))
+    }
+
     /// Why a limit cannot be enforced here.
     pub(crate) fn why_not(&self, limit: Limit) -> Why {
         let wanted = if limit == Limit::Kill { Controllers::FREEZER } else { limit.controller() };
@@ -143,7 +170,7 @@ impl Direct {
         match (self.members.is_empty(), limit) {
             (true, _) => Why::new("no cgroup file system is mounted here", "mount -t cgroup2 none /sys/fs/cgroup"),
             (false, Limit::Devices) => Why::new(
-                "there is no version 1 devices controller here",
+                "there is neither a version 1 devices controller nor a version 2 group here",
                 "a user namespace, in which no device node can be created",
             ),
             (false, limit) => {
@@ -255,7 +282,11 @@ impl Member {
     /// The parent directory if it is there: looking for a group makes nothing, and changes nothing. What was opened
     /// before may have been removed and made anew by others, so that is not asked.
     fn existing(&self) -> Option<Arc<Opened>> {
-        let path = self.path().ok()?;
+        self.opened_at(self.path().ok()?)
+    }
+
+    /// A directory of the hierarchy that is there.
+    fn opened_at(&self, path: PathBuf) -> Option<Arc<Opened>> {
         let fd = open_directory(&path).ok()?;
         let controllers = match self.hierarchy.version {
             Version::V1 => self.hierarchy.controllers,
@@ -355,6 +386,11 @@ fn is_delegated(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes())
         .is_ok_and(|path| trial::has_xattr(&path, c"user.delegate") || trial::has_xattr(&path, c"trusted.delegate"))
+}
+
+fn is_cgroup(fd: &OwnedFd) -> bool {
+    use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
+    fstatfs(fd).is_ok_and(|status| [CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&status.filesystem_type()))
 }
 
 fn open_directory(path: &Path) -> nix::Result<OwnedFd> {

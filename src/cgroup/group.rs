@@ -14,10 +14,11 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use serde::Serialize;
 
+use super::devices::program;
 use super::direct::{ATTEMPTS, Member, Opened};
 use super::limits::{Controllers, Limit, Limits, Setting, Unenforced, Version, Why};
 use super::{DeviceRule, Devices, Request};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, sys};
 
 /// How long [`Group::remove`] and the like wait for processes that are on their way out.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -123,28 +124,45 @@ impl Group {
     /// Writes what was asked for; what cannot be enforced is noted, what the kernel calls wrong is an error.
     pub(crate) fn apply(&mut self, request: &Request, why_not: impl Fn(Limit) -> Why) -> Result<()> {
         let mut unenforced = self.write_limits(&request.limits, &why_not)?;
-        if let Devices::Only(rules) = &request.devices {
-            match self.place_of(Controllers::DEVICES) {
-                Some(place) => {
-                    // The caller asked for less than everything: half of that is not an answer, so any failure is one.
-                    let refused = |file, value: &str, errno| self.refused(place, file, value, errno);
-                    self.write(place, "devices.deny", "a").map_err(|errno| refused("devices.deny", "a", errno))?;
-                    let file = "devices.allow";
-                    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-                    let allow = openat(&place.opened.fd, self.file(file).as_c_str(), flags, Mode::empty())
-                        .map_err(|errno| refused(file, "", errno))?;
-                    for line in rules.iter().map(DeviceRule::v1_line) {
-                        nix::unistd::write(&allow, line.as_bytes()).map_err(|errno| refused(file, &line, errno))?;
-                    }
-                }
-                None => unenforced.push(Unenforced::new(Limit::Devices, &why_not(Limit::Devices))),
-            }
+        if let Devices::Only(rules) = &request.devices
+            && let Err(why) = self.restrict_devices(rules, &why_not)?
+        {
+            unenforced.push(Unenforced::new(Limit::Devices, &why));
         }
         if !self.can_kill() {
             unenforced.push(Unenforced::new(Limit::Kill, &why_not(Limit::Kill)));
         }
         self.unenforced = unenforced;
         Ok(())
+    }
+
+    /// By version 1's controller where it is, else by a program for version 2; the inner error says why by neither.
+    fn restrict_devices(&self, rules: &[DeviceRule], why_not: impl Fn(Limit) -> Why) -> Result<Result<(), Why>> {
+        if let Some(place) = self.place_of(Controllers::DEVICES) {
+            let refused = |file, value: &str, errno| self.refused(place, file, value, errno);
+            match self.write(place, "devices.deny", "a") {
+                Ok(()) => {}
+                Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::EROFS)) => {
+                    let cause = format!("devices.deny of version 1 cannot be written: {}", errno.desc());
+                    return Ok(Err(Why { cause: cause.into(), remedy: None }));
+                }
+                Err(errno) => return Err(refused("devices.deny", "a", errno)),
+            }
+            // The caller asked for less than everything: half of that is not an answer, so any failure is one.
+            let file = "devices.allow";
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            let allow = openat(&place.opened.fd, self.file(file).as_c_str(), flags, Mode::empty())
+                .map_err(|errno| refused(file, "", errno))?;
+            for line in rules.iter().map(DeviceRule::v1_line) {
+                nix::unistd::write(&allow, line.as_bytes()).map_err(|errno| refused(file, &line, errno))?;
+            }
+            return Ok(Ok(()));
+        }
+        let Some(group) = &self.clone_into else { return Ok(Err(why_not(Limit::Devices))) };
+        Ok(sys::bpf::restrict_devices(group.as_fd(), &program(rules)).map_err(|errno| Why {
+            cause: format!("the kernel takes no program for the devices of a version 2 group: {}", errno.desc()).into(),
+            remedy: Some("CAP_BPF and CAP_NET_ADMIN, on a kernel with CONFIG_CGROUP_BPF"),
+        }))
     }
 
     /// Takes back the directories that were made, after a failure.

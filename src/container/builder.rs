@@ -69,6 +69,10 @@ impl Mount {
     }
 
     /// A mount option as fstab(5) writes it (`exec`, `size=64m`, `rslave`, …); later ones win.
+    ///
+    /// What limits a bind mount (`ro`, `noexec`, `nosuid`, `nodev`) holds on the mounts inside it, too. With `rslave`
+    /// what the host mounts inside a shared mount later appears in the container; nothing ever appears the other way.
+    /// With `dev` the device that is bound can be opened; of a directory only the devices that every container has.
     #[must_use]
     pub fn option(mut self, option: impl Into<String>) -> Mount {
         match &mut self.0 {

@@ -21,10 +21,9 @@ impl ContainerBuilder {
         let config = self.base.image().map(|image| &image.config().config);
         let text = self.user.as_deref().or(config.map(|config| config.user.as_str())).unwrap_or_default();
         let user = user::resolve(text, view)?;
-        if let Some(why) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("run as the user {text:?}")).because(why).remedy(
-                "give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap",
-            ));
+        if let Some((why, remedy)) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {
+            let step = format!("run as the user {text:?}");
+            return Err(Error::new(ErrorKind::Unsupported, step).because(why).remedy(remedy));
         }
         let host_network = self.network == Network::Host;
         // On the host's network, a name that nobody there knows is of no use.

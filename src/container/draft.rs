@@ -12,9 +12,10 @@ use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, MadeFile, Request, Stream};
+use crate::isolation::{Aspect, MadeFile, Request, Stream, devices};
 use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
+use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
@@ -24,6 +25,8 @@ pub(super) struct Draft {
     pub(super) owner: Arc<Owner>,
     pub(super) info: Info,
     pub(super) group: Option<Group>,
+    /// Why there is no group.
+    pub(super) no_group: String,
     pub(super) snapshot: Snapshot,
     pub(super) spec: Spec,
     pub(super) seccomp: Option<Arc<[u8]>>,
@@ -102,6 +105,7 @@ impl ContainerBuilder {
             keep: self.keep,
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
+            groups: vec![],
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);
@@ -110,6 +114,7 @@ impl ContainerBuilder {
             owner,
             info,
             group: None,
+            no_group: "containers in a user namespace are given no control group".to_owned(),
             snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
             seccomp: decided.seccomp,
@@ -118,6 +123,17 @@ impl ContainerBuilder {
             kept: false,
         };
         super::make_directory(&directory, "make the container's directory")?;
+        // Before the record, which names it.
+        if !runtime.identity.is_rootless() {
+            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
+            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
+                Ok(group) => {
+                    draft.info.groups = group.paths();
+                    draft.group = Some(group);
+                }
+                Err(why) => draft.no_group = why,
+            }
+        }
         record::write(runtime.root(), &draft.info)?;
         // After the record: a name without one is free.
         if let Some(name) = &draft.info.name {
@@ -127,9 +143,6 @@ impl ContainerBuilder {
             super::snapshot::stand_on(&directory, Some(saved.id()))?;
         }
         draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
-        if !runtime.identity.is_rootless() {
-            draft.group = runtime.make_group(&super::group_name(&draft.info.id));
-        }
         Ok(draft)
     }
 
@@ -140,16 +153,6 @@ impl ContainerBuilder {
         stdio_made: [bool; 3],
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;
-        let mut waived = vec![];
-        if self.network == Network::Host {
-            waived.push(Aspect::Network);
-        }
-        if draft.seccomp.is_none() {
-            waived.push(Aspect::Syscalls);
-        }
-        if !self.profile.no_new_privs {
-            waived.push(Aspect::Privileges);
-        }
         let request = Request {
             spec: &draft.spec,
             snapshot: &draft.snapshot,
@@ -160,14 +163,40 @@ impl ContainerBuilder {
             stdio_made,
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
+            filter: &self.profile.seccomp,
             cgroup: draft.group.as_ref(),
+            no_cgroup: &draft.no_group,
+            unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },
             init: self.init,
             hidden: std::mem::take(&mut draft.hidden),
             volatile: !self.keep,
             overlay_append: runtime.host.has_overlay_append(),
             cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
         };
-        Ok((request, waived))
+        Ok((request, self.waived()))
+    }
+
+    /// What options of the caller's give away by themselves.
+    fn waived(&self) -> Vec<Aspect> {
+        let profile = &self.profile;
+        let mut waived = vec![];
+        if self.network == Network::Host {
+            waived.push(Aspect::Network);
+        }
+        if matches!(profile.seccomp, Seccomp::Unconfined | Seccomp::Custom(_)) {
+            waived.push(Aspect::Syscalls);
+        }
+        let added = CapabilitySet::EMPTY.adjusted(self.cap_add.iter().map(String::as_str), []);
+        let sys_admin = profile.capabilities.contains(Capability::SysAdmin)
+            || added.is_ok_and(|added| added.contains(Capability::SysAdmin));
+        let unmasked = profile.masking != Masking::DOCKER_2026_11;
+        if !profile.no_new_privs || unmasked || sys_admin {
+            waived.push(Aspect::Privileges);
+        }
+        if unmasked || sys_admin {
+            waived.push(Aspect::FilesystemWrite);
+        }
+        waived
     }
 }
 

@@ -480,7 +480,7 @@ pub(crate) fn take_away_unless_in_hand(runtime: &Runtime, info: &Info) -> Result
 fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
     let result = match group {
         Some(group) => clear(group),
-        None => runtime.clear_group(&group_name(&info.id)),
+        None => runtime.clear_group(&group_name(&info.id), &info.groups),
     };
     if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
         return result;

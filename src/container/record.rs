@@ -92,6 +92,9 @@ pub struct Info {
     /// Paths inside that mounts needed, and that were made for them where they were missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) mount_points: Vec<String>,
+    /// The directories of its control group. Where the next program looks depends on the group that it is in itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<PathBuf>,
     /// The mark of the program that it belongs to.
     pub(crate) owner: String,
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
-use crate::cgroup::{self, Driver, Group};
+use crate::cgroup::{self, Devices, Driver, Group, Limit, Unenforced};
 use crate::content::Measured;
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
@@ -30,7 +30,8 @@ pub(crate) struct Runtime {
     pub(crate) isolation: Box<dyn Isolation>,
     /// Compiled system call filters.
     pub(crate) filters: Filters,
-    cgroups: OnceLock<Result<Box<dyn Driver>, String>>,
+    cgroups: OnceLock<Result<cgroup::Direct, String>>,
+    unlimited: OnceLock<Vec<Unenforced>>,
     owner: Mutex<Option<Arc<Owner>>>,
 }
 
@@ -55,6 +56,7 @@ impl Runtime {
             isolation,
             filters: Filters::default(),
             cgroups: OnceLock::new(),
+            unlimited: OnceLock::new(),
             owner: Mutex::new(None),
         };
         Ok(Arc::new(runtime))
@@ -77,18 +79,37 @@ impl Runtime {
         }
     }
 
-    fn cgroups(&self) -> Option<&dyn Driver> {
+    fn driver(&self) -> Result<&cgroup::Direct, &str> {
         let driver = self.cgroups.get_or_init(|| {
             let hierarchies = cgroup::Hierarchies::detect().map_err(|error| error.to_string())?;
-            Ok(Box::new(cgroup::Direct::new(hierarchies, cgroup::Parent::Own)))
+            Ok(cgroup::Direct::new(hierarchies, cgroup::Parent::Own))
         });
-        driver.as_ref().ok().map(|driver| &**driver)
+        driver.as_ref().map_err(String::as_str)
     }
 
-    /// A control group for a container; `None` where this user can make none.
-    pub(crate) fn make_group(&self, name: &str) -> Option<Group> {
-        let request = cgroup::Request { track: cgroup::Controllers::PIDS, ..cgroup::Request::default() };
-        self.cgroups()?.create(name, &request).ok()
+    fn cgroups(&self) -> Option<&cgroup::Direct> {
+        self.driver().ok()
+    }
+
+    /// A control group for a container, or why there is none: this user can make none, or there are none here.
+    pub(crate) fn make_group(&self, name: &str, devices: Devices) -> Result<Group, String> {
+        let driver = self.driver()?;
+        let request = cgroup::Request { track: cgroup::Controllers::PIDS, devices, ..cgroup::Request::default() };
+        let group = driver.create(name, &request).map_err(|error| error.to_string())?;
+        if !group.paths().is_empty() {
+            return Ok(group);
+        }
+        // A group in no hierarchy limits and holds nothing.
+        let why = driver.unavailable().into_iter().find(|lost| lost.limit == Limit::Kill);
+        Err(why.map_or("no control group can be made here".to_owned(), |why| match why.remedy {
+            Some(remedy) => format!("{}; try: {remedy}", why.cause),
+            None => why.cause.into_owned(),
+        }))
+    }
+
+    /// The kinds of limit that do not hold on this host, found out once.
+    pub(crate) fn unlimited(&self) -> &[Unenforced] {
+        self.unlimited.get_or_init(|| self.cgroups().map(cgroup::Direct::unavailable).unwrap_or_default())
     }
 
     /// The control group of a container of any program; `None` where there is none, or none that can be looked for.
@@ -97,15 +118,20 @@ impl Runtime {
     }
 
     /// Kills what another program left in a container's control group, and removes that; one that is not there, or
-    /// that cannot be looked for, is fine.
-    pub(crate) fn clear_group(&self, name: &str) -> Result<()> {
+    /// that cannot be looked for, is fine. It is looked for below this program's own group and in the `recorded`
+    /// directories, of which only those count that are a group of this name.
+    pub(crate) fn clear_group(&self, name: &str, recorded: &[PathBuf]) -> Result<()> {
         if self.identity.is_rootless() {
             return Ok(());
         }
-        match self.cgroups().map(|driver| driver.open(name)) {
-            Some(Ok(Some(group))) => super::clear(&group),
-            _ => Ok(()),
+        let Ok(driver) = self.driver() else { return Ok(()) };
+        let own = driver.open(name).ok().flatten();
+        let found = own.into_iter().chain(driver.open_recorded(name, recorded).ok().flatten());
+        let mut result = Ok(());
+        for group in found {
+            result = result.and(super::clear(&group));
         }
+        result
     }
 
     /// Removes a container's directory, whoever owns the files in it.
@@ -167,7 +193,8 @@ impl Runtime {
                     Ok(())
                 }
                 Some(info) => self.settle(info),
-                None if alone => self.remove_directory(&id),
+                // Its group, if it got that far, was to be named by the record.
+                None if alone => self.clear_group(&id, &[]).and_then(|()| self.remove_directory(&id)),
                 None => Ok(()),
             };
             if let Err(error) = done {
@@ -192,7 +219,7 @@ impl Runtime {
             return super::take_all(self, &info, None);
         }
         if matches!(info.state, State::Created | State::Running) {
-            self.clear_group(&super::group_name(&info.id))?;
+            self.clear_group(&super::group_name(&info.id), &info.groups)?;
         }
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;

@@ -4,6 +4,7 @@
 //! will enforce is a value, [`Enforcement`], known before anything is launched; what a caller asks for is a value too,
 //! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
 
+pub(crate) mod devices;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
@@ -15,9 +16,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
 use crate::probe::IdRange;
+use crate::security::Seccomp;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
@@ -104,11 +106,13 @@ impl Enforcement {
         Enforcement { backend, levels: std::array::from_fn(|_| (Level::Full, Cow::Borrowed(""))) }
     }
 
-    /// Lowers an aspect; a level that is lower already stays.
+    /// Lowers an aspect. Where it is at that level already the reason is added; a lower level stays as it is.
     pub(crate) fn lower(&mut self, aspect: Aspect, level: Level, reason: impl Into<Cow<'static, str>>) {
         let place = &mut self.levels[aspect as usize];
         if level < place.0 {
             *place = (level, reason.into());
+        } else if level == place.0 && level < Level::Full {
+            self.note(aspect, reason);
         }
     }
 
@@ -150,7 +154,12 @@ impl fmt::Display for Enforcement {
     }
 }
 
-/// The least that a caller accepts. The default asks for everything but limits.
+/// The least that a caller accepts. The default asks for everything in full but three: of filesystem write partial is
+/// enough, for over a tree of the host a socket of its services may be in reach; of system calls, for the default filter
+/// lets 32-bit programs make any socket ([`Seccomp::Strict2026_11`] does not); and nothing is asked of limits.
+///
+/// What the caller gives away by an option of its own (`network = host`, no system call filter) lowers what the *default*
+/// asks for: that needs no second permission. A level that was asked for by [`at_least`](Requirement::at_least) stays.
 ///
 /// ```
 /// use coracle::isolation::{Aspect, Level, Requirement};
@@ -160,39 +169,47 @@ impl fmt::Display for Enforcement {
 /// assert_eq!(Requirement::default().level(Aspect::Network), Level::Full);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement([Level; 7]);
+pub struct Requirement {
+    levels: [Level; 7],
+    /// Asked for by the caller in so many words.
+    explicit: [bool; 7],
+}
 
 impl Default for Requirement {
     fn default() -> Self {
         let mut levels = [Level::Full; 7];
         levels[Aspect::Limits as usize] = Level::None;
-        Requirement(levels)
+        levels[Aspect::FilesystemWrite as usize] = Level::Partial;
+        levels[Aspect::Syscalls as usize] = Level::Partial;
+        Requirement { levels, explicit: [false; 7] }
     }
 }
 
 impl Requirement {
     /// Nothing required: whatever the host can do is taken. Read [`Enforcement`] afterwards.
     pub fn nothing() -> Self {
-        Requirement([Level::None; 7])
+        Requirement { levels: [Level::None; 7], explicit: [false; 7] }
     }
 
-    /// Requires at least this level of one aspect, whatever was required before.
+    /// Requires at least this level of one aspect, whatever was required before, and whatever other options give away.
     #[must_use]
     pub fn at_least(mut self, aspect: Aspect, level: Level) -> Self {
-        self.0[aspect as usize] = level;
+        self.levels[aspect as usize] = level;
+        self.explicit[aspect as usize] = true;
         self
     }
 
     /// What is required of one aspect.
     pub fn level(&self, aspect: Aspect) -> Level {
-        self.0[aspect as usize]
+        self.levels[aspect as usize]
     }
 
-    /// [`ErrorKind::Weaker`] unless `enforcement` is at least this.
+    /// [`ErrorKind::Weaker`] unless `enforcement` is at least this. `waived` are the aspects that options of the caller's
+    /// gave away.
     pub(crate) fn check(&self, enforcement: &Enforcement, waived: &[Aspect]) -> Result<()> {
         for aspect in Aspect::ALL {
-            // What the caller gave away by an option of its own (`network = host`) needs no second permission.
-            if enforcement.level(aspect) < self.level(aspect) && !waived.contains(&aspect) {
+            let waived = waived.contains(&aspect) && !self.explicit[aspect as usize];
+            if enforcement.level(aspect) < self.level(aspect) && !waived {
                 let reason = enforcement.reason(aspect);
                 return Err(Error::new(ErrorKind::Weaker, "isolate the container as much as required")
                     .because(format!(
@@ -226,22 +243,26 @@ impl Identity {
         !matches!(self, Identity::Host)
     }
 
-    /// Can a process inside have these ids? `None` says yes.
-    pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<String> {
+    /// Can a process inside have these ids? `None` says yes, else why not and what would change that.
+    pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<(String, &'static str)> {
+        const RANGE: &str =
+            "give this user a range in /etc/subuid and /etc/subgid (usermod --add-subuids), and install uidmap";
+        const LARGER: &str = "give this user a larger range in /etc/subuid and /etc/subgid (usermod --add-subuids)";
         match self {
             Identity::Host => None,
             Identity::Single { .. } if groups.iter().all(|group| *group == gid) => None,
             Identity::Single { .. } => {
-                Some("one user id can show one group only, and the user has supplementary groups".into())
+                Some(("one user id can show one group only, and the user has supplementary groups".into(), RANGE))
             }
             Identity::Range { uids, gids, .. } => {
                 let size = |ranges: &[IdRange]| 1 + ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
                 let bad_gid = std::iter::once(&gid).chain(groups).find(|id| u64::from(**id) >= size(gids));
+                let outside = |kind, id, ranges| {
+                    (format!("{kind} id {id} is not in the subordinate range of {} ids", size(ranges)), LARGER)
+                };
                 match (u64::from(uid) < size(uids), bad_gid) {
-                    (false, _) => Some(format!("user id {uid} is not in the subordinate range of {} ids", size(uids))),
-                    (_, Some(bad)) => {
-                        Some(format!("group id {bad} is not in the subordinate range of {} ids", size(gids)))
-                    }
+                    (false, _) => Some(outside("user", uid, uids)),
+                    (_, Some(bad)) => Some(outside("group", *bad, gids)),
                     _ => None,
                 }
             }
@@ -279,7 +300,13 @@ pub(crate) struct Request<'a> {
     pub(crate) stdio_made: [bool; 3],
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// Which filter that is.
+    pub(crate) filter: &'a Seccomp,
     pub(crate) cgroup: Option<&'a Group>,
+    /// Why there is no control group, where there is none.
+    pub(crate) no_cgroup: &'a str,
+    /// Kinds of limit that do not hold on this host, asked for or not.
+    pub(crate) unlimited: &'a [Unenforced],
     pub(crate) init: bool,
     /// Paths inside the container that are masked besides those of the spec.
     pub(crate) hidden: Vec<PathBuf>,
@@ -298,4 +325,43 @@ pub(crate) trait Isolation: fmt::Debug + Send + Sync {
 
     /// The launch plan. Nothing is left behind after an error.
     fn plan(&self, request: Request<'_>) -> Result<Plan>;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_range_is_told_to_get_a_larger_one() {
+        let ranges = || vec![IdRange { start: 100_000, count: 65_536 }];
+        let tool = PathBuf::from("/usr/bin/newuidmap");
+        let (uid_tool, gid_tool) = (tool.clone(), tool);
+        let range = Identity::Range { uid: 1000, gid: 1000, uids: ranges(), gids: ranges(), uid_tool, gid_tool };
+        assert_eq!(range.refuses(65_536, 65_536, &[0]), None);
+        for (uid, gid) in [(65_537, 0), (0, 65_537)] {
+            let (why, remedy) = range.refuses(uid, gid, &[]).unwrap();
+            assert!(why.contains("65537 is not in the subordinate range of 65537 ids"), "{why}");
+            assert!(remedy.contains("a larger range"), "{remedy}");
+        }
+        let single = Identity::Single { uid: 1000, gid: 1000, groups: vec![] };
+        assert!(single.refuses(0, 0, &[7]).unwrap().1.contains("a range"));
+    }
+
+    #[test]
+    fn what_an_option_gives_away_is_not_given_away_from_an_explicit_requirement() {
+        let mut enforcement = Enforcement::full("namespaces");
+        enforcement.lower(Aspect::Network, Level::None, "the host's network is used");
+        let waived = [Aspect::Network];
+        Requirement::default().check(&enforcement, &waived).unwrap();
+        // Not by an option: the default holds.
+        assert_eq!(Requirement::default().check(&enforcement, &[]).unwrap_err().kind(), ErrorKind::Weaker);
+        for before in [Requirement::default(), Requirement::nothing()] {
+            let explicit = before.at_least(Aspect::Network, Level::Full);
+            let error = explicit.check(&enforcement, &waived).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Weaker);
+            assert!(error.to_string().contains("the host's network is used"), "{error}");
+            explicit.at_least(Aspect::Network, Level::None).check(&enforcement, &waived).unwrap();
+        }
+    }
 }

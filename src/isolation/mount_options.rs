@@ -7,14 +7,15 @@ pub(crate) const NOSUID: u64 = 0x2;
 pub(crate) const NODEV: u64 = 0x4;
 pub(crate) const NOEXEC: u64 = 0x8;
 const ATIME: u64 = 0x70;
+/// Attributes of which a user namespace may not change those that it inherits, not even to stricter ones.
+const TIMES: u64 = ATIME | NODIRATIME;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
 const NOSYMFOLLOW: u64 = 0x20_0000;
 
 const MS_PRIVATE: u64 = 1 << 18;
-const MS_SLAVE: u64 = 1 << 19;
-const MS_SHARED: u64 = 1 << 20;
+pub(crate) const MS_SLAVE: u64 = 1 << 19;
 const MS_UNBINDABLE: u64 = 1 << 17;
 
 /// Parsed options of one mount.
@@ -60,6 +61,12 @@ impl Options {
         }
     }
 
+    /// What is set on the mount alone, and what on those inside, too, where they come along: a limit that ends at the
+    /// next mount would be none. What is cleared is cleared on the mount alone: those inside keep their limits.
+    pub(crate) fn split(&self) -> (u64, u64) {
+        (self.set & TIMES, self.set & !TIMES)
+    }
+
     fn propagate(&mut self, kind: u64, recursive: bool) {
         self.propagation = kind;
         self.recursive_propagation = recursive;
@@ -102,9 +109,12 @@ impl Options {
             "rprivate" => self.propagate(MS_PRIVATE, true),
             "slave" => self.propagate(MS_SLAVE, false),
             "rslave" => self.propagate(MS_SLAVE, true),
-            "shared" | "rshared" | "unbindable" | "runbindable" => {
-                let kind = if option.ends_with("shared") { MS_SHARED } else { MS_UNBINDABLE };
-                self.propagate(kind, option.starts_with('r'));
+            "unbindable" => self.propagate(MS_UNBINDABLE, false),
+            "runbindable" => self.propagate(MS_UNBINDABLE, true),
+            "shared" | "rshared" => {
+                return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {option:?}"))
+                    .because("what a container mounts never appears on the host")
+                    .remedy("`rslave`, with which what the host mounts appears in the container"));
             }
             "remount" | "move" | "rec" => {
                 return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {option:?}"))
@@ -143,7 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn remount_is_refused() {
-        assert!(parse(&["remount".to_owned()]).is_err());
+    fn what_cannot_be_done_is_refused_by_name() {
+        for option in ["remount", "shared", "rshared"] {
+            let error = parse(&[option.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{option:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn access_times_stay_on_the_mount_itself() {
+        assert_eq!(of(&["rbind", "noexec", "nosuid", "noatime"]).split(), (NOATIME, NOEXEC | NOSUID));
     }
 }

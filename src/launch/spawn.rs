@@ -280,6 +280,12 @@ pub(crate) fn effective_capabilities() -> u64 {
     if done < 0 { 0 } else { u64::from(data[0]) | u64::from(data[3]) << 32 }
 }
 
+/// Has the calling thread a system call filter?
+pub(crate) fn is_filtered() -> bool {
+    // SAFETY: plain integers; the option has no arguments and changes nothing.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) == 2 }
+}
+
 /// A pidfd of this process, for the guardian to see it end (Linux 5.3).
 pub(crate) fn own_pidfd() -> Result<OwnedFd> {
     // SAFETY: plain integers; the result is a new close-on-exec descriptor or -1.

@@ -248,7 +248,7 @@ impl Host {
         }
         let cause = match (self.nested, self.uid) {
             (true, uid) => format!("this process is uid {uid} inside a user namespace"),
-            (false, 0) => "this process is uid 0 without CAP_SYS_ADMIN, CAP_SETUID or CAP_SETGID".to_owned(),
+            (false, 0) => format!("this process is uid 0 without {}", self.missing_capabilities().join(", ")),
             (false, uid) => format!("this process is uid {uid}"),
         };
         Finding::no(Feature::Root, cause, "nothing needs it, but as root no user namespace is needed either")
@@ -273,7 +273,7 @@ impl Host {
             Some(_) => {}
         }
         // The two knobs below bind only those without CAP_SYS_ADMIN.
-        if !self.is_root() {
+        if !self.is_admin() {
             if self.userns_knob_off {
                 return Finding::no(
                     what,

@@ -121,6 +121,20 @@ fn root_is_not_bound_by_the_knobs_for_others() {
     assert!(!host.is_root() && host.mapped_ids == 1);
 }
 
+/// The bounding set of `docker run --cap-add SYS_ADMIN` lacks CAP_NET_ADMIN.
+#[test]
+fn what_root_lacks_is_named() {
+    let fake = Fake::ordinary();
+    fake.write("proc/sys/kernel/unprivileged_userns_clone", "0\n");
+    fake.write("proc/self/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t00000000a82425fb\n");
+    let host = fake.host();
+    assert!(!host.is_root());
+    let finding = host.finding(Feature::Root);
+    assert!(finding.cause.unwrap().ends_with("without CAP_NET_ADMIN"));
+    // It has what lets it make user namespaces all the same.
+    assert_eq!(host.finding(Feature::UserNamespaces).state, State::Yes);
+}
+
 #[test]
 fn helpers_without_privileges_are_no_helpers() {
     let fake = Fake::ordinary();

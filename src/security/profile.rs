@@ -15,6 +15,8 @@ pub enum Seccomp {
     Unconfined,
     /// [`Policy::docker_2026_11`].
     Docker2026_11,
+    /// [`Policy::strict_2026_11`].
+    Strict2026_11,
     /// One's own.
     Custom(Arc<Policy>),
 }
@@ -31,6 +33,10 @@ impl Seccomp {
             Seccomp::Unconfined => return Ok(None),
             Seccomp::Docker2026_11 => {
                 built = Policy::docker_2026_11();
+                &built
+            }
+            Seccomp::Strict2026_11 => {
+                built = Policy::strict_2026_11();
                 &built
             }
             Seccomp::Custom(policy) => &**policy,

@@ -52,7 +52,8 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
     // Also those that a container does not see: the kernel counts them.
     let whole = !mounts.iter().any(|mount| mount.at.starts_with(&base) && mount.at != base);
     let below = visible(mounts, &base);
-    let mut maker = Maker { dir, base: &base, rootless, count: 0, inner: vec![], masked: vec![], notes: vec![] };
+    let mut maker =
+        Maker { dir, base: &base, rootless, count: 0, inner: vec![], masked: vec![], notes: vec![], sockets: vec![] };
     let root = if rootless && !whole {
         require_mount_points(&base)?;
         maker.descend(&base, &below, false)?;
@@ -73,7 +74,8 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
         // Sockets of the host's services live there.
         maker.inner.push(("run".into(), Mount::Tmpfs { mode: 0o755 }));
     }
-    Ok(Snapshot { root, inner: maker.inner, masked: maker.masked, notes: maker.notes })
+    let Maker { inner, masked, notes, sockets, .. } = maker;
+    Ok(Snapshot { root, inner, masked, notes, sockets })
 }
 
 /// The tree with nothing writable, for hosts without overlay.
@@ -81,12 +83,10 @@ pub(super) fn read_only(base: &Path) -> Result<Snapshot> {
     let base = canonical(base)?;
     require_mount_points(&base)?;
     let inner = if base.join("run").is_dir() { vec![("run".into(), Mount::Tmpfs { mode: 0o755 })] } else { vec![] };
-    let notes = vec![format!(
-        "overlay cannot be used here, so nothing below {} can be written, and the host's sockets there can be connected to",
-        base.display()
-    )];
+    let notes = vec![format!("overlay cannot be used here, so nothing below {} can be written", base.display())];
+    let sockets = vec![format!("the host's sockets below {} can be connected to", base.display())];
     let root = Mount::Bind { source: base, read_only: true, recursive: true };
-    Ok(Snapshot { inner, notes, ..Snapshot::of(root) })
+    Ok(Snapshot { inner, notes, sockets, ..Snapshot::of(root) })
 }
 
 /// In a tree that is bound read-only, the directories that every container mounts on have to be there.
@@ -129,6 +129,7 @@ struct Maker<'a> {
     inner: Vec<(PathBuf, Mount)>,
     masked: Vec<PathBuf>,
     notes: Vec<String>,
+    sockets: Vec<String>,
 }
 
 impl Maker<'_> {
@@ -201,9 +202,16 @@ impl Maker<'_> {
 
     /// Says that a mount is bound as it is.
     fn foreign(&mut self, mount: &Mounted) {
-        let sockets = if mount.directory { ", and its sockets can be connected to" } else { "" };
         let (at, kind) = (mount.at.display(), &mount.kind);
-        self.notes.push(format!("{at} ({kind}) cannot be overlaid and is read-only{sockets}"));
+        self.notes.push(format!("{at} ({kind}) cannot be overlaid and is read-only"));
+        if mount.directory {
+            self.connectable(&mount.at);
+        }
+    }
+
+    /// Says that sockets may lie there that nothing covers.
+    fn connectable(&mut self, at: &Path) {
+        self.sockets.push(format!("the host's sockets below {} can be connected to", at.display()));
     }
 
     /// A directory for temporary files that cannot be overlaid: an empty one, thrown away as the rest is.
@@ -222,7 +230,8 @@ impl Maker<'_> {
     /// `foreign`: `at` lies on a file system that is no lower layer.
     fn descend(&mut self, at: &Path, mounts: &[Mounted], foreign: bool) -> Result<()> {
         let Ok(entries) = std::fs::read_dir(at) else {
-            self.notes.push(format!("{} cannot be listed, and its sockets can be connected to", at.display()));
+            self.notes.push(format!("{} cannot be listed", at.display()));
+            self.connectable(at);
             return Ok(());
         };
         let mut names: Vec<(PathBuf, std::fs::FileType)> = entries
@@ -253,10 +262,10 @@ impl Maker<'_> {
                     self.descend(&path, mounts, foreign)?;
                 }
                 (false, true, Some(mount)) => self.foreign(mount),
-                (false, true, None) => self.notes.push(format!(
-                    "{} cannot be overlaid and is read-only, and its sockets can be connected to",
-                    path.display()
-                )),
+                (false, true, None) => {
+                    self.notes.push(format!("{} cannot be overlaid and is read-only", path.display()));
+                    self.connectable(&path);
+                }
                 (false, false, _) => self.overlay(&path)?,
             }
         }
@@ -375,6 +384,7 @@ mod tests {
             inner: vec![],
             masked: vec![],
             notes: vec![],
+            sockets: vec![],
         };
         maker.descend(base.path(), &mounts, false).unwrap();
         assert_eq!(maker.masked, ["srv/file", "srv/in.sock", "top.sock"].map(PathBuf::from));
@@ -384,6 +394,10 @@ mod tests {
         assert!(maker.inner.contains(&("tmp".into(), Mount::Tmpfs { mode: 0o1777 })));
         let told = |name: &str| maker.notes.iter().any(|note| note.starts_with(&format!("{} ", at(name).display())));
         assert_eq!(["srv", "srv/fuse", "tmp", "var"].map(told), [true, true, true, false]);
+        assert_eq!(
+            maker.sockets,
+            [format!("the host's sockets below {} can be connected to", at("srv/fuse").display())]
+        );
     }
 
     #[test]

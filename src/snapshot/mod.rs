@@ -110,12 +110,15 @@ pub struct Snapshot {
     pub masked: Vec<PathBuf>,
     /// What could not be given fully, in words; empty where nothing was lost.
     pub notes: Vec<String>,
+    /// What of the host can be reached through the tree although nothing of it can be written, in words: sockets that
+    /// something listens on.
+    pub sockets: Vec<String>,
 }
 
 impl Snapshot {
     /// A snapshot of one mount, with nothing lost.
     pub fn of(root: Mount) -> Snapshot {
-        Snapshot { root, inner: vec![], masked: vec![], notes: vec![] }
+        Snapshot { root, inner: vec![], masked: vec![], notes: vec![], sockets: vec![] }
     }
 }
 

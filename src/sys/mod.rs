@@ -1,6 +1,7 @@
 //! The only door to the kernel. Everything above speaks in descriptors and typed values; `unsafe` lives in this
 //! folder and in `launch/`.
 
+pub(crate) mod bpf;
 pub(crate) mod fs;
 pub(crate) mod path;
 pub(crate) mod pidfd;

@@ -10,8 +10,10 @@ mod support;
 
 mod commit;
 mod crash;
+mod hosts;
 mod images;
 mod lifecycle;
+mod limits;
 mod options;
 mod output;
 mod run;

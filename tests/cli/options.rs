@@ -165,6 +165,46 @@ fn privileges_follow_the_options() {
     assert_eq!(bounding(&["--cap-drop", "ALL", "--cap-add", "NET_RAW"]), raw);
 }
 
+/// An option that gives something away does not take back what was required in the same breath.
+#[test]
+fn an_explicit_requirement_is_never_waived() {
+    needs_containers!();
+    let root = Root::new();
+    let profile = root.file("allow.json");
+    std::fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+    let custom = format!("seccomp={}", profile.display());
+    for (requirement, option) in [
+        ("system-calls=full", &["--security-opt", &custom][..]),
+        ("filesystem-write=full", &["--security-opt", "systempaths=unconfined"]),
+        ("privileges=full", &["--security-opt", "systempaths=unconfined"]),
+        ("filesystem-write=full", &["--cap-add", "SYS_ADMIN"]),
+        ("system-calls=full", &["--security-opt", "seccomp=unconfined"]),
+        ("network=full", &["--network", "host"]),
+        ("privileges=full", &["--security-opt", "no-new-privileges=false"]),
+    ] {
+        assert_eq!(root.says(&[&["--rm"], option].concat(), &["echo", "x"]), "x");
+        let output = root.sandbox(&[&["--rm", "--require", requirement], option].concat(), &["echo", "x"]);
+        assert_eq!(output.status.code(), Some(125), "{requirement} {option:?}: {output:?}");
+        let aspect = requirement.split_once('=').unwrap().0.replace('-', " ");
+        assert!(crate::support::complaint(&output).contains(&aspect), "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+/// The default filter leaves socketcall(2) to 32-bit programs, and says so.
+#[test]
+fn the_strict_filter_is_the_full_one() {
+    needs_containers!();
+    let root = Root::new();
+    let full = ["--rm", "--require", "system-calls=full"];
+    assert_eq!(root.says(&[&full[..], &["--security-opt", "seccomp=strict"]].concat(), &["echo", "x"]), "x");
+    let output = root.sandbox(&full, &["echo", "x"]);
+    match cfg!(target_arch = "x86_64") {
+        true => assert!(crate::support::complaint(&output).contains("socketcall"), "{output:?}"),
+        false => assert!(output.status.success(), "{output:?}"),
+    }
+}
+
 #[test]
 fn requirements_are_a_minimum() {
     needs_containers!();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use coracle::Engine;
 
+use super::shared::skip::other_user;
 use super::support::Lab;
 
 /// This program again, in a role; see [`role_entry`].
@@ -253,4 +254,29 @@ fn several_engines_live_in_one_process() {
     drop((one, two));
     lab.assert_clean();
     other.assert_clean();
+}
+
+/// One thread of the host program has moved to another network: its containers are there, those of the others are not.
+#[test]
+fn containers_are_where_the_thread_is_that_starts_them() {
+    let Some(lab) = Lab::new() else { return };
+    if !super::support::is_root() {
+        return other_user("root");
+    }
+    let links = |lab: &Lab| {
+        let builder = lab.engine.sandbox().network(coracle::container::Network::Host);
+        super::support::run(&builder, "readlink /proc/self/ns/net")
+    };
+    let here = links(&lab);
+    let there = std::thread::scope(|scope| {
+        let moved = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            (links(&lab), std::fs::read_link("/proc/thread-self/ns/net").unwrap())
+        });
+        moved.join().unwrap()
+    });
+    assert_ne!(there.0, here);
+    assert_eq!(there.0.trim(), there.1.to_string_lossy());
+    assert_eq!(links(&lab), here);
+    lab.assert_clean();
 }

@@ -4,8 +4,9 @@ use std::os::unix::fs::symlink;
 
 use coracle::ErrorKind;
 use coracle::container::Mount;
+use coracle::isolation::{Aspect, Level};
 
-use super::shared::skip::other_user;
+use super::shared::skip::{missing, other_user};
 use super::support::{Lab, is_root, run, scratch, tree, with_programs};
 
 /// An image like the lab's, after `change` had its way with it.
@@ -244,6 +245,51 @@ fn made_device_nodes_open_nothing() {
             format!("mknod {directory}/node c 1 5 2>/dev/null; (head -c 1 {directory}/node) 2>/dev/null | wc -c");
         assert_eq!(run(&with_programs(image.container()), &script), "0\n", "{directory}");
     }
+}
+
+/// Where nodes can be made and the file system lets them be opened, docker's list of devices decides.
+#[test]
+fn only_listed_devices_open_where_nodes_can_be_made() {
+    let Some(lab) = Lab::new() else { return };
+    if !is_root() {
+        return other_user("root");
+    }
+    let image = hostile(&lab, |_| {});
+    let builder = || with_programs(image.container()).mount(Mount::tmpfs("/t").option("dev"));
+    if builder().command(["/bin/true"]).enforcement().unwrap().level(Aspect::Privileges) != Level::Full {
+        return missing("device rules, of version 1 or of version 2");
+    }
+    // kmsg, mem, hwrng, fuse, and the first disk of three kinds.
+    let script = "mknod /t/zero c 1 5; test $(head -c 3 /t/zero | wc -c) = 3
+        for node in 'c 1 11' 'c 1 1' 'c 10 183' 'c 10 229' 'b 8 0' 'b 254 0' 'b 7 0'; do
+            rm -f /t/node; mknod /t/node $node
+            (exec 3</t/node) 2>&1 | grep -q 'not permitted' || echo $node opened
+        done";
+    assert_eq!(run(&builder(), script), "");
+    // Without a mount of that kind, one is made.
+    let script = format!("mount -t tmpfs none /tmp; mkdir /tmp/t; mount --rbind /tmp/t /t; {script}");
+    let with = builder().cap_add("SYS_ADMIN");
+    assert_eq!(run(&with, &script), "");
+    let mut loose = coracle::security::Profile::DEFAULT_2026_11;
+    loose.seccomp = coracle::security::Seccomp::Unconfined;
+    let script =
+        "mount -t tmpfs none /tmp; mknod /tmp/node c 10 229; (exec 3</tmp/node) 2>&1 | grep -c 'not permitted'";
+    assert_eq!(run(&with_programs(image.container()).profile(loose).cap_add("SYS_ADMIN"), script), "1\n");
+}
+
+/// A device that is bound with `dev` was given in so many words.
+#[test]
+fn a_device_that_was_given_opens() {
+    let Some(lab) = Lab::new() else { return };
+    if !is_root() {
+        return other_user("root");
+    }
+    if !std::path::Path::new("/dev/fuse").exists() {
+        return missing("/dev/fuse");
+    }
+    let image = hostile(&lab, |_| {});
+    let builder = with_programs(image.container()).mount(Mount::bind("/dev/fuse", "/fuse").option("dev"));
+    assert_eq!(run(&builder, "(exec 3<>/fuse) && echo open"), "open\n");
 }
 
 /// An image brings a device node along.

@@ -61,6 +61,7 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
         ("no-new-privileges", "false") => profile.no_new_privs = false,
         ("seccomp", "unconfined") => profile.seccomp = Seccomp::Unconfined,
         ("seccomp", "builtin") => profile.seccomp = Seccomp::Docker2026_11,
+        ("seccomp", "strict") => profile.seccomp = Seccomp::Strict2026_11,
         ("seccomp", path) if !path.is_empty() => {
             let json = std::fs::read(path)
                 .map_err(|error| Failure::io("read the seccomp profile", Some(Path::new(path)), &error))?;
@@ -71,7 +72,7 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
             return Err(refuse(
                 step,
                 text,
-                "known are no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE and systempaths=unconfined",
+                "known are no-new-privileges[=true|false], seccomp=unconfined|builtin|strict|FILE and systempaths=unconfined",
             ));
         }
     }

@@ -12,8 +12,11 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
+use super::devices::{self, holds};
 use super::{Aspect, Enforcement, Identity, Isolation, Level, Request, Stream};
+use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
+use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
@@ -47,20 +50,41 @@ impl Isolation for Namespaces {
         if !has(request.spec, LinuxNamespaceType::Network) {
             enforcement.lower(Aspect::Network, Level::None, "the host's network is used");
         }
-        if request.seccomp.is_none() {
-            enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for");
+        if !has(request.spec, LinuxNamespaceType::Pid) {
+            enforcement.lower(Aspect::Processes, Level::None, "the host's processes are in sight");
+        }
+        if !has(request.spec, LinuxNamespaceType::Ipc) {
+            enforcement.lower(
+                Aspect::Processes,
+                Level::Partial,
+                "the host's shared memory and semaphores are in sight",
+            );
+        }
+        match (request.seccomp, request.filter) {
+            (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
+            (Some(_), Seccomp::Custom(_)) => {
+                enforcement.lower(Aspect::Syscalls, Level::Partial, "a filter of the caller's own decides, unjudged");
+            }
+            // Only x86 has the call, and 64-bit programs have it there, too, by `int 0x80`.
+            (Some(_), Seccomp::Docker2026_11) if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => {
+                let reason = "32-bit programs make sockets of any family with socketcall(2), AF_VSOCK and AF_ALG \
+                              included; the strict filter closes that";
+                enforcement.lower(Aspect::Syscalls, Level::Partial, reason);
+            }
+            (Some(_), _) => {}
         }
         let process = request.spec.process().as_ref();
         if !process.and_then(Process::no_new_privileges).unwrap_or(false) {
             enforcement.lower(Aspect::Privileges, Level::Partial, "no-new-privileges is off");
         }
+        kernel_files(&mut enforcement, request);
+        device_nodes(&mut enforcement, request);
+        for reachable in &request.snapshot.sockets {
+            enforcement.lower(Aspect::FilesystemWrite, Level::Partial, reachable.clone());
+        }
         match request.cgroup {
-            None => enforcement.lower(Aspect::Limits, Level::None, "no control group could be made for the container"),
-            Some(group) => {
-                for lost in group.unenforced() {
-                    enforcement.lower(Aspect::Limits, Level::Partial, lost.to_string());
-                }
-            }
+            None => enforcement.lower(Aspect::Limits, Level::None, request.no_cgroup.to_owned()),
+            Some(group) => limits(&mut enforcement, group.unenforced().iter().chain(request.unlimited)),
         }
         // Not less isolation, but something a caller has to know: part of the tree will refuse writes.
         if let (Mount::Bind { read_only: true, .. }, true) = (&request.snapshot.root, request.identity.is_rootless()) {
@@ -129,6 +153,78 @@ impl Isolation for Namespaces {
             plan.plain(Op::Loopback);
         }
         command(plan, request, process, parts)
+    }
+}
+
+/// Whether the files with which the kernel is steered are hidden and write-protected, and stay so.
+fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
+    let spec = request.spec;
+    let linux = spec.linux().as_ref();
+    let missing = |paths: Option<&Vec<String>>, wanted: &[&str]| {
+        let has = |path: &str| paths.is_some_and(|paths| paths.iter().any(|known| known == path));
+        wanted.iter().filter(|path| !has(path)).copied().collect::<Vec<_>>().join(", ")
+    };
+    let expected = Masking::DOCKER_2026_11;
+    let writable = missing(linux.and_then(|linux| linux.readonly_paths().as_ref()), expected.readonly);
+    if !writable.is_empty() {
+        for aspect in [Aspect::FilesystemWrite, Aspect::Privileges] {
+            enforcement.lower(
+                aspect,
+                Level::Partial,
+                format!("files of the kernel are not write-protected: {writable}"),
+            );
+        }
+    }
+    let visible = missing(linux.and_then(|linux| linux.masked_paths().as_ref()), expected.masked);
+    if !visible.is_empty() {
+        enforcement.lower(Aspect::Privileges, Level::Partial, format!("files of the kernel are not hidden: {visible}"));
+    }
+    if holds(spec, Capability::SysAdmin) {
+        for aspect in [Aspect::FilesystemWrite, Aspect::Privileges] {
+            let reason = "with CAP_SYS_ADMIN the mounts that hide and write-protect files of the kernel can be undone";
+            enforcement.lower(aspect, Level::Partial, reason);
+        }
+        // Where the process is in no group of its own, the root of its cgroup namespace is the hierarchy's.
+        if !request.identity.is_rootless() && !request.cgroup_v2 {
+            let reason = "and a version 1 hierarchy can be mounted, whose release_agent is run by the host";
+            enforcement.lower(Aspect::Privileges, Level::Partial, reason);
+        }
+    }
+}
+
+/// Whether device nodes that the workload may come by are kept shut.
+fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
+    // Options that cannot be read are an error of the plan.
+    let wanted = devices::rules(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
+    if request.identity.is_rootless() || !wanted {
+        return;
+    }
+    let why = match request.cgroup {
+        None => Some(request.no_cgroup.to_owned()),
+        Some(group) => {
+            group.unenforced().iter().find(|lost| lost.limit == Limit::Devices).map(|lost| lost.cause.to_string())
+        }
+    };
+    if let Some(why) = why {
+        let reason = format!("it can make nodes of any device and open them: {why}");
+        enforcement.lower(Aspect::Privileges, Level::Partial, reason);
+    }
+}
+
+/// Which limits do not hold in a group, were they asked for or could they only not be.
+fn limits<'a>(enforcement: &mut Enforcement, lost: impl Iterator<Item = &'a Unenforced>) {
+    let (mut kinds, mut causes) = (vec![], vec![]);
+    for lost in lost.filter(|lost| lost.limit != Limit::Devices) {
+        if !kinds.contains(&lost.limit) {
+            kinds.push(lost.limit);
+            causes.push(lost.to_string());
+        }
+    }
+    let all = [Limit::Memory, Limit::CpuQuota, Limit::Pids].iter().all(|limit| kinds.contains(limit));
+    match (kinds.is_empty(), all) {
+        (true, _) => {}
+        (false, true) => enforcement.lower(Aspect::Limits, Level::None, causes.join("; ")),
+        (false, false) => enforcement.lower(Aspect::Limits, Level::Partial, causes.join("; ")),
     }
 }
 
@@ -312,6 +408,24 @@ mod tests {
         assert_eq!(candidates(b"/bin/ls", &[]), [b"/bin/ls".to_vec()]);
         let environment = [b"PATH=/a::/b/".to_vec()];
         assert_eq!(candidates(b"ls", &environment), [b"/a/ls".to_vec(), b"./ls".to_vec(), b"/b/ls".to_vec()]);
+    }
+
+    #[test]
+    fn limits_that_do_not_hold_lower_the_level() {
+        let level = |names: &str| {
+            let mut enforcement = Enforcement::full("namespaces");
+            let none = crate::cgroup::Hierarchies::parse("", "");
+            let driver = crate::cgroup::Direct::new(none, crate::cgroup::Parent::Own);
+            let lost = crate::cgroup::Driver::unavailable(&driver);
+            let lost = lost.iter().filter(|lost| names.contains(lost.limit.name()));
+            limits(&mut enforcement, lost);
+            (enforcement.level(Aspect::Limits), enforcement.reason(Aspect::Limits).to_owned())
+        };
+        assert_eq!(level(""), (Level::Full, String::new()));
+        let (some, reason) = level("memory, pids");
+        assert_eq!(some, Level::Partial);
+        assert!(reason.contains("memory limit") && reason.contains("pids limit"), "{reason}");
+        assert_eq!(level("memory, pids, cpu quota").0, Level::None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
 
 use super::{Request, has, missing};
-use crate::isolation::mount_options::{self, NODEV, NOEXEC, NOSUID, Options, RDONLY};
+use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
@@ -56,6 +56,17 @@ const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     let spec = request.spec;
     let rootless = request.identity.is_rootless();
+    // A slave of the host's mount is taken while that is still known as what it is: a private one has no slaves.
+    let mut slaves = vec![];
+    for mount in spec.mounts().iter().flatten() {
+        let options = options_of(mount)?;
+        let is_bind = mount.typ().as_deref().map_or(options.bind, |kind| kind == "bind");
+        slaves.push(if is_bind && options.propagation == MS_SLAVE {
+            Some(bind_source(plan, mount, &options)?)
+        } else {
+            None
+        });
+    }
     plan.plain(Op::Private);
     let root_register = plan.send_copy(request.root_fd)?;
     plan.change_dir(request.root, root_register);
@@ -69,13 +80,13 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     }
     let mut bases = vec![];
     let mut dev = None;
-    for mount in spec.mounts().iter().flatten() {
+    for (mount, slave) in spec.mounts().iter().flatten().zip(slaves) {
         let destination = destination(mount)?;
         if destination == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs") {
             dev = Some(mount);
             continue;
         }
-        let mounted = spec_mount(plan, request, mount, destination)?;
+        let mounted = spec_mount(plan, request, mount, slave, destination)?;
         bases.extend(mounted.as_ref().and_then(|mounted| base(request, mount, mounted)));
         ready.extend(mounted);
     }
@@ -303,7 +314,15 @@ fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
 }
 
 /// One mount of the spec, detached; `None` where there is nothing to mount on this host.
-fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: PathBuf) -> Result<Option<Ready>> {
+///
+/// `slave` is the source of a bind mount that has been taken already.
+fn spec_mount(
+    plan: &mut Plan,
+    request: &Request<'_>,
+    mount: &SpecMount,
+    slave: Option<Source>,
+    at: PathBuf,
+) -> Result<Option<Ready>> {
     let options = options_of(mount)?;
     let data = data_of(&options);
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
@@ -343,7 +362,13 @@ fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: Pat
             let care = Care { optional: false, guarded: true, no_links: at.starts_with("/dev") };
             Ready { care, ..plain(plan.file_system("tmpfs", set, &data)) }
         }
-        "bind" => bind(plan, mount, &options, at)?,
+        "bind" => {
+            let source = match slave {
+                Some(source) => source,
+                None => bind_source(plan, mount, &options)?,
+            };
+            bind(plan, &source, &options, at)
+        }
         other => {
             return Err(Error::new(ErrorKind::Invalid, format!("mount a file system of type {other:?}"))
                 .path(&at)
@@ -352,8 +377,14 @@ fn spec_mount(plan: &mut Plan, request: &Request<'_>, mount: &SpecMount, at: Pat
     }))
 }
 
-/// A bind mount of something of the host.
-fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> Result<Ready> {
+/// What is bound: a detached copy of the host's tree.
+struct Source {
+    tree: Reg,
+    is_directory: bool,
+}
+
+/// Takes the source of a bind mount, with its propagation where it is a slave.
+fn bind_source(plan: &mut Plan, mount: &SpecMount, options: &Options) -> Result<Source> {
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     if !source.is_absolute() {
         return Err(Error::new(ErrorKind::Invalid, "bind into the container")
@@ -362,7 +393,7 @@ fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> R
     }
     if let Some((key, _)) = options.data.first() {
         return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {key:?}"))
-            .path(&at)
+            .path(mount.destination())
             .because("a bind mount has no options of a file system"));
     }
     let real = std::fs::canonicalize(source).map_err(|error| {
@@ -379,19 +410,32 @@ fn bind(plan: &mut Plan, mount: &SpecMount, options: &Options, at: PathBuf) -> R
     let status = file.metadata().map_err(|error| Error::io("open the mount source", "fstat", error).path(&real))?;
     let expect = plan.send(file.into());
     let tree = plan.open_tree(None, &real, options.recursive, Some(expect));
-    let nodev = if options.devices { 0 } else { NODEV };
-    plan.attributes(tree, options.recursive_attributes, options.set, options.clear, 0);
-    if nodev != 0 {
-        plan.attributes(tree, options.recursive, nodev, 0, 0);
+    if options.propagation == MS_SLAVE {
+        // The mounts inside as well, asked for or not: as they are they would carry mounts out to the host.
+        plan.attributes(tree, true, 0, 0, MS_SLAVE);
     }
-    if options.propagation != 0 {
+    Ok(Source { tree, is_directory: status.is_dir() })
+}
+
+/// A bind mount of something of the host.
+fn bind(plan: &mut Plan, source: &Source, options: &Options, at: PathBuf) -> Ready {
+    let tree = source.tree;
+    let nodev = if options.devices { 0 } else { NODEV };
+    let (here, everywhere) = options.split();
+    if here | options.clear != 0 {
+        plan.attributes(tree, false, here, options.clear, 0);
+    }
+    if everywhere | nodev != 0 {
+        plan.attributes(tree, options.recursive || options.recursive_attributes, everywhere | nodev, 0, 0);
+    }
+    if !matches!(options.propagation, 0 | MS_SLAVE) {
         plan.attributes(tree, options.recursive_propagation, 0, 0, options.propagation);
     }
     if options.set & RDONLY != 0 {
         plan.on(Op::VerifyReadOnly, tree);
     }
-    let create = if status.is_dir() { Create::Directory } else { Create::File };
-    Ok(Ready { mount: tree, at, create, care: Care { guarded: true, ..Care::default() } })
+    let create = if source.is_directory { Create::Directory } else { Create::File };
+    Ready { mount: tree, at, create, care: Care { guarded: true, ..Care::default() } }
 }
 
 /// The host's device files, for user namespaces, which may not make their own: proven to be the devices they are

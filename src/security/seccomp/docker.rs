@@ -75,6 +75,10 @@ const ON_MACHINES: &[(&[&str], &str)] = &[
 /// Socket families below DECnet (12) are allowed as a range, these one by one. Missing are those that kernels no
 /// longer have, AF_ALG (38: an entry to the kernel's cryptography that containers do not need) and AF_VSOCK (40: it
 /// reaches the host past every network namespace).
+///
+/// That holds for socket(2). On x86 the 32-bit socketcall(2) makes sockets as well, with the family in memory, where a
+/// filter cannot see it. Docker refused that call for a week in May 2026 (moby#52494) and took it back, because C
+/// libraries built for kernels before 4.3 know no other way, and with them many 32-bit programs (moby#52547).
 const SOCKET_FAMILIES: &[u64] =
     &[13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45];
 
@@ -123,5 +127,15 @@ impl Policy {
         rules.push(Rule { excludes: sys_admin(), ..allow_if("clone", Comparison::MaskedEqual(NAMESPACE_FLAGS), 0) });
         rules.push(Rule { excludes: sys_admin(), ..Rule::always(Action::Errno(libc::ENOSYS as u16), ["clone3"]) });
         Policy { default: Action::Errno(libc::EPERM as u16), rules, with_32_bit: true }
+    }
+
+    /// [`Policy::docker_2026_11`] without socketcall(2): the socket families that it closes are closed to 32-bit programs,
+    /// too. The call fails with `ENOSYS`. C libraries that try socket(2) first do not miss it; glibc for 32-bit x86, unless
+    /// it was built for kernels from 4.3 on, makes no sockets then.
+    pub fn strict_2026_11() -> Policy {
+        let mut policy = Policy::docker_2026_11();
+        // The most restrictive rule wins.
+        policy.rules.push(Rule::always(Action::Errno(libc::ENOSYS as u16), ["socketcall"]));
+        policy
     }
 }

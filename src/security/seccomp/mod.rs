@@ -278,7 +278,8 @@ impl Policy {
 
     fn verdict<'a>(&self, rules: &[&'a Rule]) -> Verdict<'a> {
         let mut cases: Vec<(&[Condition], Action)> = Vec::new();
-        for rule in rules.iter().filter(|rule| rule.action != self.default) {
+        // Also those of the default action: one that refuses outweighs one that allows the same call.
+        for rule in rules {
             let twice = |condition: &Condition| {
                 rule.conditions.iter().filter(|other| other.argument == condition.argument).count() > 1
             };
@@ -294,6 +295,10 @@ impl Policy {
         // Nothing after an unconditional case can be reached.
         if let Some(end) = cases.iter().position(|(conditions, _)| conditions.is_empty()) {
             cases.truncate(end + 1);
+        }
+        // Behind all the others they say what happens anyway.
+        while cases.last().is_some_and(|(_, action)| *action == self.default) {
+            cases.pop();
         }
         Verdict { cases }
     }

@@ -87,8 +87,7 @@ fn expected(policy: &Policy, target: &Target, name: &str, arguments: &[u64; 6]) 
     let matching = policy.rules.iter().filter(|rule| {
         let holds = |condition: &Condition| holds(condition, !rule.action.permits(), arguments);
         let distinct: HashSet<u8> = rule.conditions.iter().map(|condition| condition.argument).collect();
-        rule.action != policy.default
-            && rule.takes_part(target)
+        rule.takes_part(target)
             && rule.names.iter().any(|one| one == name)
             && match distinct.len() == rule.conditions.len() {
                 true => rule.conditions.iter().all(holds),
@@ -210,6 +209,19 @@ fn socket_families_are_the_ones_listed() {
     assert_eq!(result("socket", &[1 << 32 | 2]), EPERM);
 }
 
+/// `int 0x80` with AF_VSOCK or AF_ALG: the family is in memory.
+#[test]
+fn socketcall_is_closed_by_the_strict_policy_alone() {
+    let target = target(Arch::X86_64, CapabilitySet::DOCKER_2026_11);
+    let result = |policy: &Policy, arch, name| run(&compiled(policy, &target), call(arch, number(arch, name), &[1]));
+    let (docker, strict) = (Policy::docker_2026_11(), Policy::strict_2026_11());
+    assert_eq!(result(&docker, Arch::X86, "socketcall"), ALLOW);
+    assert_eq!(result(&strict, Arch::X86, "socketcall"), ENOSYS);
+    for (arch, name) in [(Arch::X86, "socket"), (Arch::X86_64, "socket"), (Arch::X86, "connect")] {
+        assert_eq!(result(&strict, arch, name), ALLOW, "{name}");
+    }
+}
+
 #[test]
 fn personality_takes_five_values() {
     let result = docker(Arch::X86_64);
@@ -316,6 +328,17 @@ fn the_most_restrictive_rule_wins_in_any_order() {
         let policy = Policy { default: Action::Errno(1), rules, with_32_bit: false };
         let program = compiled(&policy, &target(Arch::X86_64, CapabilitySet::EMPTY));
         assert_eq!(run(&program, call(Arch::X86_64, number(Arch::X86_64, "kill"), &[])), KILL);
+    }
+}
+
+#[test]
+fn a_refusal_that_is_the_default_outweighs_what_allows() {
+    for default in [Action::Errno(1), Action::Errno(38), Action::KillProcess, Action::Log] {
+        let rules = vec![Rule::always(Action::Allow, ["getpriority", "kill"]), Rule::always(default, ["getpriority"])];
+        let policy = Policy { default, rules, with_32_bit: false };
+        let program = compiled(&policy, &target(Arch::X86_64, CapabilitySet::EMPTY));
+        let result = |name| run(&program, call(Arch::X86_64, number(Arch::X86_64, name), &[]));
+        assert_eq!([result("getpriority"), result("kill")], [default.value(), ALLOW]);
     }
 }
 
