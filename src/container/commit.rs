@@ -134,7 +134,7 @@ impl Changed {
         let frozen = if matches!(own, Changes::Tree(_)) { Vec::new() } else { frozen };
         let mut parts = Vec::new();
         for changes in frozen.iter().filter_map(|dir| snapshot::frozen(dir)).chain([own]) {
-            let below = View::new(&trees)?;
+            let below = View::new(&trees, layer::whiteouts(&layers))?;
             match &changes {
                 Changes::Upper(upper) => trees.insert(0, upper.clone()),
                 Changes::Tree(tree) => trees = vec![tree.clone()],

@@ -13,7 +13,6 @@ use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
 use crate::isolation::{Aspect, MadeFile, Request};
-use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
 use crate::snapshot::{Base, Snapshot};
 use crate::{Error, ErrorKind, Result};
@@ -76,7 +75,7 @@ impl ContainerBuilder {
                 Base::Directory(path.clone())
             }
         };
-        let view = View::new(base.trees()?)?;
+        let view = base.view()?;
         let id = ContainerId::random()?;
         let decided = self.decide(&id, &view)?;
         let info = Info {

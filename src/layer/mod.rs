@@ -37,8 +37,8 @@ pub use pack::{
     pack_blob,
 };
 pub(crate) use store::Grave;
-pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
+pub(crate) use store::{LockFile, whiteouts};
 pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub(crate) use usage::measure;

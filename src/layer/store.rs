@@ -76,6 +76,7 @@ pub struct Layer {
     dir: PathBuf,
     tree: PathBuf,
     record: Record,
+    whiteouts: WhiteoutFormat,
 }
 
 impl Layer {
@@ -129,6 +130,15 @@ impl Layer {
 pub fn trees(layers: &[Layer]) -> Vec<&Path> {
     let mut seen = std::collections::HashSet::new();
     layers.iter().rev().map(Layer::tree).filter(|tree| seen.insert(*tree)).collect()
+}
+
+/// How the layers of one store say what they hide. Without layers: as the trees of whoever runs this are mounted.
+pub(crate) fn whiteouts(layers: &[Layer]) -> WhiteoutFormat {
+    match layers.first() {
+        Some(layer) => layer.whiteouts,
+        None if nix::unistd::geteuid().is_root() => WhiteoutFormat::Overlay,
+        None => WhiteoutFormat::OverlayUser,
+    }
 }
 
 /// The unpacked layers of a root. Cloning is cheap enough; any number of threads and processes may work on one root,
@@ -218,7 +228,7 @@ impl LayerStore {
                 .remedy(format!("remove {}", dir.display()))
                 .source_is(error)
         })?;
-        Ok(Some(Layer { tree: dir.join("tree"), dir, record }))
+        Ok(Some(Layer { tree: dir.join("tree"), dir, record, whiteouts: self.options.whiteouts }))
     }
 
     /// The published layer `diff_id`, on its own or in the stack `chain_id`.
@@ -437,7 +447,7 @@ impl LayerStore {
         let dir = self.dir().join(name);
         staging.publish(&dir, self.content.durability())?;
         drop(lock);
-        Ok(Layer { tree: dir.join("tree"), dir, record })
+        Ok(Layer { tree: dir.join("tree"), dir, record, whiteouts: self.options.whiteouts })
     }
 
     /// Throws a half-made layer away, with the help of whoever may where we may not.

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::Layer;
+use super::{Layer, WhiteoutFormat};
 use crate::sys::fs::{Stat, c_string, lstatat, names, open_dir, openat, readlinkat};
 use crate::sys::path::{MAX_SYMLINKS, components};
 use crate::sys::xattr;
@@ -19,10 +19,14 @@ const STEP: &str = "look into the layers";
 /// lies below, symlinks are resolved inside the merged root and never lead out of it.
 ///
 /// A view sees the trees as they are at each call; nothing is cached but the descriptors of the trees.
+///
+/// Only marks of the view's own [`WhiteoutFormat`] hide anything, as only they do for the kernel: whoever owns a file may
+/// give it `user.overlay.*`, and an overlay that is mounted with full privileges takes these for plain attributes.
 #[derive(Debug)]
 pub struct View {
     /// The uppermost first.
     trees: Vec<OwnedFd>,
+    whiteouts: WhiteoutFormat,
 }
 
 /// Something in the merged tree.
@@ -35,6 +39,8 @@ pub(crate) struct Found {
     pub(crate) stat: Stat,
     /// For a directory: its share in each layer, the uppermost first. Empty for everything else.
     pub(crate) dirs: Vec<OwnedFd>,
+    /// How the shares say that they hide those below them.
+    whiteouts: WhiteoutFormat,
 }
 
 impl Found {
@@ -67,13 +73,9 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Whether a directory of one layer hides those below it.
-pub(crate) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
-    for name in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
-        if xattr::get(dir.as_fd(), name)?.as_deref() == Some(b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+pub(crate) fn is_opaque(dir: &OwnedFd, whiteouts: WhiteoutFormat) -> io::Result<bool> {
+    let Some(mark) = whiteouts.opaque_mark() else { return Ok(false) };
+    Ok(xattr::get(dir.as_fd(), mark)?.as_deref() == Some(b"y"))
 }
 
 fn failed(path: &[u8]) -> impl Fn(io::Error) -> Error {
@@ -86,17 +88,18 @@ pub(super) fn as_path(bytes: &[u8]) -> &Path {
 }
 
 impl View {
-    /// The view of `trees`, the uppermost first.
+    /// The view of `trees`, the uppermost first, with whiteouts of this format: that of the mount, for trees that are or
+    /// were mounted. With [`WhiteoutFormat::Apply`] no directory is opaque.
     ///
     /// # Errors
     /// Where one of them is not a directory.
-    pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>) -> Result<View> {
+    pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>, whiteouts: WhiteoutFormat) -> Result<View> {
         let trees = trees.into_iter().map(|path| {
             let path = path.as_ref();
             let opened = crate::sys::path::Root::open(path).map(crate::sys::path::Root::into_dir);
             opened.map_err(|error| Error::io(STEP, "open", error).path(path))
         });
-        Ok(View { trees: trees.collect::<Result<_>>()? })
+        Ok(View { trees: trees.collect::<Result<_>>()?, whiteouts })
     }
 
     /// The view of the layers of an image, the lowest first, as [`LayerStore`](super::LayerStore) returns them.
@@ -104,7 +107,12 @@ impl View {
     /// # Errors
     /// Where one of them has been removed.
     pub fn of_layers(layers: &[Layer]) -> Result<View> {
-        View::new(super::trees(layers))
+        View::new(super::trees(layers), super::whiteouts(layers))
+    }
+
+    /// How its trees say what they hide.
+    pub(crate) fn whiteouts(&self) -> WhiteoutFormat {
+        self.whiteouts
     }
 
     /// Opens what `path` (from the root; bytes, as tar and the kernel have them) leads to, for reading. `None` where
@@ -176,6 +184,7 @@ impl View {
             name: c".".to_owned(),
             stat: crate::sys::fs::fstat(top.as_fd())?,
             dirs,
+            whiteouts: self.whiteouts,
         }))
     }
 
@@ -262,15 +271,19 @@ pub(super) fn shown(dir: &Found) -> io::Result<Vec<CString>> {
 
 /// Looks `name` up in a merged directory.
 pub(super) fn child(dir: &Found, name: &CStr) -> io::Result<Option<Found>> {
-    child_in(dir.dirs.iter(), name)
+    child_in(dir.dirs.iter(), name, dir.whiteouts)
 }
 
 /// The same where it is known which shares have the name, see [`listed`].
 pub(super) fn child_of(dir: &Found, name: &CStr, shares: &[usize]) -> io::Result<Option<Found>> {
-    child_in(shares.iter().filter_map(|index| dir.dirs.get(*index)), name)
+    child_in(shares.iter().filter_map(|index| dir.dirs.get(*index)), name, dir.whiteouts)
 }
 
-fn child_in<'a>(shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::Result<Option<Found>> {
+fn child_in<'a>(
+    shares: impl Iterator<Item = &'a OwnedFd>,
+    name: &CStr,
+    whiteouts: WhiteoutFormat,
+) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
     for share in shares {
         let stat = match lstatat(share.as_fd(), name) {
@@ -286,17 +299,17 @@ fn child_in<'a>(shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::R
             // A file below a directory is hidden by it; a file above everything is it.
             if found.is_none() {
                 let place = share.try_clone()?;
-                found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new() });
+                found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new(), whiteouts });
             }
             break;
         }
         let opened = open_dir(share.as_fd(), name)?;
-        let opaque = is_opaque(&opened)?;
+        let opaque = is_opaque(&opened, whiteouts)?;
         match &mut found {
             Some(found) => found.dirs.push(opened),
             None => {
                 let place = share.try_clone()?;
-                found = Some(Found { place, name: name.to_owned(), stat, dirs: vec![opened] });
+                found = Some(Found { place, name: name.to_owned(), stat, dirs: vec![opened], whiteouts });
             }
         }
         if opaque {
@@ -343,7 +356,7 @@ mod tests {
         ] {
             symlink(target, at(name)).unwrap();
         }
-        let view = View::new([at("top"), at("middle"), at("low")]).unwrap();
+        let view = View::new([at("top"), at("middle"), at("low")], WhiteoutFormat::OverlayUser).unwrap();
         (place, view)
     }
 
@@ -362,6 +375,23 @@ mod tests {
         assert_eq!(read("/etc/passwd/x"), None);
         let names = view.names(b"etc").unwrap().unwrap();
         assert_eq!(names, [c"opaque".to_owned(), c"passwd".to_owned(), c"shadow".to_owned()]);
+    }
+
+    /// Whoever owns a directory may say `user.overlay.opaque` of it; root's overlay does not listen, and neither do we.
+    #[test]
+    fn marks_of_another_format_hide_nothing() {
+        let (place, _) = place();
+        let trees = ["top", "middle", "low"].map(|name| place.path().join(name));
+        for whiteouts in [WhiteoutFormat::Overlay, WhiteoutFormat::Apply] {
+            let view = View::new(&trees, whiteouts).unwrap();
+            assert_eq!(view.read_file(b"etc/opaque/hidden", 9).unwrap().unwrap(), b"low", "{whiteouts:?}");
+        }
+        if nix::unistd::geteuid().is_root() {
+            let opaque = File::open(place.path().join("middle/usr")).unwrap();
+            xattr::set(opaque.as_fd(), c"trusted.overlay.opaque", b"y").unwrap();
+            let shows = |whiteouts| View::new(&trees, whiteouts).unwrap().lookup(b"usr/lib/deep").unwrap().is_some();
+            assert_eq!([WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser].map(shows), [false, true]);
+        }
     }
 
     #[test]

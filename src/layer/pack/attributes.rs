@@ -33,8 +33,9 @@ pub(super) fn fate(name: &[u8], trusted: bool) -> Fate {
     }
 }
 
-/// Whether overlayfs keeps an attribute for itself.
-pub(super) fn is_overlays(name: &[u8]) -> bool {
+/// Whether overlayfs keeps an attribute for itself under one kind of mount or the other. Where it is a plain attribute,
+/// set by anybody, it stays behind as well: in the layer it would be a mark to whoever mounts that the other way.
+fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::access::{Tree, join, parent_and_name};
-use super::attributes::{Fate, RECORD, fate, is_overlays};
+use super::attributes::{Fate, RECORD, fate};
 use super::plan::Plan;
 use super::{Counts, LeftOut, PackOptions, Packed, STEP};
 use crate::layer::tar::{Entry, Kind, Sparse, Writer, sparse_map_length};
@@ -191,7 +191,9 @@ impl<'a, W: Write> Packer<'a, W> {
         let mut record = None;
         for name in names {
             let bytes = name.to_bytes();
-            if is_overlays(bytes) && (bytes.ends_with(b".redirect") || bytes.ends_with(b".metacopy")) {
+            // Only mounts with full privileges leave these, and nobody can set them through such a mount. A file's owner
+            // may set `user.overlay.redirect`, which no kernel heeds: mounts with `userxattr` have both turned off.
+            if [&b"trusted.overlay.redirect"[..], b"trusted.overlay.metacopy"].contains(&bytes) {
                 return Err(Error::new(ErrorKind::Unsupported, STEP)
                     .path(self.tree.shown(path))
                     .because(format!("overlay has left the attribute {name:?}, so it does not stand by itself"))

@@ -48,7 +48,8 @@ const STEP: &str = "pack the directory";
 pub enum PackSource<'a> {
     /// A directory by itself. Its own mode is not packed, since it is usually that of a throwaway directory.
     Directory(&'a Path),
-    /// An overlay's upper directory. Takes time in proportion to what is in it.
+    /// An overlay's upper directory, mounted over the trees of `below`. Takes time in proportion to what is in it. What
+    /// hides, here as there, is marked in the view's [`WhiteoutFormat`](super::WhiteoutFormat).
     Upper {
         /// The directory.
         upper: &'a Path,

@@ -145,7 +145,7 @@ impl Below for Given {
 
 fn unpacked(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&Path>) {
     let options = LayerOptions { whiteouts, ..LayerOptions::default() };
-    let below = Given(below.map(|below| View::new([below]).unwrap()));
+    let below = Given(below.map(|below| View::new([below], WhiteoutFormat::OverlayUser).unwrap()));
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
             let exact = crate::sys::fs::clear_umask_of_this_thread();
@@ -204,7 +204,7 @@ proptest! {
         for target in [&tree, &copy] {
             unpacked(&all, target, WhiteoutFormat::OverlayUser, None);
         }
-        let below = View::new([&base]).unwrap();
+        let below = View::new([&base], WhiteoutFormat::OverlayUser).unwrap();
         let untouched = PackSource::Tree { tree: &tree, below: &below };
         prop_assert_eq!(packed(untouched).len(), 1024);
         change(&tree, &then);

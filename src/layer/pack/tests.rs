@@ -1,6 +1,7 @@
 //! Trees that are packed, and what readers see of them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::layer::tar::{Entry, Kind, Reader};
 use crate::layer::testing::Scratch;
-use crate::layer::{Limits, Ownership};
+use crate::layer::{Limits, Ownership, WhiteoutFormat};
 use crate::sys::xattr;
 
 fn is_root() -> bool {
@@ -115,9 +116,64 @@ fn attributes_of_the_file_are_kept_and_those_of_the_host_are_not() {
     let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
     let entry = entries(PackSource::Directory(&tree), &recorded).remove(0);
     assert_eq!((entry.uid, entry.gid), (5, 7));
-    mark(&at("tree/file"), c"user.overlay.redirect", b"/x");
-    let error = pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// What needs other files than those of the tree.
+#[test]
+fn a_file_that_overlay_has_redirected_is_refused() {
+    if !is_root() {
+        return;
+    }
+    for name in [c"trusted.overlay.redirect", c"trusted.overlay.metacopy"] {
+        let (_scratch, at) = place(&["tree", "low"]);
+        fs::write(at("tree/file"), b"").unwrap();
+        mark(&at("tree/file"), name, b"/x");
+        let (tree, below) = (at("tree"), View::new([at("low")], WhiteoutFormat::Overlay).unwrap());
+        for source in [PackSource::Directory(&tree), PackSource::Upper { upper: &tree, below: &below }] {
+            let error = pack(source, &PackOptions::default(), io::sink()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+    }
+}
+
+/// Whoever owns a file may say `user.overlay.*` of it where overlay is mounted with full privileges. It is no mark there:
+/// nothing of others goes, nothing fails, and nothing of it is in the layer, where a rootless mount would heed it.
+#[test]
+fn marks_that_a_container_forges_hide_nothing() {
+    let (_scratch, at) = place(&["low/data/sub", "up/data"]);
+    fs::write(at("low/data/sub/root's"), b"x").unwrap();
+    fs::write(at("low/data/empty"), b"root's").unwrap();
+    fs::write(at("up/data/empty"), b"").unwrap();
+    mark(&at("up/data"), c"user.overlay.opaque", b"y");
+    for name in ["whiteout", "redirect", "metacopy", "opaque", "overlay.whiteout", "overlay.redirect"] {
+        mark(&at("up/data/empty"), &CString::new(format!("user.overlay.{name}")).unwrap(), b"y");
+    }
+    let upper = at("up");
+    let options = PackOptions::default();
+    let expected = ["C /data", "C /data/empty"];
+    for whiteouts in [WhiteoutFormat::Overlay, WhiteoutFormat::Apply] {
+        let below = View::new([at("low")], whiteouts).unwrap();
+        let source = PackSource::Upper { upper: &upper, below: &below };
+        assert_eq!(listed(source, &options), ["data/", "data/empty"]);
+        assert_eq!(changed(source, &options), expected);
+        assert!(entries(source, &options).iter().all(|entry| entry.xattrs.is_empty()));
+        let tree = PackSource::Tree { tree: &upper, below: &below };
+        assert_eq!(changed(tree, &options), ["C /data", "C /data/empty", "D /data/sub"]);
+    }
+    // A rootless mount stores what is set through it under another name, and its own marks count.
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
+    let source = PackSource::Upper { upper: &upper, below: &below };
+    assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/.wh.empty"]);
+    let empty = File::open(at("up/data/empty")).unwrap();
+    xattr::remove(std::os::fd::AsFd::as_fd(&empty), c"user.overlay.whiteout").unwrap();
+    assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/empty"]);
+    if is_root() {
+        mark(&at("up/data"), c"trusted.overlay.opaque", b"y");
+        mark(&at("up/data/empty"), c"trusted.overlay.whiteout", b"");
+        let below = View::new([at("low")], WhiteoutFormat::Overlay).unwrap();
+        let source = PackSource::Upper { upper: &upper, below: &below };
+        assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/.wh.empty"]);
+    }
 }
 
 #[test]
@@ -160,7 +216,7 @@ fn an_upper_directory_says_what_is_gone() {
     for name in ["up/etc/removed", "up/gone"] {
         mknod(&at(name), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).unwrap();
     }
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let upper = at("up");
     let source = PackSource::Upper { upper: &upper, below: &below };
     let options = PackOptions::default();
@@ -203,7 +259,7 @@ fn what_was_made_for_mounts_is_left_out() {
         fs::write(at(name), b"").unwrap();
     }
     fs::write(at("up/used/file"), b"x").unwrap();
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let upper = at("up");
     let source = PackSource::Upper { upper: &upper, below: &below };
     let mount_points = ["etc/hosts", "proc", "mnt/deep/point", "used", "absent/x"];
@@ -222,7 +278,7 @@ fn a_whole_tree_is_compared_with_what_it_began_as() {
     }
     fs::hard_link(at("low/a/one"), at("low/a/two")).unwrap();
     symlink("same", at("low/a/link")).unwrap();
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
     crate::layer::copy(&below, &at("tree"), &ownership, crate::layer::Contents::SharedOrWritten).unwrap();
     let tree = at("tree");

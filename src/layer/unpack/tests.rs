@@ -37,7 +37,7 @@ pub(super) fn unpack_at(
     options: &LayerOptions,
     below: &[&Path],
 ) -> Result<(Unpacked, Vec<Owner>)> {
-    let below = Given((!below.is_empty()).then(|| View::new(below).unwrap()));
+    let below = Given((!below.is_empty()).then(|| View::new(below, options.whiteouts).unwrap()));
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -74,7 +74,9 @@ fn whiteout_at(path: &Path) -> bool {
 }
 
 fn opaque_at(path: &Path) -> bool {
-    crate::layer::view::is_opaque(&File::open(path).unwrap().into()).unwrap()
+    let dir = File::open(path).unwrap().into();
+    let formats = [WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser];
+    formats.into_iter().any(|format| crate::layer::view::is_opaque(&dir, format).unwrap())
 }
 
 // ---- What an honest tar says is what the tree has.
