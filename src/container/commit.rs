@@ -47,7 +47,7 @@ impl Container {
         // While it is read it is neither removed, and its image with it, nor moved to a saved snapshot.
         let _locked = super::snapshot::lock(&record::directory(inner.runtime.root(), &info.id))?;
         let _frozen = inner.hold_still(&info, options.running)?;
-        let changed = Changed::of(inner, &info, &parent)?;
+        let changed = Changed::of(inner, &info, images, &parent)?;
         let packing = PackOptions { clamp_mtime: options.clamp_mtime, ..changed.packing.clone() };
         images.commit(&parent, &changed.sources(), &packing, &info.command.join(" "), options)
     }
@@ -59,9 +59,9 @@ impl Container {
     /// files that go while they are looked at, as those of a container that runs may.
     pub fn changes(&self) -> Result<Vec<Change>> {
         let info = self.inner.info();
-        let (_, parent) = self.inner.image("list the container's changes", &info)?;
+        let (images, parent) = self.inner.image("list the container's changes", &info)?;
         let _locked = super::snapshot::lock(&record::directory(self.inner.runtime.root(), &info.id))?;
-        let changed = Changed::of(&self.inner, &info, &parent)?;
+        let changed = Changed::of(&self.inner, &info, images, &parent)?;
         match changed.sources().as_slice() {
             [source] => layer::changes(*source, &changed.packing),
             sources => changed.together(sources),
@@ -123,7 +123,7 @@ struct Changed {
 }
 
 impl Changed {
-    fn of(inner: &Inner, info: &Info, parent: &Image) -> Result<Changed> {
+    fn of(inner: &Inner, info: &Info, images: &Images, parent: &Image) -> Result<Changed> {
         let runtime = &inner.runtime;
         let directory = record::directory(runtime.root(), &info.id);
         let layers = parent.ensure_layers(None)?;
@@ -152,6 +152,7 @@ impl Changed {
                 _ => PackOwners::AsFound,
             },
             access: range.map(|range| range as _),
+            limits: images.layers().options().limits.clone(),
             mount_points: info.mount_points.iter().map(|path| relative(Path::new(path))).collect(),
             ..PackOptions::default()
         };

@@ -17,6 +17,7 @@ mod compression;
 mod copy;
 mod encoder;
 mod limits;
+mod owner_record;
 mod pack;
 mod pipeline;
 mod store;

@@ -22,6 +22,7 @@ mod attributes;
 mod emit;
 mod plan;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt;
@@ -34,7 +35,7 @@ use self::access::Tree;
 use self::emit::Packer;
 pub use self::plan::{Change, ChangeKind};
 use super::encoder::{Encoded, Encoder, EncoderOptions};
-use super::{Reown, View};
+use super::{Limits, Reown, View};
 #[cfg(doc)]
 use crate::ErrorKind;
 use crate::name::{Algorithm, DiffId, Digest, Hasher};
@@ -132,6 +133,8 @@ pub struct PackOptions {
     pub mount_points: Vec<Vec<u8>>,
     /// Asked where this process itself gets `EACCES`.
     pub access: Option<Arc<dyn Access>>,
+    /// What whoever unpacks the layer will take. Nothing is packed that goes over it.
+    pub limits: Limits,
 }
 
 impl fmt::Debug for PackOptions {
@@ -141,6 +144,7 @@ impl fmt::Debug for PackOptions {
             .field("clamp_mtime", &self.clamp_mtime)
             .field("mount_points", &self.mount_points.len())
             .field("access", &self.access.is_some())
+            .field("limits", &self.limits)
             .finish()
     }
 }
@@ -171,8 +175,8 @@ pub struct Packed {
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) for a source that is not there, [`Denied`](ErrorKind::Denied) for files that
 /// neither this process nor [`PackOptions::access`] may read, [`Conflict`](ErrorKind::Conflict) for what changes
-/// meanwhile, [`Limit`](ErrorKind::Limit) for paths longer than 4095 bytes or 512 components, and
-/// [`Unsupported`](ErrorKind::Unsupported) for names that start with `.wh.`, which would hide others, and for character
+/// meanwhile, [`Limit`](ErrorKind::Limit) for what [`PackOptions::limits`] do not admit,
+/// [`Invalid`](ErrorKind::Invalid) for an owner that is no id, and [`Unsupported`](ErrorKind::Unsupported) for names that start with `.wh.`, which would hide others, and for character
 /// devices 0/0, which overlay takes for whiteouts. What was written by then is worthless.
 ///
 /// ```
@@ -187,10 +191,11 @@ pub struct Packed {
 /// ```
 pub fn pack(source: PackSource<'_>, options: &PackOptions, out: impl Write) -> Result<Packed> {
     let root = source.path();
-    let mut tree = Tree::open(root, options.access.clone())?;
+    let mut tree = Tree::open(root, options)?;
     let plan = plan::of(source, options, &mut tree)?;
     let keep_trusted = plan.is_some();
-    let mut packer = Packer::new(tree, options, keep_trusted, out);
+    let written = Cell::new(0);
+    let mut packer = Packer::new(tree, options, keep_trusted, out, &written);
     match plan {
         None => packer.everything()?,
         Some(plan) => packer.planned(&plan)?,
@@ -204,7 +209,7 @@ pub fn pack(source: PackSource<'_>, options: &PackOptions, out: impl Write) -> R
 /// # Errors
 /// Those of [`pack`].
 pub fn changes(source: PackSource<'_>, options: &PackOptions) -> Result<Vec<Change>> {
-    let mut tree = Tree::open(source.path(), options.access.clone())?;
+    let mut tree = Tree::open(source.path(), options)?;
     Ok(plan::of(source, options, &mut tree)?.map(|plan| plan.changes()).unwrap_or_default())
 }
 

@@ -8,8 +8,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::access::{Tree, join, parent_and_name};
-use super::attributes::{Fate, RECORD, fate};
+use super::attributes::{Fate, fate};
 use super::{PackOptions, PackSource};
+use crate::layer::owner_record::RECORD;
 use crate::layer::view::{self, Found};
 use crate::layer::{View, WhiteoutFormat};
 use crate::sys::fs::{self, Stat};
@@ -378,7 +379,7 @@ fn same_metadata(tree: &mut Tree, path: &[u8], stat: &Stat, known: &Found) -> Re
 fn attributes(handle: &OwnedFd) -> io::Result<Option<Attributes>> {
     let mut found = Vec::new();
     for name in xattr::list_handle(handle.as_fd())? {
-        if fate(name.to_bytes(), true) == Fate::Drop && name.to_bytes() != RECORD {
+        if fate(name.to_bytes(), true) == Fate::Drop && name.as_c_str() != RECORD {
             continue;
         }
         match xattr::get_handle(handle.as_fd(), &name) {

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::layer::testing::{Scratch, snapshot};
 use crate::layer::unpack::unpack;
-use crate::layer::{Below, LayerOptions, WhiteoutFormat};
+use crate::layer::{Below, LayerOptions, Limits, WhiteoutFormat};
 use crate::sys::fs::{Time, c_string, lchownat, lutimensat};
 use crate::sys::xattr;
 
@@ -144,7 +144,11 @@ impl Below for Given {
 }
 
 fn unpacked(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&Path>) {
-    let options = LayerOptions { whiteouts, ..LayerOptions::default() };
+    unpacked_within(tar, tree, whiteouts, below, Limits::default());
+}
+
+fn unpacked_within(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&Path>, limits: Limits) {
+    let options = LayerOptions { whiteouts, limits, ..LayerOptions::default() };
     let below = Given(below.map(|below| View::new([below], WhiteoutFormat::OverlayUser).unwrap()));
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
@@ -193,6 +197,30 @@ proptest! {
         unpacked(&tar, &again, WhiteoutFormat::OverlayUser, None);
         prop_assert_eq!(looks(&again), before);
         prop_assert!(packed(PackSource::Directory(&again)) == tar);
+    }
+
+    /// With a tight limit: either it is refused here, or whoever has the same limits takes it.
+    #[test]
+    fn what_is_packed_is_taken_back(steps in steps(60), which in 0..7, size in 0usize..20) {
+        let mut limits = Limits::default();
+        match which {
+            0 => limits.entries = size as u64,
+            1 => limits.path_length = 30 * size,
+            2 => limits.depth = size / 2,
+            3 => limits.xattrs = size / 4,
+            4 => limits.xattr_bytes = 20 * size,
+            5 => limits.sparse_pieces = size / 4,
+            _ => limits.bytes = 1 << (8 + size),
+        }
+        let (_scratch, at) = place();
+        let (tree, again) = (at("tree"), at("again"));
+        change(&tree, &steps);
+        let options = PackOptions { limits: limits.clone(), ..PackOptions::default() };
+        let mut tar = Vec::new();
+        match pack(PackSource::Directory(&tree), &options, &mut tar) {
+            Ok(_) => unpacked_within(&tar, &again, WhiteoutFormat::OverlayUser, None, limits),
+            Err(error) => prop_assert_eq!(error.kind(), crate::ErrorKind::Limit, "{}", error),
+        }
     }
 
     #[test]

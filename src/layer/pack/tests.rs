@@ -387,6 +387,115 @@ fn deep_trees_need_few_descriptors_and_have_a_limit() {
     assert_eq!(error.kind(), ErrorKind::Limit);
 }
 
+/// One that goes over a limit of the reader's is refused here, by its name, and not when the image is used.
+#[test]
+fn what_could_not_be_unpacked_is_not_packed() {
+    use std::os::fd::AsFd;
+    let limits = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        PackOptions { limits, ..PackOptions::default() }
+    };
+    let refused = |source: PackSource<'_>, options: &PackOptions, named: &str| {
+        let error = pack(source, options, io::sink()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    let (_scratch, at) = place(&["tree", "low/a/b", "up/a/b"]);
+    // 512 directories and a file in the last one.
+    let mut dir = std::os::fd::OwnedFd::from(File::open(at("tree")).unwrap());
+    for _ in 0..512 {
+        crate::sys::fs::mkdirat(dir.as_fd(), c"d", 0o700).unwrap();
+        dir = crate::sys::fs::open_dir(dir.as_fd(), c"d").unwrap();
+    }
+    let tree = at("tree");
+    pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap();
+    drop(crate::sys::fs::openat(dir.as_fd(), c"f", libc::O_CREAT | libc::O_WRONLY, 0o600).unwrap());
+    refused(PackSource::Directory(&tree), &PackOptions::default(), "d/f\"");
+    fs::remove_dir_all(&tree).unwrap();
+    fs::create_dir(&tree).unwrap();
+    fs::write(at("tree/file"), [1; 3000]).unwrap();
+    for number in 0..3 {
+        mark(&at("tree/file"), &CString::new(format!("user.{number}")).unwrap(), &[0; 100]);
+    }
+    symlink("t".repeat(50), at("tree/link")).unwrap();
+    let source = PackSource::Directory(&tree);
+    for (options, named) in [
+        (limits(|limits| limits.xattrs = 2), "tree/file\""),
+        (limits(|limits| limits.xattr_bytes = 300), "`xattr_bytes` of 300"),
+        (limits(|limits| limits.entries = 1), "tree/link\""),
+        (limits(|limits| limits.path_length = 49), "tree/link\""),
+        (limits(|limits| limits.bytes = 2999), "tree/file\""),
+        // What lies around the files counts for the tar.
+        (limits(|limits| limits.bytes = 4096), "`bytes`"),
+    ] {
+        refused(source, &options, named);
+    }
+    // The name of what is gone is longer than its own, and that of a directory ends with a slash.
+    fs::write(at("low/a/b/removed"), b"").unwrap();
+    mknod(&at("up/a/b/removed"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).unwrap();
+    let (upper, below) = (at("up"), View::new([at("low")], WhiteoutFormat::Overlay).unwrap());
+    let source = PackSource::Upper { upper: &upper, below: &below };
+    refused(source, &limits(|limits| limits.path_length = 14), "a/b/.wh.removed\"");
+    pack(source, &limits(|limits| limits.path_length = 15), io::sink()).unwrap();
+    fs::remove_file(at("up/a/b/removed")).unwrap();
+    refused(source, &limits(|limits| limits.path_length = 3), "a/b\"");
+    pack(source, &limits(|limits| limits.path_length = 4), io::sink()).unwrap();
+}
+
+/// A tree of a single user says whose a file is in an attribute that the file's owner, a container, can write.
+#[test]
+fn a_forged_record_of_an_owner_does_not_make_a_layer_that_nobody_takes() {
+    let (_scratch, at) = place(&["tree"]);
+    fs::write(at("tree/file"), b"").unwrap();
+    let tree = at("tree");
+    let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
+    for record in [&[0x08, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0x10, 0xff, 0xff, 0xff, 0xff, 0x0f], b"lie", &[0x08]] {
+        mark(&at("tree/file"), c"user.rootlesscontainers", record);
+        let entry = entries(PackSource::Directory(&tree), &recorded).remove(0);
+        assert_eq!((entry.uid, entry.gid), (0, 0), "{record:?}");
+    }
+    let nobody = PackOptions { owners: PackOwners::Fixed(0, u32::MAX), ..PackOptions::default() };
+    let error = pack(PackSource::Directory(&tree), &nobody, io::sink()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+/// More pieces than a reader takes: the short holes are filled.
+#[test]
+fn a_file_of_many_pieces_is_packed_as_fewer() {
+    use std::os::unix::fs::FileExt;
+    let (_scratch, at) = place(&["tree"]);
+    let file = File::create(at("tree/sparse")).unwrap();
+    for piece in 0..40 {
+        file.write_all_at(b"data", piece << 16).unwrap();
+    }
+    file.write_all_at(b"end", 100 << 20).unwrap();
+    file.set_len(101 << 20).unwrap();
+    if file.metadata().unwrap().blocks() * 512 >= 4 << 20 {
+        return;
+    }
+    let tree = at("tree");
+    for (sparse_pieces, expected) in [(1000, 42), (42, 42), (41, 3), (3, 3), (2, 2)] {
+        let limits = Limits { sparse_pieces, ..Limits::default() };
+        let options = PackOptions { limits: limits.clone(), ..PackOptions::default() };
+        let mut tar = Vec::new();
+        pack(PackSource::Directory(&tree), &options, &mut tar).unwrap();
+        let mut reader = Reader::new(tar.as_slice(), &limits);
+        let sparse = reader.next().unwrap().unwrap().sparse.unwrap();
+        assert_eq!((sparse.real_size, sparse.pieces.len()), (101 << 20, expected), "{sparse_pieces}");
+        let mut data = Vec::new();
+        io::Read::read_to_end(&mut reader.data(), &mut data).unwrap();
+        let mut whole = vec![0; 101 << 20];
+        let mut rest = data.as_slice();
+        for (offset, length) in sparse.pieces {
+            let (piece, more) = rest.split_at(length as usize);
+            whole[offset as usize..][..piece.len()].copy_from_slice(piece);
+            rest = more;
+        }
+        assert!(whole == fs::read(at("tree/sparse")).unwrap());
+    }
+}
+
 #[test]
 fn a_missing_directory_is_named() {
     let source = PackSource::Directory(Path::new("/nonexistent/tree"));
