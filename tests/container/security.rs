@@ -15,7 +15,7 @@ fn hostile(lab: &Lab, change: impl FnOnce(&std::path::Path)) -> coracle::Image {
     lab.engine.import(tree.path(), None).unwrap()
 }
 
-/// CVE-2026-41579, CVE-2026-88264: `/dev` of the image leads elsewhere.
+/// CVE-2026-41579, CVE-2026-88264, CVE-2026-88265: `/dev` of the image leads elsewhere.
 #[test]
 fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     let Some(lab) = Lab::new() else { return };
@@ -27,7 +27,8 @@ fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// CVE-2019-19921, CVE-2025-31133: `/proc` and masked paths as links.
+/// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-31133, CVE-2025-54867, CVE-2025-62161: `/proc` and masked
+/// paths as links.
 #[test]
 fn proc_as_a_symlink_is_still_our_procfs() {
     let Some(lab) = Lab::new() else { return };
@@ -39,7 +40,7 @@ fn proc_as_a_symlink_is_still_our_procfs() {
     assert_eq!(run(&builder, "stat -fc %T /fake; cat /proc/keys | wc -c"), "proc\n0\n");
 }
 
-/// CVE-2024-45310, CVE-2026-55686: made files, mount points and working directories through links.
+/// CVE-2021-30465, CVE-2024-45310, CVE-2026-55686, CVE-2026-87766: made files, mount points and working directories through links.
 #[test]
 fn nothing_is_created_outside_through_links() {
     let Some(lab) = Lab::new() else { return };
@@ -76,7 +77,7 @@ fn a_working_directory_never_lies_outside() {
     }
 }
 
-/// CVE-2019-16884: a mount over procfs.
+/// CVE-2019-16884, CVE-2025-52881, CVE-2025-62596: a mount over procfs.
 #[test]
 fn mounts_over_kernel_file_systems_are_refused() {
     let Some(lab) = Lab::new() else { return };

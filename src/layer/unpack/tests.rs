@@ -741,7 +741,7 @@ fn odd_parents_are_errors_and_nothing_waits() {
     );
 }
 
-/// A hard link's mode was given to what the symlink that it names leads to.
+/// CVE-2021-32760: a hard link's mode was given to what the symlink that it names leads to.
 #[test]
 fn cve_2021_32760_modes_do_not_go_through_links() {
     let evil = |name: &[u8], link: &[u8]| Block::new(name, b'1').link(link).mode(0o4777).owner(9, 9).mtime(9);
