@@ -21,6 +21,12 @@ pub struct TarEntry {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// When it was changed: seconds since 1970, and nanoseconds after that.
+    pub mtime: (i64, u32),
+    /// Major and minor number of a device node.
+    pub device: (u32, u32),
+    /// Extended attributes, sorted by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The bytes that the archive holds for it, without holes.
     pub data: Vec<u8>,
     /// For a sparse file its length, and offset and length of each piece.
@@ -48,7 +54,10 @@ pub fn read_tar(bytes: &[u8], limits: &Limits) -> Result<Vec<TarEntry>> {
         reader.data().read_to_end(&mut data).map_err(|error| Error::io("read the tar", "read", error))?;
         let sparse = entry.sparse.map(|sparse| (sparse.real_size, sparse.pieces));
         let (path, link, mode, uid, gid) = (entry.path, entry.link, entry.mode, entry.uid, entry.gid);
-        entries.push(TarEntry { path, kind, link, mode, uid, gid, data, sparse });
+        let (mtime, device) = ((entry.mtime.seconds, entry.mtime.nanoseconds), entry.device);
+        let mut xattrs = entry.xattrs;
+        xattrs.sort();
+        entries.push(TarEntry { path, kind, link, mode, uid, gid, mtime, device, xattrs, data, sparse });
     }
     Ok(entries)
 }

@@ -1,9 +1,12 @@
-//! Tars of arbitrary bytes: what is accepted has the entries that another reader, the tar crate, finds too. Where two
-//! readers disagree, entries can be smuggled past the one that checks to the one that unpacks.
+//! Tars of arbitrary bytes: what is accepted has the entries that two other readers find too: the tar crate, and one with
+//! the rules of Go's. Where two readers disagree, entries can be smuggled past the one that checks to the one that
+//! unpacks.
 #![no_main]
 
 #[path = "../honest.rs"]
 mod honest;
+#[path = "../reader.rs"]
+mod reader;
 
 use std::io::Read;
 
@@ -34,6 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     if peculiar || ours.iter().any(long) {
         return;
     }
+    like_go(&tar, &ours);
     let theirs = match independent(&tar) {
         Ok(theirs) => theirs,
         // An empty field is 0 to others, and no number to it.
@@ -50,6 +54,8 @@ fuzz_target!(|bytes: &[u8]| {
             continue;
         }
         let (mut ours, mut theirs) = (comparable(ours), theirs);
+        // Of these the tar crate reads the plain header's alone.
+        (theirs.mtime, theirs.device, theirs.xattrs) = (ours.mtime, ours.device, ours.xattrs.clone());
         assert!(std::mem::take(&mut ours.data) == std::mem::take(&mut theirs.data), "other data: {ours:?}");
         for (ours, theirs) in [(ours.mode, &mut theirs.mode), (ours.uid, &mut theirs.uid), (ours.gid, &mut theirs.gid)]
         {
@@ -60,6 +66,22 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(ours, theirs);
     }
 });
+
+/// The same with the rules of Go's reader, times, attributes, device numbers and sparse files included.
+fn like_go(tar: &[u8], ours: &[TarEntry]) {
+    let theirs = match reader::read(tar) {
+        Ok(theirs) => theirs,
+        Err(error) => panic!("accepted here, and the second reader says: {error}\n{ours:#?}"),
+    };
+    assert_eq!(ours.len(), theirs.len(), "{ours:#?}\n{theirs:#?}");
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        let mut ours = comparable(ours.clone());
+        // Made of records that are no attributes to others.
+        ours.xattrs.retain(|(name, _)| !name.starts_with(b"system.posix_acl_"));
+        assert!(ours.data == theirs.data, "other data: {ours:?}\n{theirs:?}");
+        assert_eq!(ours, theirs);
+    }
+}
 
 /// A number of which the tar crate can make nothing.
 const UNREAD: u32 = u32::MAX;
@@ -112,7 +134,9 @@ fn independent(bytes: &[u8]) -> std::io::Result<Vec<(TarEntry, bool)>> {
         let is_sparse = records.map(|record| record.key_bytes().starts_with(b"GNU.sparse.")).any(|is| is);
         let mut data = Vec::new();
         entry.read_to_end(&mut data)?;
-        entries.push((TarEntry { path, kind, link, mode, uid, gid, data, sparse: None }, is_sparse));
+        let (mtime, device, xattrs) = ((0, 0), (0, 0), Vec::new());
+        let entry = TarEntry { path, kind, link, mode, uid, gid, mtime, device, xattrs, data, sparse: None };
+        entries.push((entry, is_sparse));
     }
     Ok(entries)
 }

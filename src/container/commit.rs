@@ -51,7 +51,7 @@ impl Container {
         // While it is read it is neither removed, and its image with it, nor moved to a saved snapshot.
         let _locked = super::snapshot::lock(&record::directory(inner.runtime.root(), &info.id))?;
         let _frozen = inner.hold_still(info, options.running)?;
-        let changed = Changed::of(inner, info, &parent)?;
+        let changed = Changed::of(inner, info, images, &parent)?;
         let packing = PackOptions { clamp_mtime: options.clamp_mtime, ..changed.packing.clone() };
         images.commit(&parent, &changed.sources(), &packing, &info.command.join(" "), options)
     }
@@ -67,9 +67,9 @@ impl Container {
     }
 
     fn changes_as(&self, info: &Info) -> Result<Vec<Change>> {
-        let (_, parent) = self.inner.image("list the changes of the container", info)?;
+        let (images, parent) = self.inner.image("list the changes of the container", info)?;
         let _locked = super::snapshot::lock(&record::directory(self.inner.runtime.root(), &info.id))?;
-        let changed = Changed::of(&self.inner, info, &parent)?;
+        let changed = Changed::of(&self.inner, info, images, &parent)?;
         match changed.sources().as_slice() {
             [source] => layer::changes(*source, &changed.packing),
             sources => changed.together(sources),
@@ -131,7 +131,7 @@ struct Changed {
 }
 
 impl Changed {
-    fn of(inner: &Inner, info: &Info, parent: &Image) -> Result<Changed> {
+    fn of(inner: &Inner, info: &Info, images: &Images, parent: &Image) -> Result<Changed> {
         let runtime = &inner.runtime;
         let directory = record::directory(runtime.root(), &info.id);
         let layers = parent.ensure_layers(None)?;
@@ -142,7 +142,7 @@ impl Changed {
         let frozen = if matches!(own, Changes::Tree(_)) { Vec::new() } else { frozen };
         let mut parts = Vec::new();
         for changes in frozen.iter().filter_map(|dir| snapshot::frozen(dir)).chain([own]) {
-            let below = View::new(&trees)?;
+            let below = View::new(&trees, layer::whiteouts(&layers))?;
             match &changes {
                 Changes::Upper(upper) => trees.insert(0, upper.clone()),
                 Changes::Tree(tree) => trees = vec![tree.clone()],
@@ -160,6 +160,7 @@ impl Changed {
                 _ => PackOwners::AsFound,
             },
             access: range.map(|range| range as _),
+            limits: images.layers().options().limits.clone(),
             mount_points: info.mount_points.iter().map(|path| relative(Path::new(path))).collect(),
             ..PackOptions::default()
         };

@@ -13,7 +13,6 @@ use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
 use crate::isolation::{Aspect, MadeFile, Request, Stream, devices};
-use crate::layer::View;
 use crate::name::{ContainerId, ContainerName};
 use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
@@ -79,7 +78,7 @@ impl ContainerBuilder {
                 Base::Directory(path.clone())
             }
         };
-        let view = View::new(base.trees()?)?;
+        let view = base.view()?;
         let id = ContainerId::random()?;
         let decided = self.decide(&id, &view)?;
         let info = Info {

@@ -11,7 +11,7 @@ use super::fixture::{du, fingerprint, image, names, script};
 use super::{Clause, require, run, spread};
 use crate::content::tmp::TmpDir;
 use crate::image::Image;
-use crate::layer::{Layer, View};
+use crate::layer::{Layer, View, WhiteoutFormat};
 use crate::snapshot::{Base, Changes, Mount, Snapshotter, frozen};
 use crate::{Container, ContainerBuilder, Engine, Error, ErrorKind, Result};
 
@@ -229,8 +229,8 @@ impl Suite {
     /// The tree that a container over `base` with its writable part in `dir` sees.
     fn seen(&self, dir: &Path, base: &Base) -> Result<View> {
         match self.backend.changes(dir) {
-            Changes::Upper(upper) => View::new(std::iter::once(upper).chain(base.trees()?)),
-            Changes::Tree(tree) => View::new([tree]),
+            Changes::Upper(upper) => View::new(std::iter::once(upper).chain(base.trees()?), base.whiteouts()),
+            Changes::Tree(tree) => View::new([tree], WhiteoutFormat::Apply),
         }
     }
 

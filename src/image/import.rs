@@ -11,8 +11,7 @@ use super::manifest::{Descriptor, Manifest};
 use super::{Image, Images, Observer, Resolved, blobs_of, index};
 use crate::content::Ingest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::exceeded;
-use crate::layer::{self, Compression, Decoder, EncoderOptions, PackOptions, PackOwners, PackSource};
+use crate::layer::{self, Compression, Decoder, EncoderOptions, Limits, PackOptions, PackOwners, PackSource, exceeded};
 use crate::name::{Algorithm, DiffId, Hasher, MediaType, Platform, Reference};
 
 /// Where a root file system comes from.
@@ -88,7 +87,7 @@ impl Images {
 
     fn import_in(&self, session: &mut Session, source: ImportSource, options: &ImportOptions) -> Result<Image> {
         let created = created_or_now(STEP, options.created.as_deref())?;
-        let (layer, diff_id) = take_layer(session, source, options)?;
+        let (layer, diff_id) = take_layer(session, source, options, &self.layers().options().limits)?;
         let platform = options.platform.as_ref().unwrap_or(self.platform()).normalized();
         let config = Config {
             created: Some(created.clone()),
@@ -151,7 +150,12 @@ pub(super) fn created_or_now(step: &'static str, created: Option<&str>) -> Resul
 }
 
 /// Takes in the one layer; gives its blob and its DiffID.
-fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptions) -> Result<(Descriptor, DiffId)> {
+fn take_layer(
+    session: &mut Session,
+    source: ImportSource,
+    options: &ImportOptions,
+    limits: &Limits,
+) -> Result<(Descriptor, DiffId)> {
     match source {
         ImportSource::Stream(stream) => take_tar(session, "the stream", stream),
         ImportSource::Path(path) => {
@@ -170,6 +174,7 @@ fn take_layer(session: &mut Session, source: ImportSource, options: &ImportOptio
                     FileOwner::Fixed(uid, gid) => PackOwners::Fixed(uid, gid),
                 },
                 clamp_mtime: options.clamp_mtime,
+                limits: limits.clone(),
                 ..PackOptions::default()
             };
             let mut diff_id = None;

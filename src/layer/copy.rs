@@ -311,6 +311,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+    use crate::layer::WhiteoutFormat;
 
     #[test]
     fn a_copy_shows_what_the_view_shows() {
@@ -328,7 +329,7 @@ mod tests {
         let device = nix::sys::stat::makedev(0, 0);
         let (kind, mode) = (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::empty());
         nix::sys::stat::mknod(&at("up/a/gone"), kind, mode, device).unwrap();
-        let view = View::new([at("up"), at("low")]).unwrap();
+        let view = View::new([at("up"), at("low")], WhiteoutFormat::OverlayUser).unwrap();
         let ownership = if nix::unistd::geteuid().is_root() { Ownership::Full } else { Ownership::Single };
         copy(&view, &at("out"), &ownership, Contents::SharedOrWritten).unwrap();
         assert!(!at("out/a/gone").exists());
@@ -360,7 +361,7 @@ mod tests {
                 return;
             }
         }
-        let view = View::new([at("low")]).unwrap();
+        let view = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
         copy(&view, &at("out"), &Ownership::Full, Contents::SharedOrWritten).unwrap();
         for name in ["link", "fifo"] {
             let made = handle(&format!("out/{name}"));
@@ -389,7 +390,7 @@ mod tests {
         fs::fchmod(here.as_fd(), 0o711).unwrap();
         std::fs::hard_link(at("0/one/sub/0"), at("0/ten/link")).unwrap();
         std::fs::create_dir(at("out")).unwrap();
-        let view = View::new((0..40).map(|layer| at(&layer.to_string()))).unwrap();
+        let view = View::new((0..40).map(|layer| at(&layer.to_string())), WhiteoutFormat::OverlayUser).unwrap();
         copy(&view, &at("out"), &Ownership::Single, Contents::SharedOrWritten).unwrap();
         assert_eq!(std::fs::read_dir(at("out/seven/sub")).unwrap().count(), 40);
         assert_eq!(std::fs::read(at("out/seven/sub/33")).unwrap(), b"seven");

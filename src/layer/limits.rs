@@ -2,7 +2,8 @@
 
 use crate::{Error, ErrorKind};
 
-/// Bounds on one layer. Going over one is an error of kind [`ErrorKind::Limit`] that names it.
+/// Bounds on one layer. Going over one is an error of kind [`ErrorKind::Limit`] that names it, both for who unpacks and
+/// for who packs: what this crate packs, it also takes back.
 ///
 /// The defaults admit every image in practical use and stop an archive that was built to exhaust:
 ///

@@ -17,6 +17,7 @@ mod compression;
 mod copy;
 mod encoder;
 mod limits;
+mod owner_record;
 mod pack;
 mod pipeline;
 mod store;
@@ -38,8 +39,8 @@ pub use pack::{
     pack_blob,
 };
 pub(crate) use store::Grave;
-pub(crate) use store::LockFile;
 pub use store::{Layer, LayerOptions, LayerProgress, LayerStore, trees};
+pub(crate) use store::{LockFile, whiteouts};
 pub(crate) use unpack::Owners;
 pub use unpack::{Below, Owner, Ownership, Reown, Skipped, Unpacked, WhiteoutFormat};
 pub(crate) use usage::measure;

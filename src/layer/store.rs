@@ -77,6 +77,7 @@ pub struct Layer {
     dir: PathBuf,
     tree: PathBuf,
     record: Record,
+    whiteouts: WhiteoutFormat,
 }
 
 impl Layer {
@@ -130,6 +131,15 @@ impl Layer {
 pub fn trees(layers: &[Layer]) -> Vec<&Path> {
     let mut seen = std::collections::HashSet::new();
     layers.iter().rev().map(Layer::tree).filter(|tree| seen.insert(*tree)).collect()
+}
+
+/// How the layers of one store say what they hide. Without layers: as the trees of whoever runs this are mounted.
+pub(crate) fn whiteouts(layers: &[Layer]) -> WhiteoutFormat {
+    match layers.first() {
+        Some(layer) => layer.whiteouts,
+        None if nix::unistd::geteuid().is_root() => WhiteoutFormat::Overlay,
+        None => WhiteoutFormat::OverlayUser,
+    }
 }
 
 /// The unpacked layers of a root. Cloning is cheap enough; any number of threads and processes may work on one root,
@@ -243,7 +253,7 @@ impl LayerStore {
                 .remedy(format!("remove {}", dir.display()))
                 .source_is(error)
         })?;
-        Ok(Some(Layer { tree: dir.join("tree"), dir, record }))
+        Ok(Some(Layer { tree: dir.join("tree"), dir, record, whiteouts: self.options.whiteouts }))
     }
 
     /// The published layer `diff_id`, on its own or in the stack `chain_id`.
@@ -473,7 +483,7 @@ impl LayerStore {
         let published = staging.publish(&dir, self.content.durability());
         drop(lock);
         match published {
-            Ok(()) => Ok(Layer { tree: dir.join("tree"), dir, record }),
+            Ok(()) => Ok(Layer { tree: dir.join("tree"), dir, record, whiteouts: self.options.whiteouts }),
             // It is what we wanted, whoever was faster.
             Err(error) => self.published(diff_id, &chain_id).ok().flatten().ok_or(error),
         }
@@ -629,7 +639,11 @@ impl Below for ReadyBelow<'_> {
         if let Some(view) = self.view.get() {
             return Ok(Some(view));
         }
-        let view = View::helped(trees(self.layers), self.access.0.as_ref().and_then(|access| access()))?;
+        let view = View::helped(
+            trees(self.layers),
+            super::store::whiteouts(self.layers),
+            self.access.0.as_ref().and_then(|access| access()),
+        )?;
         Ok(Some(self.view.get_or_init(|| view)))
     }
 }

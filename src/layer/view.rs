@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Access, Layer};
+use super::{Access, Layer, WhiteoutFormat};
 use crate::sys::fs::{Stat, c_string, each_name, fstat, lstatat, names_of, openat, readlinkat};
 use crate::sys::path::{MAX_SYMLINKS, components};
 use crate::sys::xattr;
@@ -21,6 +21,9 @@ const STEP: &str = "look into the layers";
 /// lies below, symlinks are resolved inside the merged root and never lead out of it.
 ///
 /// A view sees the trees as they are at each call; nothing is cached but the descriptors of the trees.
+///
+/// Only marks of the view's own [`WhiteoutFormat`] hide anything, as only they do for the kernel: whoever owns a file may
+/// give it `user.overlay.*`, and an overlay that is mounted with full privileges takes these for plain attributes.
 #[derive(Debug)]
 pub struct View {
     /// The uppermost first.
@@ -28,20 +31,30 @@ pub struct View {
     help: Help,
 }
 
-/// Looks at files by ourselves and, where we may not, with the help of who may.
-#[derive(Clone, Default)]
-pub(crate) struct Help(Option<Arc<dyn Access>>);
+/// Looks at files by ourselves and, where we may not, with the help of who may; and knows how the trees say that something
+/// is hidden.
+#[derive(Clone)]
+pub(crate) struct Help {
+    access: Option<Arc<dyn Access>>,
+    whiteouts: WhiteoutFormat,
+}
 
 impl fmt::Debug for Help {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Help").field(&self.0.is_some()).finish()
+        f.debug_struct("Help").field("helped", &self.access.is_some()).field("whiteouts", &self.whiteouts).finish()
     }
 }
 
 impl Help {
+    /// Of nobody.
+    #[cfg(test)]
+    pub(crate) fn of(whiteouts: WhiteoutFormat) -> Help {
+        Help { access: None, whiteouts }
+    }
+
     /// `own`, unless it failed because we may not, and somebody may.
     fn or<T>(&self, own: io::Result<T>, helped: impl FnOnce(&dyn Access) -> io::Result<T>) -> io::Result<T> {
-        match (own, &self.0) {
+        match (own, &self.access) {
             (Err(error), Some(access)) if error.raw_os_error() == Some(libc::EACCES) => helped(access.as_ref()),
             (own, _) => own,
         }
@@ -141,12 +154,8 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 
 /// Whether a directory of one layer hides those below it.
 pub(crate) fn is_opaque(help: &Help, dir: &OwnedFd) -> io::Result<bool> {
-    for name in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
-        if help.attribute(dir.as_fd(), name)?.as_deref() == Some(b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let Some(mark) = help.whiteouts.opaque_mark() else { return Ok(false) };
+    Ok(help.attribute(dir.as_fd(), mark)?.as_deref() == Some(b"y"))
 }
 
 fn failed(path: &[u8]) -> impl Fn(io::Error) -> Error {
@@ -159,20 +168,22 @@ pub(super) fn as_path(bytes: &[u8]) -> &Path {
 }
 
 impl View {
-    /// The view of `trees`, the uppermost first.
+    /// The view of `trees`, the uppermost first, with whiteouts of this format: that of the mount, for trees that are or
+    /// were mounted. With [`WhiteoutFormat::Apply`] no directory is opaque.
     ///
     /// # Errors
     /// Where one of them is not a directory.
-    pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>) -> Result<View> {
-        View::helped(trees, None)
+    pub fn new<P: AsRef<Path>>(trees: impl IntoIterator<Item = P>, whiteouts: WhiteoutFormat) -> Result<View> {
+        View::helped(trees, whiteouts, None)
     }
 
     /// The same with somebody who reaches what this process may not.
     pub(crate) fn helped<P: AsRef<Path>>(
         trees: impl IntoIterator<Item = P>,
+        whiteouts: WhiteoutFormat,
         access: Option<Arc<dyn Access>>,
     ) -> Result<View> {
-        let help = Help(access);
+        let help = Help { access, whiteouts };
         let open = |path: &Path| {
             let opened = crate::sys::path::Root::open(path).map(crate::sys::path::Root::into_dir);
             help.or(opened, |access| {
@@ -196,7 +207,12 @@ impl View {
     /// # Errors
     /// Where one of them has been removed.
     pub fn of_layers(layers: &[Layer]) -> Result<View> {
-        View::new(super::trees(layers))
+        View::new(super::trees(layers), super::whiteouts(layers))
+    }
+
+    /// How its trees say what they hide.
+    pub(crate) fn whiteouts(&self) -> WhiteoutFormat {
+        self.help.whiteouts
     }
 
     /// Opens what `path` (from the root; bytes, as tar and the kernel have them) leads to, for reading. `None` where
@@ -450,7 +466,7 @@ mod tests {
         ] {
             symlink(target, at(name)).unwrap();
         }
-        let view = View::new([at("top"), at("middle"), at("low")]).unwrap();
+        let view = View::new([at("top"), at("middle"), at("low")], WhiteoutFormat::OverlayUser).unwrap();
         (place, view)
     }
 
@@ -480,6 +496,23 @@ mod tests {
         let shown =
             ["abs", "absout", "etc", "lib", "loop", "out", "usr"].map(|name| c_string(name.as_bytes()).unwrap());
         assert_eq!(names, shown);
+    }
+
+    /// Whoever owns a directory may say `user.overlay.opaque` of it; root's overlay does not listen, and neither do we.
+    #[test]
+    fn marks_of_another_format_hide_nothing() {
+        let (place, _) = place();
+        let trees = ["top", "middle", "low"].map(|name| place.path().join(name));
+        for whiteouts in [WhiteoutFormat::Overlay, WhiteoutFormat::Apply] {
+            let view = View::new(&trees, whiteouts).unwrap();
+            assert_eq!(view.read_file(b"etc/opaque/hidden", 9).unwrap().unwrap(), b"low", "{whiteouts:?}");
+        }
+        if nix::unistd::geteuid().is_root() {
+            let opaque = File::open(place.path().join("middle/usr")).unwrap();
+            xattr::set(opaque.as_fd(), c"trusted.overlay.opaque", b"y").unwrap();
+            let shows = |whiteouts| View::new(&trees, whiteouts).unwrap().lookup(b"usr/lib/deep").unwrap().is_some();
+            assert_eq!([WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser].map(shows), [false, true]);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
 use super::{remove_at, usage_of};
-use crate::layer::{self, Contents, Ownership, View};
+use crate::layer::{self, Contents, Ownership, View, WhiteoutFormat};
 use crate::{Error, Result};
 
 /// Copies the base into a directory of the container's own. Blocks are shared all the same where the file system can do
@@ -47,7 +47,7 @@ impl Snapshotter for Copy {
         }
         let rootfs = dir.join("rootfs");
         if !rootfs.exists() {
-            copy_to(&View::new(base.trees()?)?, dir, "rootfs", &self.ownership, self.contents)?;
+            copy_to(&base.view()?, dir, "rootfs", &self.ownership, self.contents)?;
         }
         Ok(Snapshot::of(Mount::Bind { source: rootfs, read_only: false, recursive: false }))
     }
@@ -61,7 +61,7 @@ impl Snapshotter for Copy {
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
-        copy_to(&View::new([dir.join("rootfs")])?, into, "tree", &self.ownership, self.contents)
+        copy_to(&View::new([dir.join("rootfs")], WhiteoutFormat::Apply)?, into, "tree", &self.ownership, self.contents)
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {

@@ -55,7 +55,7 @@ pub use reflink::Reflink;
 
 use crate::content::Measured;
 pub use crate::content::Usage;
-use crate::layer::{Layer, Ownership};
+use crate::layer::{Layer, Ownership, View, WhiteoutFormat};
 use crate::{Error, Result, sys};
 
 /// What a snapshot is based on.
@@ -235,6 +235,19 @@ impl Base {
             Base::Frozen(layers, parts) => trees(layers, parts),
             Base::Directory(path) => Ok(vec![path.clone()]),
         }
+    }
+
+    /// How these trees say what they hide. A directory of the host hides nothing of itself.
+    pub(crate) fn whiteouts(&self) -> WhiteoutFormat {
+        match self {
+            Base::Layers(layers) | Base::Frozen(layers, _) => crate::layer::whiteouts(layers),
+            Base::Directory(_) => WhiteoutFormat::Apply,
+        }
+    }
+
+    /// The trees, looked at as one.
+    pub(crate) fn view(&self) -> Result<View> {
+        View::new(self.trees()?, self.whiteouts())
     }
 }
 

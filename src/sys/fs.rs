@@ -470,27 +470,45 @@ pub(crate) fn each_name<E>(
     Ok(())
 }
 
-/// Offset and length of each piece of `fd` that is not a hole, by `SEEK_DATA` and `SEEK_HOLE` of lseek(2); `None` where
-/// there are more than `limit`. The offset of the open file is moved. A file system that knows no holes has one piece.
-pub(crate) fn pieces(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Vec<(u64, u64)>>> {
+/// Offset and length of each piece of `fd` that is not a hole, by `SEEK_DATA` and `SEEK_HOLE` of lseek(2). Where there
+/// are more than `limit`, the shorter holes count as data, so that there are fewer; never fewer than one. The offset of
+/// the open file is moved. A file system that knows no holes has one piece.
+pub(crate) fn pieces(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(u64, u64)>> {
     let seek = |from: u64, whence| {
         // SAFETY: takes no pointer.
         let at = unsafe { libc::lseek(fd.as_raw_fd(), from as libc::off_t, whence) };
         u64::try_from(at).map_err(|_| io::Error::last_os_error())
     };
-    let mut pieces = Vec::new();
+    let mut pieces: Vec<(u64, u64)> = Vec::new();
+    // Holes shorter than this are no holes.
+    let mut least = 0u64;
     let mut end = 0;
     loop {
         let start = match seek(end, libc::SEEK_DATA) {
             // Nothing but a hole follows.
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(Some(pieces)),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(pieces),
             other => other?,
         };
-        end = seek(start, libc::SEEK_HOLE)?;
-        if pieces.len() == limit {
-            return Ok(None);
+        match pieces.last_mut() {
+            Some(last) if start - end < least => {
+                end = seek(start, libc::SEEK_HOLE)?;
+                last.1 = end - last.0;
+            }
+            _ => {
+                end = seek(start, libc::SEEK_HOLE)?;
+                pieces.push((start, end - start));
+            }
         }
-        pieces.push((start, end - start));
+        while pieces.len() > limit.max(1) {
+            least = least.saturating_mul(2).max(8192);
+            pieces.dedup_by(|next, last| {
+                let near = next.0 - (last.0 + last.1) < least;
+                if near {
+                    last.1 = next.0 + next.1 - last.0;
+                }
+                near
+            });
+        }
     }
 }
 
@@ -547,6 +565,33 @@ mod tests {
         drop(here);
         remove_tree(parent.as_fd(), OsStr::new("tree")).unwrap();
         assert!(!place.path().join("tree").exists());
+    }
+
+    #[test]
+    fn many_pieces_become_fewer_and_hold_all_data() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        // Holes of 1, 2, 3 and so on times 64 KiB.
+        let mut offset = 0;
+        for hole in 1..40 {
+            file.write_all_at(b"x", offset).unwrap();
+            offset += 4096 + hole * 65536;
+        }
+        file.set_len(offset).unwrap();
+        let all = pieces(file.as_fd(), 100).unwrap();
+        if all.len() < 39 {
+            // A file system without holes.
+            return;
+        }
+        for limit in [38, 20, 2, 1, 0] {
+            let fewer = pieces(file.as_fd(), limit).unwrap();
+            assert!(!fewer.is_empty() && fewer.len() <= limit.max(1), "{limit}: {fewer:?}");
+            assert!(fewer.windows(2).all(|pair| pair[0].0 + pair[0].1 < pair[1].0), "{fewer:?}");
+            let inside = |(offset, length): &(u64, u64)| {
+                fewer.iter().any(|piece| piece.0 <= *offset && offset + length <= piece.0 + piece.1)
+            };
+            assert!(all.iter().all(inside), "{limit}: {fewer:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a feature may pull in. These tests read the sources and ask cargo; they run no container.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod advisories;
 mod dependencies;
 mod direction;
 mod files;

@@ -30,6 +30,7 @@ fn kernel_file_systems_are_covered() {
     assert_eq!(shell(&image, "(mkdir /sys/fs/cgroup/x) 2>/dev/null || echo refused"), "refused\n");
 }
 
+/// CVE-2024-21626: a descriptor of the host's that the container finds open.
 #[test]
 fn descriptors_of_the_host_stay_outside() {
     use std::os::fd::AsRawFd;

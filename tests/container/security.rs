@@ -16,7 +16,7 @@ fn hostile(lab: &Lab, change: impl FnOnce(&std::path::Path)) -> coracle::Image {
     lab.engine.import(tree.path(), None).unwrap()
 }
 
-/// CVE-2026-41579, CVE-2026-88264: `/dev` of the image leads elsewhere.
+/// CVE-2026-41579, CVE-2026-88264, CVE-2026-88265: `/dev` of the image leads elsewhere.
 #[test]
 fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     let Some(lab) = Lab::new() else { return };
@@ -27,7 +27,7 @@ fn dev_as_a_symlink_reaches_nothing_of_the_host() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// CVE-2019-19921, CVE-2023-27561, CVE-2025-31133: procfs, sysfs and `/dev` as links. A link may resolve while procfs is
+/// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-31133, CVE-2025-54867, CVE-2025-62161: procfs, sysfs and `/dev` as links. A link may resolve while procfs is
 /// attached and no more when it is masked (`sys/a/../../p`: the sysfs that is attached in between has no `a`), or lead to
 /// the root (procfs would lie on it, out of the way of every mask, and be reached as `/..`).
 #[test]
@@ -83,7 +83,7 @@ fn kernel_settings_are_out_of_reach() {
     assert_eq!(run(&with_programs(image.container()), script), "0\n0\nproc\nsysfs\n1\nrefused\n");
 }
 
-/// CVE-2024-45310, CVE-2026-55686: made files, mount points and working directories through links.
+/// CVE-2021-30465, CVE-2024-45310, CVE-2026-55686, CVE-2026-87766: made files, mount points and working directories through links.
 #[test]
 fn nothing_is_created_outside_through_links() {
     let Some(lab) = Lab::new() else { return };
@@ -142,7 +142,7 @@ fn the_primary_group_is_a_supplementary_one() {
     }
 }
 
-/// CVE-2019-16884: a mount over procfs.
+/// CVE-2019-16884, CVE-2025-52881, CVE-2025-62596: a mount over procfs.
 #[test]
 fn mounts_over_kernel_file_systems_are_refused() {
     let Some(lab) = Lab::new() else { return };

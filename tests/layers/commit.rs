@@ -274,3 +274,51 @@ fn owners_and_private_files_survive() {
     let changes = changed(&container);
     assert!(changes.contains(&"A /made/private/file".to_owned()), "{changes:?}");
 }
+
+/// Sets an attribute as a process in the container would: through its mount. Returns whether that was allowed.
+#[allow(unsafe_code)]
+fn set_inside(container: &Container, path: &str, name: &str) -> bool {
+    let path = format!("/proc/{}/root{path}", container.pid().unwrap());
+    let (path, name) = (std::ffi::CString::new(path).unwrap(), std::ffi::CString::new(name).unwrap());
+    // SAFETY: both strings end with NUL, and the value is one live byte.
+    unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), b"y".as_ptr().cast(), 1, 0) == 0 }
+}
+
+/// A process without powers marks its own directory as opaque and its own empty file as a whiteout or as moved: what
+/// others have there stays, and the commit does not fail. With full privileges the attributes are plain ones that are
+/// not overlay's; in a rootless mount they would be, and overlay does not let them through as such.
+#[test]
+fn marks_that_a_container_forges_do_not_change_its_image() {
+    let Some(lab) = Lab::new() else { return };
+    let container = with_programs(image(&lab.engine).container())
+        .keep(true)
+        .command(["/bin/sh", "-ec", ": > /etc/group; touch /home/x; echo > /made/ready; exec sleep 1000"])
+        .spawn()
+        .unwrap();
+    let ready = format!("/proc/{}/root/made/ready", container.pid().unwrap());
+    let begin = Instant::now();
+    while !std::fs::read(&ready).is_ok_and(|bytes| !bytes.is_empty()) {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let marks = ["opaque", "whiteout", "redirect", "metacopy", "overlay.opaque", "overlay.whiteout"];
+    for path in ["/home", "/etc/group"] {
+        let allowed = marks.map(|mark| set_inside(&container, path, &format!("user.overlay.{mark}")));
+        // On the first kernels with rootless overlays it is refused.
+        assert!(allowed.iter().all(|allowed| *allowed) || !is_root(), "{path}: {allowed:?}");
+    }
+    container.kill().unwrap();
+    container.wait().unwrap();
+    assert_eq!(changed(&container), ["C /etc", "C /etc/group", "C /home", "A /home/x", "C /made", "A /made/ready"]);
+    let committed = container.commit(&CommitOptions::default()).unwrap();
+    assert_eq!(shell(&committed, "ls -d /home/bob /home/x; stat -c %s /etc/group"), "/home/bob\n/home/x\n0\n");
+    // Saved and read as what lies below, it is the same.
+    let saved = container.snapshot().unwrap();
+    let out = run(&with_programs(saved.container()), "ls -d /home/bob /home/x");
+    assert_eq!(out, "/home/bob\n/home/x\n");
+    let next =
+        with_programs(saved.container()).keep(true).command(["/bin/sh", "-c", ": > /home/bob/y"]).spawn().unwrap();
+    assert!(next.wait().unwrap().success());
+    let committed = next.commit(&CommitOptions::default()).unwrap();
+    assert_eq!(shell(&committed, "ls /home"), "bob\nx\n");
+}

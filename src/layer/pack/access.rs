@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Access, STEP};
+use super::{Access, PackOptions, STEP};
+use crate::layer::Limits;
 use crate::layer::view::as_path;
 use crate::sys::fs::{self, Stat, c_string};
 use crate::sys::path::Root;
@@ -15,22 +16,20 @@ use crate::{Error, ErrorKind, Result};
 /// Directories kept open on the way to the current one; those above them are opened again when they are needed.
 const KEPT_OPEN: usize = 64;
 
-/// What a reader of layers takes at most, see [`Limits`](crate::layer::Limits).
-const MAX_DEPTH: usize = 512;
-const MAX_PATH: usize = 4095;
-
 /// A tree, and the way to where we are in it.
 pub(super) struct Tree {
     path: PathBuf,
     root: OwnedFd,
     access: Option<Arc<dyn Access>>,
+    pub(super) limits: Limits,
     way: Vec<(Vec<u8>, Option<OwnedFd>)>,
 }
 
 impl Tree {
-    pub(super) fn open(path: &Path, access: Option<Arc<dyn Access>>) -> Result<Tree> {
+    pub(super) fn open(path: &Path, options: &PackOptions) -> Result<Tree> {
         let root = Root::open(path).map_err(|error| Error::io(STEP, "open", error).path(path))?.into_dir();
-        Ok(Tree { path: path.to_owned(), root, access, way: Vec::new() })
+        let (access, limits) = (options.access.clone(), options.limits.clone());
+        Ok(Tree { path: path.to_owned(), root, access, limits, way: Vec::new() })
     }
 
     /// A path of the tree as the caller would write it.
@@ -53,6 +52,14 @@ impl Tree {
         }
     }
 
+    /// The error of a limit, a field of [`Limits`], that `path` goes over.
+    pub(super) fn exceeds(&self, path: &[u8], name: &str, limit: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::Limit, STEP)
+            .path(self.shown(path))
+            .because(format!("it goes over the limit `{name}` of {limit}, so that the layer could not be unpacked"))
+            .remedy(format!("raise Limits::{name} here, and wherever the layer is unpacked"))
+    }
+
     pub(super) fn changed(&self, path: &[u8]) -> Error {
         Error::new(ErrorKind::Conflict, STEP)
             .path(self.shown(path))
@@ -62,10 +69,8 @@ impl Tree {
     /// The open directory at `path`.
     pub(super) fn dir(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>> {
         let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-        if components.len() > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::Limit, STEP)
-                .path(self.shown(path))
-                .because(format!("directories are nested more than {MAX_DEPTH} levels deep")));
+        if components.len() > self.limits.depth {
+            return Err(self.exceeds(path, "depth", self.limits.depth));
         }
         let common = self.way.iter().zip(&components).take_while(|((name, _), other)| name == *other).count();
         self.way.truncate(common);
@@ -112,10 +117,8 @@ impl Tree {
         let mut names = names.map_err(self.failed("getdents64", path))?;
         names.sort_unstable();
         let longest = names.iter().map(|name| name.as_bytes().len()).max().unwrap_or(0);
-        if path.len() + 1 + longest > MAX_PATH {
-            return Err(Error::new(ErrorKind::Limit, STEP)
-                .path(self.shown(path))
-                .because(format!("a path in it has more than {MAX_PATH} bytes")));
+        if path.len() + 1 + longest > self.limits.path_length {
+            return Err(self.exceeds(path, "path_length", self.limits.path_length));
         }
         Ok(names)
     }

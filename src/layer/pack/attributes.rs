@@ -1,11 +1,9 @@
 //! PackOwners and extended attributes: how this host sees them, and how an image does.
 
 use super::{PackOptions, PackOwners};
+use crate::layer::owner_record::{RECORD, recorded_owner};
 use crate::layer::tar::can_be_recorded;
 use crate::sys::fs::Stat;
-
-/// Where a tree of a single user records owners, see <https://rootlesscontaine.rs/proto/>.
-pub(super) const RECORD: &[u8] = b"user.rootlesscontainers";
 
 const CAPABILITY: &[u8] = b"security.capability";
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
@@ -24,7 +22,7 @@ pub(super) enum Fate {
 pub(super) fn fate(name: &[u8], trusted: bool) -> Fate {
     let wanted = name == CAPABILITY
         || ACLS.contains(&name)
-        || name.starts_with(b"user.") && !is_overlays(name) && name != RECORD
+        || name.starts_with(b"user.") && !is_overlays(name) && name != RECORD.to_bytes()
         || trusted && name.starts_with(b"trusted.") && !is_overlays(name);
     match (wanted, can_be_recorded(name)) {
         (true, true) => Fate::Keep,
@@ -33,8 +31,9 @@ pub(super) fn fate(name: &[u8], trusted: bool) -> Fate {
     }
 }
 
-/// Whether overlayfs keeps an attribute for itself.
-pub(super) fn is_overlays(name: &[u8]) -> bool {
+/// Whether overlayfs keeps an attribute for itself under one kind of mount or the other. Where it is a plain attribute,
+/// set by anybody, it stays behind as well: in the layer it would be a mark to whoever mounts that the other way.
+fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
@@ -73,35 +72,6 @@ impl PackOptions {
             value
         }
     }
-}
-
-/// Reads the protobuf message `{ uint32 uid = 1; uint32 gid = 2; }`; fields that are not there are 0.
-fn recorded_owner(mut bytes: &[u8]) -> Option<(u32, u32)> {
-    let mut owner = (0, 0);
-    while let Some((tag, rest)) = bytes.split_first() {
-        let mut value = 0u64;
-        let mut shift = 0;
-        bytes = rest;
-        loop {
-            let (byte, rest) = bytes.split_first()?;
-            bytes = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-            if shift > 28 {
-                return None;
-            }
-        }
-        let value = u32::try_from(value).ok()?;
-        match tag {
-            0x08 => owner.0 = value,
-            0x10 => owner.1 = value,
-            _ => return None,
-        }
-    }
-    Some(owner)
 }
 
 /// File capabilities, see capabilities(7): revision 3 names the root user of the namespace that they were set in, which
@@ -144,16 +114,6 @@ fn acl(mut value: Vec<u8>, uid: impl Fn(u32) -> u32, gid: impl Fn(u32) -> u32) -
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn records_are_read() {
-        assert_eq!(recorded_owner(&[]), Some((0, 0)));
-        assert_eq!(recorded_owner(&[0x08, 1, 0x10, 0xac, 2]), Some((1, 300)));
-        assert_eq!(recorded_owner(&[0x08, 0xff, 0xff, 0xff, 0xff, 0x0f]), Some((u32::MAX, 0)));
-        for bad in [&[0x08][..], &[0x08, 0x80], &[0x18, 1], &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 1]] {
-            assert_eq!(recorded_owner(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn what_belongs_to_the_host_stays() {

@@ -1,24 +1,24 @@
 //! From what is in a tree to entries of a tar.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::access::{Tree, join, parent_and_name};
-use super::attributes::{Fate, RECORD, fate, is_overlays};
+use super::attributes::{Fate, fate};
 use super::plan::Plan;
 use super::{Counts, LeftOut, PackOptions, Packed, STEP};
+use crate::layer::owner_record::RECORD;
 use crate::layer::tar::{Entry, Kind, Sparse, Writer, sparse_map_length};
 use crate::sys::fs::{self, Stat, Time};
+use crate::sys::path::components;
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
-
-/// Pieces of a sparse file that a reader takes, see [`Limits`](crate::layer::Limits); a file of more is written whole.
-const MAX_PIECES: usize = 1 << 20;
 
 /// Holes are worth their map and their extended header only when they are larger than these.
 const HEADERS: u64 = 1024;
@@ -29,7 +29,9 @@ pub(super) struct Packer<'a, W> {
     options: &'a PackOptions,
     /// Whether attributes that only root sees belong to the tree.
     trusted: bool,
-    writer: Writer<W>,
+    writer: Writer<Counted<'a, W>>,
+    /// Bytes of the tar.
+    written: &'a Cell<u64>,
     /// Where a file with several names was written first, by device and inode.
     links: HashMap<(libc::dev_t, libc::ino_t), Vec<u8>>,
     left_out: Counts,
@@ -37,17 +39,40 @@ pub(super) struct Packer<'a, W> {
     buffer: Vec<u8>,
 }
 
+/// Counts what passes through.
+struct Counted<'a, W>(W, &'a Cell<u64>);
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(bytes)?;
+        self.1.set(self.1.get() + count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn write_failed(error: io::Error) -> Error {
     Error::io(STEP, "write", error)
 }
 
 impl<'a, W: Write> Packer<'a, W> {
-    pub(super) fn new(tree: Tree, options: &'a PackOptions, trusted: bool, out: W) -> Packer<'a, W> {
+    /// `written` is 0.
+    pub(super) fn new(
+        tree: Tree,
+        options: &'a PackOptions,
+        trusted: bool,
+        out: W,
+        written: &'a Cell<u64>,
+    ) -> Packer<'a, W> {
         Packer {
             tree,
             options,
             trusted,
-            writer: Writer::new(out),
+            writer: Writer::new(Counted(out, written)),
+            written,
             links: HashMap::new(),
             left_out: Counts::default(),
             bytes: 0,
@@ -90,12 +115,48 @@ impl<'a, W: Write> Packer<'a, W> {
     pub(super) fn finish(self) -> Result<Packed> {
         let entries = self.writer.entries();
         self.writer.finish().and_then(|mut out| out.flush()).map_err(write_failed)?;
+        if self.written.get() > self.tree.limits.bytes {
+            return Err(self.tree.exceeds(b"", "bytes", self.tree.limits.bytes));
+        }
         Ok(Packed { entries, bytes: self.bytes, left_out: self.left_out.0.into_iter().collect() })
     }
 
     /// An entry that hides `name`. What it is besides its name has no meaning, so it is always the same.
     fn whiteout(&mut self, parent: &[u8], name: &[u8]) -> Result<()> {
-        self.writer.entry(&blank(join(parent, &[b".wh.", name].concat()), Kind::File)).map_err(write_failed)
+        self.write(&blank(join(parent, &[b".wh.", name].concat()), Kind::File))
+    }
+
+    /// Writes a header, after a look at whether a reader takes it.
+    fn write(&mut self, entry: &Entry) -> Result<()> {
+        let (path, limits) = (entry.path.as_slice(), &self.tree.limits);
+        // Directories have a slash behind their name.
+        let length = path.len() + usize::from(entry.kind == Kind::Directory);
+        if length.max(entry.link.len()) > limits.path_length {
+            return Err(self.tree.exceeds(path, "path_length", limits.path_length));
+        }
+        if components(path).count() > limits.depth {
+            return Err(self.tree.exceeds(path, "depth", limits.depth));
+        }
+        if entry.xattrs.len() > limits.xattrs {
+            return Err(self.tree.exceeds(path, "xattrs", limits.xattrs));
+        }
+        if entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > limits.xattr_bytes {
+            return Err(self.tree.exceeds(path, "xattr_bytes", limits.xattr_bytes));
+        }
+        let real_size = entry.sparse.as_ref().map_or(entry.size, |sparse| sparse.real_size);
+        let tar = self.written.get().saturating_add(entry.size);
+        if self.bytes.saturating_add(real_size).max(tar) > limits.bytes {
+            return Err(self.tree.exceeds(path, "bytes", limits.bytes));
+        }
+        if self.writer.entries() >= limits.entries {
+            return Err(self.tree.exceeds(path, "entries", limits.entries));
+        }
+        if entry.uid == u32::MAX || entry.gid == u32::MAX {
+            return Err(Error::new(ErrorKind::Invalid, STEP)
+                .path(self.tree.shown(path))
+                .because(format!("{}:{} is no owner: the greatest number is no id", entry.uid, entry.gid)));
+        }
+        self.writer.entry(entry).map_err(write_failed)
     }
 
     /// Writes the entry of `path`; `None` where it is left out.
@@ -132,7 +193,7 @@ impl<'a, W: Write> Packer<'a, W> {
             entry.kind = Kind::HardLink;
             entry.link.clone_from(first);
             (entry.uid, entry.gid) = self.options.owner(&stat, None);
-            self.writer.entry(&entry).map_err(write_failed)?;
+            self.write(&entry)?;
             return Ok(Some(kind));
         }
         let file = self.open(path, kind, &stat)?;
@@ -143,13 +204,13 @@ impl<'a, W: Write> Packer<'a, W> {
             Kind::Symlink => {
                 // Of the handle itself, whatever has that name by now.
                 entry.link = fs::readlinkat(file.as_fd(), c"").map_err(self.tree.failed("readlinkat", path))?;
-                self.writer.entry(&entry).map_err(write_failed)?;
+                self.write(&entry)?;
             }
             Kind::CharDevice | Kind::BlockDevice => {
                 entry.device = (libc::major(stat.st_rdev), libc::minor(stat.st_rdev));
-                self.writer.entry(&entry).map_err(write_failed)?;
+                self.write(&entry)?;
             }
-            _ => self.writer.entry(&entry).map_err(write_failed)?,
+            _ => self.write(&entry)?,
         }
         if linked {
             self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
@@ -191,14 +252,16 @@ impl<'a, W: Write> Packer<'a, W> {
         let mut record = None;
         for name in names {
             let bytes = name.to_bytes();
-            if is_overlays(bytes) && (bytes.ends_with(b".redirect") || bytes.ends_with(b".metacopy")) {
+            // Only mounts with full privileges leave these, and nobody can set them through such a mount. A file's owner
+            // may set `user.overlay.redirect`, which no kernel heeds: mounts with `userxattr` have both turned off.
+            if [&b"trusted.overlay.redirect"[..], b"trusted.overlay.metacopy"].contains(&bytes) {
                 return Err(Error::new(ErrorKind::Unsupported, STEP)
                     .path(self.tree.shown(path))
                     .because(format!("overlay has left the attribute {name:?}, so it does not stand by itself"))
                     .remedy("mount overlays with redirect_dir=off,metacopy=off"));
             }
             match fate(bytes, self.trusted) {
-                _ if bytes == RECORD => {}
+                _ if name.as_c_str() == RECORD => {}
                 Fate::Keep => {}
                 Fate::Drop => continue,
                 Fate::Unsayable => {
@@ -208,7 +271,7 @@ impl<'a, W: Write> Packer<'a, W> {
             }
             let value = self.tree.attribute(fd, &name, handle).map_err(self.tree.failed("getxattr", path))?;
             let Some(value) = value else { return Err(self.tree.changed(path)) };
-            if bytes == RECORD {
+            if name.as_c_str() == RECORD {
                 record = Some(value);
             } else {
                 let value = self.options.value(bytes, value);
@@ -229,7 +292,7 @@ impl<'a, W: Write> Packer<'a, W> {
                 sparse.pieces.clone()
             }
         };
-        self.writer.entry(&entry).map_err(write_failed)?;
+        self.write(&entry)?;
         self.bytes = self.bytes.saturating_add(size);
         let mut file = File::from(file);
         let sought = entry.sparse.is_some();
@@ -273,16 +336,17 @@ impl<'a, W: Write> Packer<'a, W> {
         if stat.st_blocks.unsigned_abs() * 512 >= size {
             return Ok(None);
         }
-        let Some(mut pieces) = fs::pieces(fd, MAX_PIECES).map_err(self.tree.failed("lseek", path))? else {
-            return Ok(None);
-        };
+        // One more may come.
+        let most = self.tree.limits.sparse_pieces.saturating_sub(1);
+        let mut pieces = fs::pieces(fd, most).map_err(self.tree.failed("lseek", path))?;
         fs::seek(fd, 0).map_err(self.tree.failed("lseek", path))?;
         if pieces.last().is_none_or(|(offset, length)| offset + length < size) {
             // GNU tar makes the file as long as its last piece says.
             pieces.push((size, 0));
         }
         let stored: u64 = pieces.iter().map(|piece| piece.1).sum();
-        let pays = stored + sparse_map_length(&pieces) + HEADERS < size;
+        let fits = pieces.len() <= self.tree.limits.sparse_pieces;
+        let pays = fits && stored + sparse_map_length(&pieces) + HEADERS < size;
         Ok(pays.then_some(Sparse { real_size: size, pieces }))
     }
 }

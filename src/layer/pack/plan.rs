@@ -8,10 +8,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::access::{Tree, join, parent_and_name};
-use super::attributes::{Fate, RECORD, fate};
+use super::attributes::{Fate, fate};
 use super::{PackOptions, PackSource};
-use crate::layer::View;
+use crate::layer::owner_record::RECORD;
 use crate::layer::view::{self, Found};
+use crate::layer::{View, WhiteoutFormat};
 use crate::sys::fs::{self, Stat};
 use crate::sys::xattr;
 use crate::{Error, ErrorKind, Result};
@@ -177,7 +178,7 @@ fn upper(tree: &mut Tree, below: &View) -> Result<Plan> {
         for name in names {
             let path = join(&dir, name.to_bytes());
             let stat = tree.stat(&path)?;
-            if is_whiteout(tree, &path, &stat)? {
+            if is_whiteout(tree, &path, &stat, below.whiteouts())? {
                 plan.add(&path, Item::new(ChangeKind::Removed));
                 continue;
             }
@@ -188,7 +189,10 @@ fn upper(tree: &mut Tree, below: &View) -> Result<Plan> {
             let mut item = Item::new(if known.is_some() { ChangeKind::Modified } else { ChangeKind::Added });
             if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
                 let opened = tree.open_as(&path, libc::O_RDONLY | libc::O_DIRECTORY, &stat)?;
-                item.opaque = has_mark(tree, &opened, &path, "opaque", Some(b"y"))?;
+                item.opaque = match below.whiteouts().opaque_mark() {
+                    Some(mark) => marked(tree, &opened, &path, mark)?.as_deref() == Some(b"y"),
+                    None => false,
+                };
                 if let (true, Some(known)) = (item.opaque, known.filter(Found::is_dir)) {
                     let present = tree.names(&path)?;
                     let gone = view::shown(&known)
@@ -206,30 +210,36 @@ fn upper(tree: &mut Tree, below: &View) -> Result<Plan> {
 }
 
 /// A character device 0/0 or, from Linux 6.7 on, an empty file with an attribute.
-fn is_whiteout(tree: &mut Tree, path: &[u8], stat: &Stat) -> Result<bool> {
+fn is_whiteout(tree: &mut Tree, path: &[u8], stat: &Stat, whiteouts: WhiteoutFormat) -> Result<bool> {
     if view::is_whiteout(stat) {
         return Ok(true);
     }
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size != 0 {
         return Ok(false);
     }
+    let mark = match whiteouts {
+        WhiteoutFormat::Overlay => c"trusted.overlay.whiteout",
+        WhiteoutFormat::OverlayUser => c"user.overlay.whiteout",
+        WhiteoutFormat::Apply => return Ok(false),
+    };
     let opened = tree.open_as(path, libc::O_RDONLY | libc::O_NONBLOCK, stat)?;
-    has_mark(tree, &opened, path, "whiteout", None)
+    Ok(marked(tree, &opened, path, mark)?.is_some())
 }
 
-/// Whether overlay has left a mark, as root or in a user namespace; `value` where any value will not do: an opaque
-/// directory says `y`, and one that merely holds whiteouts in form of attributes says `x`.
-fn has_mark(tree: &Tree, fd: &OwnedFd, path: &[u8], mark: &str, value: Option<&[u8]>) -> Result<bool> {
-    for name in xattr::list(fd.as_fd()).map_err(tree.failed("flistxattr", path))? {
-        let of = |prefix: &str| name.to_bytes().strip_prefix(prefix.as_bytes()) == Some(mark.as_bytes());
-        if of("trusted.overlay.") || of("user.overlay.") {
-            let found = tree.attribute(fd.as_fd(), &name, false).map_err(tree.failed("fgetxattr", path))?;
-            if value.is_none() || found.as_deref() == value {
-                return Ok(true);
-            }
-        }
+/// The value of a mark that overlay may have left. An opaque directory says `y`; one that merely holds whiteouts in form
+/// of attributes says `x`.
+///
+/// Only marks of the mount's own kind are overlay's. Through a mount with full privileges (`trusted.`) anybody may set
+/// `user.overlay.*` on a file of his, and would hide root's files in the next image if we took that for a mark. The
+/// mount's own kind cannot be forged through it: overlayfs refuses to set these attributes (`EOPNOTSUPP`) or, from Linux
+/// 6.7 on, stores them with one more `overlay.` in the name. Hence names are compared whole.
+fn marked(tree: &Tree, fd: &OwnedFd, path: &[u8], mark: &CStr) -> Result<Option<Vec<u8>>> {
+    let names = xattr::list(fd.as_fd()).map_err(tree.failed("flistxattr", path))?;
+    // Asking for one that is not there is what most calls would do, and would need help where we may not read.
+    if !names.iter().any(|name| name.as_c_str() == mark) {
+        return Ok(None);
     }
-    Ok(false)
+    tree.attribute(fd.as_fd(), mark, false).map_err(tree.failed("fgetxattr", path))
 }
 
 /// Looks `name` up in a directory of the layers below.
@@ -369,7 +379,7 @@ fn same_metadata(tree: &mut Tree, path: &[u8], stat: &Stat, known: &Found) -> Re
 fn attributes(handle: &OwnedFd) -> io::Result<Option<Attributes>> {
     let mut found = Vec::new();
     for name in xattr::list_handle(handle.as_fd())? {
-        if fate(name.to_bytes(), true) == Fate::Drop && name.to_bytes() != RECORD {
+        if fate(name.to_bytes(), true) == Fate::Drop && name.as_c_str() != RECORD {
             continue;
         }
         match xattr::get_handle(handle.as_fd(), &name) {

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::layer::testing::{Scratch, snapshot};
 use crate::layer::unpack::unpack;
-use crate::layer::{Below, LayerOptions, WhiteoutFormat};
+use crate::layer::{Below, LayerOptions, Limits, WhiteoutFormat};
 use crate::sys::fs::{Time, c_string, lchownat, lutimensat};
 use crate::sys::xattr;
 
@@ -144,8 +144,12 @@ impl Below for Given {
 }
 
 fn unpacked(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&Path>) {
-    let options = LayerOptions { whiteouts, ..LayerOptions::default() };
-    let below = Given(below.map(|below| View::new([below]).unwrap()));
+    unpacked_within(tar, tree, whiteouts, below, Limits::default());
+}
+
+fn unpacked_within(tar: &[u8], tree: &Path, whiteouts: WhiteoutFormat, below: Option<&Path>, limits: Limits) {
+    let options = LayerOptions { whiteouts, limits, ..LayerOptions::default() };
+    let below = Given(below.map(|below| View::new([below], WhiteoutFormat::OverlayUser).unwrap()));
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
             let exact = crate::sys::fs::clear_umask_of_this_thread();
@@ -195,6 +199,30 @@ proptest! {
         prop_assert!(packed(PackSource::Directory(&again)) == tar);
     }
 
+    /// With a tight limit: either it is refused here, or whoever has the same limits takes it.
+    #[test]
+    fn what_is_packed_is_taken_back(steps in steps(60), which in 0..7, size in 0usize..20) {
+        let mut limits = Limits::default();
+        match which {
+            0 => limits.entries = size as u64,
+            1 => limits.path_length = 30 * size,
+            2 => limits.depth = size / 2,
+            3 => limits.xattrs = size / 4,
+            4 => limits.xattr_bytes = 20 * size,
+            5 => limits.sparse_pieces = size / 4,
+            _ => limits.bytes = 1 << (8 + size),
+        }
+        let (_scratch, at) = place();
+        let (tree, again) = (at("tree"), at("again"));
+        change(&tree, &steps);
+        let options = PackOptions { limits: limits.clone(), ..PackOptions::default() };
+        let mut tar = Vec::new();
+        match pack(PackSource::Directory(&tree), &options, &mut tar) {
+            Ok(_) => unpacked_within(&tar, &again, WhiteoutFormat::OverlayUser, None, limits),
+            Err(error) => prop_assert_eq!(error.kind(), crate::ErrorKind::Limit, "{}", error),
+        }
+    }
+
     #[test]
     fn a_difference_leads_from_one_tree_to_the_other(first in steps(40), then in steps(30)) {
         let (_scratch, at) = place();
@@ -204,7 +232,7 @@ proptest! {
         for target in [&tree, &copy] {
             unpacked(&all, target, WhiteoutFormat::OverlayUser, None);
         }
-        let below = View::new([&base]).unwrap();
+        let below = View::new([&base], WhiteoutFormat::OverlayUser).unwrap();
         let untouched = PackSource::Tree { tree: &tree, below: &below };
         prop_assert_eq!(packed(untouched).len(), 1024);
         change(&tree, &then);

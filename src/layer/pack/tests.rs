@@ -1,6 +1,7 @@
 //! Trees that are packed, and what readers see of them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::layer::tar::{Entry, Kind, Reader};
 use crate::layer::testing::Scratch;
-use crate::layer::{Limits, Ownership};
+use crate::layer::{Limits, Ownership, WhiteoutFormat};
 use crate::sys::xattr;
 
 fn is_root() -> bool {
@@ -115,9 +116,64 @@ fn attributes_of_the_file_are_kept_and_those_of_the_host_are_not() {
     let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
     let entry = entries(PackSource::Directory(&tree), &recorded).remove(0);
     assert_eq!((entry.uid, entry.gid), (5, 7));
-    mark(&at("tree/file"), c"user.overlay.redirect", b"/x");
-    let error = pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// What needs other files than those of the tree.
+#[test]
+fn a_file_that_overlay_has_redirected_is_refused() {
+    if !is_root() {
+        return;
+    }
+    for name in [c"trusted.overlay.redirect", c"trusted.overlay.metacopy"] {
+        let (_scratch, at) = place(&["tree", "low"]);
+        fs::write(at("tree/file"), b"").unwrap();
+        mark(&at("tree/file"), name, b"/x");
+        let (tree, below) = (at("tree"), View::new([at("low")], WhiteoutFormat::Overlay).unwrap());
+        for source in [PackSource::Directory(&tree), PackSource::Upper { upper: &tree, below: &below }] {
+            let error = pack(source, &PackOptions::default(), io::sink()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+    }
+}
+
+/// Whoever owns a file may say `user.overlay.*` of it where overlay is mounted with full privileges. It is no mark there:
+/// nothing of others goes, nothing fails, and nothing of it is in the layer, where a rootless mount would heed it.
+#[test]
+fn marks_that_a_container_forges_hide_nothing() {
+    let (_scratch, at) = place(&["low/data/sub", "up/data"]);
+    fs::write(at("low/data/sub/root's"), b"x").unwrap();
+    fs::write(at("low/data/empty"), b"root's").unwrap();
+    fs::write(at("up/data/empty"), b"").unwrap();
+    mark(&at("up/data"), c"user.overlay.opaque", b"y");
+    for name in ["whiteout", "redirect", "metacopy", "opaque", "overlay.whiteout", "overlay.redirect"] {
+        mark(&at("up/data/empty"), &CString::new(format!("user.overlay.{name}")).unwrap(), b"y");
+    }
+    let upper = at("up");
+    let options = PackOptions::default();
+    let expected = ["C /data", "C /data/empty"];
+    for whiteouts in [WhiteoutFormat::Overlay, WhiteoutFormat::Apply] {
+        let below = View::new([at("low")], whiteouts).unwrap();
+        let source = PackSource::Upper { upper: &upper, below: &below };
+        assert_eq!(listed(source, &options), ["data/", "data/empty"]);
+        assert_eq!(changed(source, &options), expected);
+        assert!(entries(source, &options).iter().all(|entry| entry.xattrs.is_empty()));
+        let tree = PackSource::Tree { tree: &upper, below: &below };
+        assert_eq!(changed(tree, &options), ["C /data", "C /data/empty", "D /data/sub"]);
+    }
+    // A rootless mount stores what is set through it under another name, and its own marks count.
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
+    let source = PackSource::Upper { upper: &upper, below: &below };
+    assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/.wh.empty"]);
+    let empty = File::open(at("up/data/empty")).unwrap();
+    xattr::remove(std::os::fd::AsFd::as_fd(&empty), c"user.overlay.whiteout").unwrap();
+    assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/empty"]);
+    if is_root() {
+        mark(&at("up/data"), c"trusted.overlay.opaque", b"y");
+        mark(&at("up/data/empty"), c"trusted.overlay.whiteout", b"");
+        let below = View::new([at("low")], WhiteoutFormat::Overlay).unwrap();
+        let source = PackSource::Upper { upper: &upper, below: &below };
+        assert_eq!(listed(source, &options), ["data/", "data/.wh..wh..opq", "data/.wh.empty"]);
+    }
 }
 
 #[test]
@@ -160,7 +216,7 @@ fn an_upper_directory_says_what_is_gone() {
     for name in ["up/etc/removed", "up/gone"] {
         mknod(&at(name), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).unwrap();
     }
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let upper = at("up");
     let source = PackSource::Upper { upper: &upper, below: &below };
     let options = PackOptions::default();
@@ -203,7 +259,7 @@ fn what_was_made_for_mounts_is_left_out() {
         fs::write(at(name), b"").unwrap();
     }
     fs::write(at("up/used/file"), b"x").unwrap();
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let upper = at("up");
     let source = PackSource::Upper { upper: &upper, below: &below };
     let mount_points = ["etc/hosts", "proc", "mnt/deep/point", "used", "absent/x"];
@@ -222,7 +278,7 @@ fn a_whole_tree_is_compared_with_what_it_began_as() {
     }
     fs::hard_link(at("low/a/one"), at("low/a/two")).unwrap();
     symlink("same", at("low/a/link")).unwrap();
-    let below = View::new([at("low")]).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
     let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
     crate::layer::copy(&below, &at("tree"), &ownership, crate::layer::Contents::SharedOrWritten).unwrap();
     let tree = at("tree");
@@ -329,6 +385,115 @@ fn deep_trees_need_few_descriptors_and_have_a_limit() {
     build(600);
     let error = pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit);
+}
+
+/// One that goes over a limit of the reader's is refused here, by its name, and not when the image is used.
+#[test]
+fn what_could_not_be_unpacked_is_not_packed() {
+    use std::os::fd::AsFd;
+    let limits = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        PackOptions { limits, ..PackOptions::default() }
+    };
+    let refused = |source: PackSource<'_>, options: &PackOptions, named: &str| {
+        let error = pack(source, options, io::sink()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    let (_scratch, at) = place(&["tree", "low/a/b", "up/a/b"]);
+    // 512 directories and a file in the last one.
+    let mut dir = std::os::fd::OwnedFd::from(File::open(at("tree")).unwrap());
+    for _ in 0..512 {
+        crate::sys::fs::mkdirat(dir.as_fd(), c"d", 0o700).unwrap();
+        dir = crate::sys::fs::open_dir(dir.as_fd(), c"d").unwrap();
+    }
+    let tree = at("tree");
+    pack(PackSource::Directory(&tree), &PackOptions::default(), io::sink()).unwrap();
+    drop(crate::sys::fs::openat(dir.as_fd(), c"f", libc::O_CREAT | libc::O_WRONLY, 0o600).unwrap());
+    refused(PackSource::Directory(&tree), &PackOptions::default(), "d/f\"");
+    fs::remove_dir_all(&tree).unwrap();
+    fs::create_dir(&tree).unwrap();
+    fs::write(at("tree/file"), [1; 3000]).unwrap();
+    for number in 0..3 {
+        mark(&at("tree/file"), &CString::new(format!("user.{number}")).unwrap(), &[0; 100]);
+    }
+    symlink("t".repeat(50), at("tree/link")).unwrap();
+    let source = PackSource::Directory(&tree);
+    for (options, named) in [
+        (limits(|limits| limits.xattrs = 2), "tree/file\""),
+        (limits(|limits| limits.xattr_bytes = 300), "`xattr_bytes` of 300"),
+        (limits(|limits| limits.entries = 1), "tree/link\""),
+        (limits(|limits| limits.path_length = 49), "tree/link\""),
+        (limits(|limits| limits.bytes = 2999), "tree/file\""),
+        // What lies around the files counts for the tar.
+        (limits(|limits| limits.bytes = 4096), "`bytes`"),
+    ] {
+        refused(source, &options, named);
+    }
+    // The name of what is gone is longer than its own, and that of a directory ends with a slash.
+    fs::write(at("low/a/b/removed"), b"").unwrap();
+    mknod(&at("up/a/b/removed"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).unwrap();
+    let (upper, below) = (at("up"), View::new([at("low")], WhiteoutFormat::Overlay).unwrap());
+    let source = PackSource::Upper { upper: &upper, below: &below };
+    refused(source, &limits(|limits| limits.path_length = 14), "a/b/.wh.removed\"");
+    pack(source, &limits(|limits| limits.path_length = 15), io::sink()).unwrap();
+    fs::remove_file(at("up/a/b/removed")).unwrap();
+    refused(source, &limits(|limits| limits.path_length = 3), "a/b\"");
+    pack(source, &limits(|limits| limits.path_length = 4), io::sink()).unwrap();
+}
+
+/// A tree of a single user says whose a file is in an attribute that the file's owner, a container, can write.
+#[test]
+fn a_forged_record_of_an_owner_does_not_make_a_layer_that_nobody_takes() {
+    let (_scratch, at) = place(&["tree"]);
+    fs::write(at("tree/file"), b"").unwrap();
+    let tree = at("tree");
+    let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
+    for record in [&[0x08, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0x10, 0xff, 0xff, 0xff, 0xff, 0x0f], b"lie", &[0x08]] {
+        mark(&at("tree/file"), c"user.rootlesscontainers", record);
+        let entry = entries(PackSource::Directory(&tree), &recorded).remove(0);
+        assert_eq!((entry.uid, entry.gid), (0, 0), "{record:?}");
+    }
+    let nobody = PackOptions { owners: PackOwners::Fixed(0, u32::MAX), ..PackOptions::default() };
+    let error = pack(PackSource::Directory(&tree), &nobody, io::sink()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+/// More pieces than a reader takes: the short holes are filled.
+#[test]
+fn a_file_of_many_pieces_is_packed_as_fewer() {
+    use std::os::unix::fs::FileExt;
+    let (_scratch, at) = place(&["tree"]);
+    let file = File::create(at("tree/sparse")).unwrap();
+    for piece in 0..40 {
+        file.write_all_at(b"data", piece << 16).unwrap();
+    }
+    file.write_all_at(b"end", 100 << 20).unwrap();
+    file.set_len(101 << 20).unwrap();
+    if file.metadata().unwrap().blocks() * 512 >= 4 << 20 {
+        return;
+    }
+    let tree = at("tree");
+    for (sparse_pieces, expected) in [(1000, 42), (42, 42), (41, 3), (3, 3), (2, 2)] {
+        let limits = Limits { sparse_pieces, ..Limits::default() };
+        let options = PackOptions { limits: limits.clone(), ..PackOptions::default() };
+        let mut tar = Vec::new();
+        pack(PackSource::Directory(&tree), &options, &mut tar).unwrap();
+        let mut reader = Reader::new(tar.as_slice(), &limits);
+        let sparse = reader.next().unwrap().unwrap().sparse.unwrap();
+        assert_eq!((sparse.real_size, sparse.pieces.len()), (101 << 20, expected), "{sparse_pieces}");
+        let mut data = Vec::new();
+        io::Read::read_to_end(&mut reader.data(), &mut data).unwrap();
+        let mut whole = vec![0; 101 << 20];
+        let mut rest = data.as_slice();
+        for (offset, length) in sparse.pieces {
+            let (piece, more) = rest.split_at(length as usize);
+            whole[offset as usize..][..piece.len()].copy_from_slice(piece);
+            rest = more;
+        }
+        assert!(whole == fs::read(at("tree/sparse")).unwrap());
+    }
 }
 
 #[test]

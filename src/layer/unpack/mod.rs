@@ -20,7 +20,7 @@ mod waiting;
 mod whiteout;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::io::BufRead;
 use std::os::fd::BorrowedFd;
@@ -58,6 +58,17 @@ pub enum WhiteoutFormat {
     OverlayUser,
     /// For a tree that several layers are applied to one after the other: what is hidden is deleted.
     Apply,
+}
+
+impl WhiteoutFormat {
+    /// The attribute by which a directory hides those below it, where it has the value `y`.
+    pub(crate) fn opaque_mark(self) -> Option<&'static CStr> {
+        match self {
+            WhiteoutFormat::Overlay => Some(c"trusted.overlay.opaque"),
+            WhiteoutFormat::OverlayUser => Some(c"user.overlay.opaque"),
+            WhiteoutFormat::Apply => None,
+        }
+    }
 }
 
 /// Whom the files of the tree belong to.

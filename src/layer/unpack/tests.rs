@@ -37,7 +37,7 @@ pub(super) fn unpack_at(
     options: &LayerOptions,
     below: &[&Path],
 ) -> Result<(Unpacked, Vec<Owner>)> {
-    let below = Given((!below.is_empty()).then(|| View::new(below).unwrap()));
+    let below = Given((!below.is_empty()).then(|| View::new(below, options.whiteouts).unwrap()));
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -74,7 +74,11 @@ fn whiteout_at(path: &Path) -> bool {
 }
 
 fn opaque_at(path: &Path) -> bool {
-    crate::layer::view::is_opaque(&crate::layer::view::Help::default(), &File::open(path).unwrap().into()).unwrap()
+    let dir = File::open(path).unwrap().into();
+    let formats = [WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser];
+    formats
+        .into_iter()
+        .any(|format| crate::layer::view::is_opaque(&crate::layer::view::Help::of(format), &dir).unwrap())
 }
 
 // ---- What an honest tar says is what the tree has.
@@ -487,7 +491,7 @@ fn entries_go_where_they_would_go_if_nothing_were_kept_open() {
         |archive| archive.file("d/.wh..wh..opq", b""),
     ];
     let forgetful = |archive: &[u8], tree: &Path, forgetful: bool| {
-        let below = Given(Some(View::new([&lower]).unwrap()));
+        let below = Given(Some(View::new([&lower], whiteouts()).unwrap()));
         super::place::FORGETFUL.set(forgetful);
         let options = options(WhiteoutFormat::OverlayUser);
         let done = unpack(archive, Root::open(tree).unwrap(), &options, &below, false);
@@ -893,7 +897,7 @@ fn odd_parents_are_errors_and_nothing_waits() {
     );
 }
 
-/// A hard link's mode was given to what the symlink that it names leads to.
+/// CVE-2021-32760: a hard link's mode was given to what the symlink that it names leads to.
 #[test]
 fn cve_2021_32760_modes_do_not_go_through_links() {
     let evil = |name: &[u8], link: &[u8]| Block::new(name, b'1').link(link).mode(0o4777).owner(9, 9).mtime(9);

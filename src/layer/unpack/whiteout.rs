@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::place::{Place, join, split};
-use super::{PLINKS, STEP, Unpacker, WhiteoutFormat, failed, hostile};
+use super::{PLINKS, STEP, Unpacker, failed, hostile};
 use crate::layer::view::is_whiteout;
 use crate::sys::fs::{c_string, each_name, fstat, listing, lstatat, mkdirat, mknodat, open_dir};
 use crate::sys::xattr;
@@ -113,11 +113,7 @@ impl Unpacker<'_> {
         if self.notes.opaque.contains(path) {
             return Ok(());
         }
-        let attribute = match self.options.whiteouts {
-            WhiteoutFormat::Overlay => c"trusted.overlay.opaque",
-            WhiteoutFormat::OverlayUser => c"user.overlay.opaque",
-            WhiteoutFormat::Apply => return Ok(()),
-        };
+        let Some(attribute) = self.options.whiteouts.opaque_mark() else { return Ok(()) };
         let dir = open_dir(dir, name).map_err(failed("openat", path))?;
         xattr::set(dir.as_fd(), attribute, b"y").map_err(|error| {
             let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP));
