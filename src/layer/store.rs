@@ -154,7 +154,9 @@ pub struct LayerStore {
 /// Gives who reaches files of layers that this process may not. For each layer anew: it may be tied to the thread that
 /// needs it, and ends with the work.
 #[derive(Clone, Default)]
-struct Access(Option<Arc<dyn Fn() -> Option<Arc<dyn super::Access>> + Send + Sync>>);
+struct Access(Option<Arc<Accessor>>);
+
+type Accessor = dyn Fn() -> Option<Arc<dyn super::Access>> + Send + Sync;
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

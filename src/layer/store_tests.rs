@@ -523,10 +523,10 @@ fn layers_that_are_too_large_together_are_unpacked_one_after_the_other() {
         fixture_with(LayerOptions { limits, whiteouts: WhiteoutFormat::OverlayUser, ..options() })
     };
     // Whether two are under way at the same time is up to the machine.
-    let it = with(1 << 20);
+    let it = with(300 << 10);
     let stack: Vec<_> = (0..4).map(|layer| it.layer(marks(2000, &format!("{layer}-")))).collect();
     assert_eq!(it.layers.ensure_all(&stack, None).unwrap().len(), 4);
-    let it = with(256 << 10);
+    let it = with(128 << 10);
     let stack = [it.layer(marks(2000, "x"))];
     let error = it.layers.ensure_all(&stack, None).unwrap_err();
     assert!(error.to_string().contains("`memory`"), "{error}");

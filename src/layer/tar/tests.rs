@@ -68,7 +68,7 @@ fn long_names_of_every_kind() {
         .block(Block::new(b"short", b'2').link(b"short"))
         .block(Block::new(b"file", b'0').with(345, b"prefix/of/it"))
         .block(Block::new(b"file", b'0').gnu().with(345, b"as/Go/has/it"))
-        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123\012345670123\0"))
+        .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123\x0012345670123\0"))
         .block(Block::new(b"file", b'0').gnu().with(345, b"12345670123 12345670123 more"))
         .block(Block::new(b"file", b'0').gnu().with(345, b"\x80\0\0\0\0\0\0\0\0\0\0\x05\0"))
         .block(Block::new(b"file", b'0').gnu().with(345, b"not \xff ASCII"))

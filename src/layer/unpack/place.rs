@@ -275,7 +275,7 @@ impl Unpacker<'_> {
             if component == b".." {
                 here = match way.pop() {
                     Some(above) => above,
-                    None => self.reopen(&split(&here.path).0.to_vec())?,
+                    None => self.reopen(split(&here.path).0)?,
                 };
                 continue;
             }
