@@ -9,7 +9,7 @@
 //! that lie in the directories on the way down are covered; where nothing looks for them, a note says so.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::overlay::{directory_like, mode_of};
@@ -56,6 +56,7 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
     let root = if rootless && !whole {
         require_mount_points(&base)?;
         maker.descend(&base, &below, false)?;
+        maker.temporary_of_others(false)?;
         Mount::Bind { source: base.clone(), read_only: true, recursive: true }
     } else {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
@@ -63,6 +64,10 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
         directory_at(&work, 0o700)?;
         for mount in &below {
             maker.cover(mount)?;
+        }
+        if rootless {
+            maker.temporary_of_others(true)?;
+            maker.tell_of_others();
         }
         Mount::Overlay { lower: vec![base.clone()], upper, work }
     };
@@ -171,6 +176,37 @@ impl Maker<'_> {
         Ok(())
     }
 
+    /// In a user namespace, a directory below an overlay whose owner has no id there stays closed to everybody, whatever
+    /// its mode. What programs need to write to gets an overlay of its own, whose top is ours.
+    fn temporary_of_others(&mut self, whole: bool) -> Result<()> {
+        for name in TEMPORARY {
+            let path = self.base.join(name);
+            let mut below = whole;
+            let mut taken = false;
+            for (at, mount) in &self.inner {
+                taken |= at == Path::new(name);
+                below |= matches!(mount, Mount::Overlay { .. }) && Path::new(name).starts_with(at);
+            }
+            // No links on the way: their targets are not in the tree, or have another name there.
+            let is_itself = || std::fs::canonicalize(&path).is_ok_and(|real| real == path);
+            if below && !taken && is_of_others(&path) && is_itself() {
+                self.overlay(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what one overlay over all of a tree of somebody else's means in a user namespace.
+    fn tell_of_others(&mut self) {
+        if is_of_others(self.base) {
+            self.notes.push(format!(
+                "{} belongs to another user: in a user namespace, what others own in it cannot be written; directly in \
+                 it and in its tmp and var/tmp, writes are possible and discarded",
+                self.base.display()
+            ));
+        }
+    }
+
     /// Says that a mount is bound as it is.
     fn foreign(&mut self, mount: &Mounted) {
         let sockets = if mount.directory { ", and its sockets can be connected to" } else { "" };
@@ -234,6 +270,12 @@ impl Maker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is a directory that belongs to another user.
+fn is_of_others(path: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(|status| status.is_dir() && status.uid() != own)
 }
 
 fn is_own(base: &Path, path: &Path) -> bool {
@@ -356,6 +398,33 @@ mod tests {
         assert!(maker.inner.contains(&("tmp".into(), Mount::Tmpfs { mode: 0o1777 })));
         let told = |name: &str| maker.notes.iter().any(|note| note.starts_with(&format!("{} ", at(name).display())));
         assert_eq!(["srv", "srv/fuse", "tmp", "var"].map(told), [true, true, true, false]);
+    }
+
+    #[test]
+    fn without_root_what_others_own_is_told_and_tmp_is_writable() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIP: only root can make directories of others");
+            return;
+        }
+        let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["tmp", "var/tmp", "etc"] {
+            std::fs::create_dir_all(base.path().join(name)).unwrap();
+        }
+        let seen = || {
+            let dir = tempfile::tempdir_in(home.path()).unwrap();
+            let made = snapshot(dir.path(), base.path(), true).unwrap();
+            assert!(matches!(made.root, Mount::Overlay { .. }));
+            (made.inner.into_iter().map(|(at, _)| at).collect::<Vec<_>>(), made.notes.len())
+        };
+        assert_eq!(seen(), (vec![], 0));
+        for path in [base.path().to_owned(), base.path().join("tmp"), base.path().join("var/tmp")] {
+            std::os::unix::fs::chown(path, Some(12_345), None).unwrap();
+        }
+        assert_eq!(seen(), (vec![PathBuf::from("tmp"), PathBuf::from("var/tmp")], 1));
+        // What a link leads to is not ours to lay something over.
+        std::fs::remove_dir(base.path().join("tmp")).unwrap();
+        std::os::unix::fs::symlink("var/tmp", base.path().join("tmp")).unwrap();
+        assert_eq!(seen().0, [PathBuf::from("var/tmp")]);
     }
 
     #[test]
