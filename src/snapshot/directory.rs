@@ -9,7 +9,7 @@
 //! that lie in the directories on the way down are covered; where nothing looks for them, a note says so.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::overlay::{directory_like, mode_of};
@@ -57,6 +57,7 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
     let root = if rootless && !whole {
         require_mount_points(&base)?;
         maker.descend(&base, &below, false)?;
+        maker.temporary_of_others(false)?;
         Mount::Bind { source: base.clone(), read_only: true, recursive: true }
     } else {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
@@ -66,7 +67,8 @@ pub(super) fn snapshot(dir: &Path, base: &Path, rootless: bool) -> Result<Snapsh
             maker.cover(mount)?;
         }
         if rootless {
-            maker.of_others()?;
+            maker.temporary_of_others(true)?;
+            maker.tell_of_others();
         }
         Mount::Overlay { lower: vec![base.clone()], upper, work }
     };
@@ -175,29 +177,35 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// Below one overlay over all of it, in a user namespace: a directory whose owner has no id there stays closed to
-    /// everybody, whatever its mode. What programs need to write to gets an overlay of its own, whose top is ours.
-    fn of_others(&mut self) -> Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let own = nix::unistd::geteuid().as_raw();
-        let foreign =
-            |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|status| status.is_dir() && status.uid() != own);
+    /// In a user namespace, a directory below an overlay whose owner has no id there stays closed to everybody, whatever
+    /// its mode. What programs need to write to gets an overlay of its own, whose top is ours.
+    fn temporary_of_others(&mut self, whole: bool) -> Result<()> {
         for name in TEMPORARY {
             let path = self.base.join(name);
-            let is_taken = self.inner.iter().any(|(at, _)| at == Path::new(name));
+            let mut below = whole;
+            let mut taken = false;
+            for (at, mount) in &self.inner {
+                taken |= at == Path::new(name);
+                below |= matches!(mount, Mount::Overlay { .. }) && Path::new(name).starts_with(at);
+            }
             // No links on the way: their targets are not in the tree, or have another name there.
-            if !is_taken && foreign(&path) && std::fs::canonicalize(&path).is_ok_and(|real| real == path) {
+            let is_itself = || std::fs::canonicalize(&path).is_ok_and(|real| real == path);
+            if below && !taken && is_of_others(&path) && is_itself() {
                 self.overlay(&path)?;
             }
         }
-        if foreign(self.base) {
+        Ok(())
+    }
+
+    /// Says what one overlay over all of a tree of somebody else's means in a user namespace.
+    fn tell_of_others(&mut self) {
+        if is_of_others(self.base) {
             self.notes.push(format!(
                 "{} belongs to another user: in a user namespace, what others own in it cannot be written; directly in \
                  it and in its tmp and var/tmp, writes are possible and discarded",
                 self.base.display()
             ));
         }
-        Ok(())
     }
 
     /// Says that a mount is bound as it is.
@@ -271,6 +279,12 @@ impl Maker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is a directory that belongs to another user.
+fn is_of_others(path: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(|status| status.is_dir() && status.uid() != own)
 }
 
 fn is_own(base: &Path, path: &Path) -> bool {

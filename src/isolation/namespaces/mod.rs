@@ -90,9 +90,9 @@ impl Isolation for Namespaces {
         if let (Mount::Bind { read_only: true, .. }, true) = (&request.snapshot.root, request.identity.is_rootless()) {
             enforcement.note(
                 Aspect::FilesystemWrite,
-                "in a user namespace, writes to files of other owners fail, and so does creating in their directories, \
-                 except directly in those that are overlaid as a whole; what is written there, to the caller's own files \
-                 and to /tmp is discarded",
+                "in a user namespace, writes to files of other owners fail, and so do writes to anything in their \
+                 directories, except directly in those that are overlaid as a whole; what is written there, to the caller's \
+                 own files otherwise and to /tmp and /var/tmp is discarded",
             );
         }
         if let Identity::Single { groups, .. } = request.identity
