@@ -103,7 +103,7 @@ fn links_that_lead_nowhere_are_no_obstacle() {
         ("/etc/again", "etc/hosts"),
         ("../var/run/hosts", "etc/again"),
         ("../run", "var/run"),
-        ("far/away", "work"),
+        ("far/away", "job"),
         ("../missing/../hostname", "etc/hostname"),
     ] {
         let at = tree.path().join(name);
@@ -113,7 +113,7 @@ fn links_that_lead_nowhere_are_no_obstacle() {
     let image = lab.engine.import(tree.path(), None).unwrap();
     let script = "cat /etc/resolv.conf /run/systemd/resolve/stub-resolv.conf; grep -c localhost /etc/hosts /run/hosts; pwd; \
                   cat /etc/hostname 2>/dev/null || echo none";
-    let out = run(&with_programs(image.container()).workdir("/work/deep"), script);
+    let out = run(&with_programs(image.container()).workdir("/job/deep"), script);
     let line = "# This container has no network.\n";
     assert_eq!(out, format!("{line}{line}/etc/hosts:2\n/run/hosts:2\n/far/away/deep\nnone\n"));
     lab.assert_clean();
