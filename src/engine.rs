@@ -151,7 +151,8 @@ impl EngineOptions {
             (None, SnapshotterChoice::Copy) => (Arc::new(snapshot::Copy::new(ownership)), None),
         };
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let runtime = Runtime::open(&root, host, identity, (snapshotter, note), Box::new(Namespaces))?;
+        let runtime =
+            Runtime::open((&root, self.durability), host, identity, (snapshotter, note), Box::new(Namespaces))?;
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.lock().try_alone()?;
@@ -283,7 +284,8 @@ impl Engine {
     }
 
     fn images_in_use(&self) -> Result<HashSet<ImageId>> {
-        self.system().used_images(&self.containers()?)
+        let system = self.system();
+        system.used_images(&system.containers_for_certain()?)
     }
 
     /// All saved snapshots of the root, oldest first; see [`Container::snapshot`].
@@ -582,7 +584,9 @@ mod tests {
         let host = Host::probe();
         let identity = identity(&host, false);
         let (root, snapshotter) = (engine.root(), Blocking(engine.runtime.snapshotter.clone()));
-        let runtime = Runtime::open(root, host, identity, (Arc::new(snapshotter), None), Box::new(Namespaces)).unwrap();
+        let place = (root, content::Durability::Relaxed);
+        let runtime =
+            Runtime::open(place, host, identity, (Arc::new(snapshotter), None), Box::new(Namespaces)).unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let builder = ContainerBuilder::over_directory(runtime, "/".into()).command(["sleep", "1000"]).name("never");
         let error = builder.stdout(writer).spawn().unwrap_err();

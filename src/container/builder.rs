@@ -504,7 +504,7 @@ impl ContainerBuilder {
             (enforcement, launched.map_err(|error| self.explain(error))?)
         };
         draft.info.pid = Some(process.pid());
-        draft.info.start_time = super::start_time(process.pid());
+        draft.info.start_time = super::start_time(process.pid()).ok().flatten();
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
         if let Err(error) = record::append(self.runtime.root(), &draft.info) {

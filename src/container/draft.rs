@@ -133,7 +133,7 @@ impl ContainerBuilder {
                 Err(why) => draft.no_group = why,
             }
         }
-        record::write(runtime.root(), &draft.info)?;
+        record::write(runtime.root(), &draft.info, runtime.durability)?;
         // After the record: a name without one is free.
         if let Some(name) = &draft.info.name {
             record::take_name(runtime.root(), name, &draft.info.id)?;

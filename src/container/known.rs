@@ -34,48 +34,58 @@ impl Foreign {
         let (root, id, owner) = (root.to_owned(), info.id.to_string(), info.owner.clone());
         let record = record::open(&root, &id);
         let foreign = Foreign { root, id, owner, record, process: OnceLock::new() };
-        foreign.take_process(info);
+        // Where that fails, it is tried again when the process is asked for.
+        let _ = foreign.take_process(info);
         foreign
     }
 
     /// Takes hold of the process that a record names, if that still lives.
-    fn take_process(&self, info: &Info) {
-        let Some(pid) = info.pid.filter(|_| info.state == State::Running) else { return };
-        let Ok(fd) = pidfd::open(pid) else { return };
+    fn take_process(&self, info: &Info) -> Result<()> {
+        let Some(pid) = info.pid.filter(|_| info.state == State::Running) else { return Ok(()) };
+        let fail = |syscall| move |error| Error::io("reach the process of the container", syscall, error);
+        let fd = match pidfd::open(pid) {
+            // The second where another process has a thread of that number.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(()),
+            other => other.map_err(fail("pidfd_open"))?,
+        };
         // Opened first and compared then: after this the pid cannot be another process any more.
-        if is_it(pid, info) {
+        if is_it(pid, info).map_err(fail("open"))? {
             // Whoever was faster took the same one.
             let _ = self.process.set(fd);
         }
+        Ok(())
     }
 
     /// Whether its owner lives, and the record: in this order, since the last thing that an owner does is to write it.
-    fn look(&self) -> (bool, Option<Info>) {
-        (owner::lives(&self.root, &self.owner), record::read(&self.root, &self.id))
+    fn look(&self) -> Result<(bool, Option<Info>)> {
+        Ok((owner::lives(&self.root, &self.owner), record::read(&self.root, &self.id)?))
     }
 
     /// Its process; `None` when it has ended. A container that is being started is waited for, at most for `limit`: its
     /// command may run, and be seen to run, before the record says so. False when that took too long.
-    fn started(&self, limit: Option<Duration>) -> (Option<BorrowedFd<'_>>, bool) {
+    fn started(&self, limit: Option<Duration>) -> Result<(Option<BorrowedFd<'_>>, bool)> {
         let begin = Instant::now();
         loop {
-            let (owned, record) = self.look();
-            if let (None, Some(info)) = (self.process.get(), &record) {
-                self.take_process(info);
+            if let Some(process) = self.process.get() {
+                return Ok((Some(process.as_fd()), true));
+            }
+            let (owned, record) = self.look()?;
+            if let Some(info) = &record {
+                self.take_process(info)?;
             }
             if let Some(process) = self.process.get() {
-                return (Some(process.as_fd()), true);
+                return Ok((Some(process.as_fd()), true));
             }
             let starting = owned && record.is_some_and(|info| info.state == State::Created);
             if !starting || limit.is_some_and(|limit| begin.elapsed() >= limit) {
-                return (None, !starting);
+                return Ok((None, !starting));
             }
             std::thread::sleep(PAUSE);
         }
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
-        let process = match self.started(Some(PATIENCE)) {
+        let process = match self.started(Some(PATIENCE))? {
             (Some(process), _) => process,
             (None, true) => return Ok(()),
             (None, false) => {
@@ -92,7 +102,7 @@ impl Foreign {
     /// Whether its process has ended, waiting for that at most for `limit`.
     fn ended(&self, limit: Option<Duration>) -> Result<bool> {
         let begin = Instant::now();
-        match self.started(limit) {
+        match self.started(limit)? {
             (_, false) => Ok(false),
             (None, true) => Ok(true),
             (Some(process), true) => {
@@ -127,7 +137,7 @@ impl Foreign {
     fn told(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
         let begin = Instant::now();
         loop {
-            match self.look() {
+            match self.look()? {
                 (_, Some(Info { exit: Some(status), .. })) => return Ok(Some(status)),
                 (true, Some(Info { state: State::Running, .. })) => {
                     if begin.elapsed() >= PATIENCE {
@@ -160,12 +170,12 @@ pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
     }
     if !owner::lives(root, &info.owner) {
         // Its last word may have been written meanwhile.
-        info = record::read(root, &info.id.to_string()).unwrap_or(info);
+        info = record::read(root, &info.id.to_string()).ok().flatten().unwrap_or(info);
         if matches!(info.state, State::Created | State::Running) {
             info.state = State::Dead;
             info.pid = None;
         }
-    } else if info.state == State::Running && info.pid.is_some_and(|pid| !is_it(pid, &info)) {
+    } else if info.state == State::Running && info.pid.is_some_and(|pid| matches!(is_it(pid, &info), Ok(false))) {
         info.state = State::Exited;
         info.pid = None;
     }
@@ -173,8 +183,11 @@ pub(crate) fn as_it_is(root: &Path, mut info: Info) -> Info {
 }
 
 /// Whether the process that has this pid now is the container's. One that ended before its start was read is none.
-fn is_it(pid: u32, info: &Info) -> bool {
-    start_time(pid).is_some_and(|start| Some(start) == info.start_time)
+///
+/// # Errors
+/// Where nobody can tell.
+fn is_it(pid: u32, info: &Info) -> std::io::Result<bool> {
+    Ok(start_time(pid)?.is_some_and(|start| Some(start) == info.start_time))
 }
 
 fn lost(why: &'static str) -> Error {
@@ -205,15 +218,19 @@ pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Resul
     let named = (!text.is_empty() && !text.contains('/'))
         .then(|| std::fs::read_link(root.join("names").join(text)).ok())
         .flatten()
-        .and_then(|id| record::read(root, id.to_str()?));
+        .and_then(|id| record::read(root, id.to_str()?).transpose())
+        .transpose()?;
     let info = match named {
         Some(info) => info,
         None => {
             let hex = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
             let ids = if hex { record::ids(root)? } else { vec![] };
-            let found = ids.iter().filter(|id| id.starts_with(text)).filter_map(|id| record::read(root, id));
+            let mut found = vec![];
+            for id in ids.iter().filter(|id| id.starts_with(text)) {
+                found.extend(record::read(root, id)?);
+            }
             let absent = "no container has that name, and no ID starts like that";
-            the_only(found, step, absent, "`coracle ps -a` lists them")?
+            the_only(found.into_iter(), step, absent, "`coracle ps -a` lists them")?
         }
     };
     let foreign = Foreign::of(root, &info);

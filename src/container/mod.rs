@@ -284,7 +284,7 @@ impl Inner {
         if let Control::Foreign(_) = self.control {
             let known = self.lock().clone();
             let root = self.runtime.root();
-            return known::as_it_is(root, record::read(root, &known.id.to_string()).unwrap_or(known));
+            return known::as_it_is(root, record::read(root, &known.id.to_string()).ok().flatten().unwrap_or(known));
         }
         self.lock().clone()
     }
@@ -323,7 +323,7 @@ impl Inner {
 
     /// Writes the record of a container that is kept; when somebody else has removed it, there is none to write.
     fn save(&self, info: &Info) -> Result<()> {
-        match record::write(self.runtime.root(), info) {
+        match record::write(self.runtime.root(), info, self.runtime.durability) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
         }
@@ -431,11 +431,18 @@ pub(crate) fn group_name(id: &ContainerId) -> String {
     id.to_string()
 }
 
-/// When a process started, in clock ticks since boot: field 22 of proc_pid_stat(5).
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// When a process started, in clock ticks since boot: field 22 of proc_pid_stat(5). `None` only when there is none.
+///
+/// # Errors
+/// Those of reading it.
+fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        other => other?,
+    };
     // The name, in parentheses, may contain anything, parentheses and blanks included.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    Ok(field.and_then(|field| field.parse().ok()))
 }
 
 /// Kills what is still in a control group, and removes it.

@@ -66,27 +66,31 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    /// Does a container's record name this owner?
+    /// Does a container's record name this owner? False only where that is certain.
     fn is_named(&self) -> bool {
         let Some(root) = self.path.parent().and_then(Path::parent) else { return false };
-        super::record::all(root).is_ok_and(|all| all.iter().any(|record| record.owner == self.name))
+        !super::record::all_for_certain(root).is_ok_and(|all| all.iter().all(|record| record.owner != self.name))
     }
 }
 
-/// Does the process live that made the mark (or its guardian, with containers left)?
+/// Does the process live that made the mark (or its guardian, with containers left)? False only where that is certain:
+/// what a dead one's container wrote is removed.
 pub(crate) fn lives(root: &Path, name: &str) -> bool {
     // A name from a record, so from a file of ours; still no path.
     if name.contains('/') || name.is_empty() {
         return false;
     }
-    let Ok(file) = File::open(root.join("owners").join(name)) else { return false };
+    let file = match File::open(root.join("owners").join(name)) {
+        Ok(file) => file,
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => true,
-        locked => {
+        Ok(()) => {
             // A copy in a fork of the host program would keep it.
-            let _ = locked.map(|()| file.unlock());
+            let _ = file.unlock();
             false
         }
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
     }
 }
 

@@ -9,7 +9,8 @@
 //! <root>/owners/<name>                 locked by the program that the container belongs to
 //! ```
 //!
-//! A directory without a record is being made or being removed; when nobody does either any more, it is garbage.
+//! A directory without a record is being made or being removed; when nobody does either any more, it is garbage. One
+//! with a record that cannot be read, or that a later release has written, is none: it may be what somebody kept.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::status::ExitStatus;
+use crate::content::Durability;
 use crate::content::lock::{Held, Lock};
 use crate::name::ContainerId;
 use crate::{Error, ErrorKind, Result};
@@ -110,19 +112,32 @@ pub(crate) fn directory(root: &Path, id: &ContainerId) -> PathBuf {
     root.join("containers").join(id.to_string())
 }
 
-/// Writes the record beside and renames it into place. Not synced: after a power cut a container is gone anyway, and a
-/// record that is not whole reads as none.
-pub(crate) fn write(root: &Path, info: &Info) -> Result<()> {
+/// Writes the record beside and renames it into place. That of a container that is kept is synced, as `durability` says;
+/// any other is of no use after a power cut.
+pub(crate) fn write(root: &Path, info: &Info, durability: Durability) -> Result<()> {
     let step = "write the container's record";
     let dir = directory(root, &info.id);
     let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
     let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, step).source_is(error))?;
-    std::fs::write(&new, json).map_err(|error| {
+    let durable = info.keep && durability == Durability::Full;
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(&json)?;
+        if durable { file.sync_all() } else { Ok(()) }
+    });
+    written.map_err(|error| {
         // Half of one, on a full disk, is of no use to anybody.
         let _ = std::fs::remove_file(&new);
         Error::io(step, "write", error).path(&new)
     })?;
-    std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))
+    std::fs::rename(&new, &path).map_err(|error| Error::io(step, "rename", error).path(&path))?;
+    if durable {
+        // The record's name, and the container's.
+        for place in [Some(dir.as_path()), dir.parent()].into_iter().flatten() {
+            let synced = File::open(place).and_then(|place| place.sync_all());
+            synced.map_err(|error| Error::io(step, "fsync", error).path(place))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the record behind what is there, into the same file. For its owner alone.
@@ -156,8 +171,11 @@ pub(crate) fn last(file: &File) -> Option<Info> {
     parse(&bytes).ok()
 }
 
-/// The last of the records in a file; half a one at its end is still being written.
+/// The last of the records in a file; half a one at its end is still being written. NULs there are what a power cut has
+/// left of one.
 fn parse(bytes: &[u8]) -> serde_json::Result<Info> {
+    let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let bytes = bytes.get(..length).unwrap_or_default();
     let mut documents = serde_json::Deserializer::from_slice(bytes).into_iter();
     let mut info: Option<Info> = None;
     loop {
@@ -171,28 +189,40 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Info> {
     }
 }
 
-/// The record of one container; `None` when there is none, or none that can be read.
-pub(crate) fn read(root: &Path, id: &str) -> Option<Info> {
-    look(root, id).ok()
+/// The record of one container; `None` only when there is none.
+///
+/// # Errors
+/// Those of [`look`].
+pub(crate) fn read(root: &Path, id: &str) -> Result<Option<Info>> {
+    match look(root, id) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        other => other.map(Some),
+    }
 }
+
+const UNREADABLE: &str = "put a copy of it back, or remove it if nothing needs the container: the next open of the root \
+                          removes the rest";
 
 /// The record of one container.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when there is none; [`Corrupt`](ErrorKind::Corrupt) when it is not what this crate
-/// writes, as a power cut may leave it.
+/// [`NotFound`](ErrorKind::NotFound) when there is none; [`Corrupt`](ErrorKind::Corrupt) when it is not what this
+/// release writes; those of reading it, which say nothing of the container.
 pub(crate) fn look(root: &Path, id: &str) -> Result<Info> {
     let step = "read the container's record";
     let path = root.join("containers").join(id).join("state.json");
-    let bytes = std::fs::read(&path).map_err(|error| Error::io(step, "open", error).path(&path))?;
-    let info = parse(&bytes).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, step)
-            .path(&path)
-            .because(format!("it is not what this crate writes: {error}"))
-            .source_is(error)
+    let bytes = std::fs::read(&path).map_err(|error| {
+        let error = Error::io(step, "open", error).path(&path);
+        match error.remedy_hint() {
+            Some(_) => error,
+            None => error.remedy(UNREADABLE),
+        }
     })?;
+    let corrupt = |why: String| Error::new(ErrorKind::Corrupt, step).path(&path).because(why).remedy(UNREADABLE);
+    let info = parse(&bytes)
+        .map_err(|error| corrupt(format!("it is not what this release writes: {error}")).source_is(error))?;
     if info.id.to_string() != id {
-        return Err(Error::new(ErrorKind::Corrupt, step).path(&path).because("it is another container's"));
+        return Err(corrupt("it is another container's".to_owned()));
     }
     Ok(info)
 }
@@ -205,14 +235,47 @@ pub(crate) fn ids(root: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         Err(error) => return Err(Error::io("list the containers", "open", error).path(dir)),
     };
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    let mut ids = vec![];
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io("list the containers", "readdir", error).path(&dir))?.file_name();
+        ids.extend(name.into_string());
+    }
+    Ok(ids)
 }
 
-/// All records, oldest first.
+/// All records, oldest first; without those that this release cannot read, which opening the root and checking it tell.
+///
+/// # Errors
+/// Those of the file system, and of a process that has too many files open: a list that leaves out what is whole is none.
 pub(crate) fn all(root: &Path) -> Result<Vec<Info>> {
-    let mut all: Vec<Info> = ids(root)?.iter().filter_map(|id| read(root, id)).collect();
+    gather(root, |error| error.kind() == ErrorKind::Corrupt)
+}
+
+/// [`all`] for those who remove what no container needs.
+///
+/// # Errors
+/// Where a record cannot be read: what that container needs is not known.
+pub(crate) fn all_for_certain(root: &Path) -> Result<Vec<Info>> {
+    gather(root, |_| false)
+}
+
+fn gather(root: &Path, may_be_left_out: impl Fn(&Error) -> bool) -> Result<Vec<Info>> {
+    let mut all = vec![];
+    for id in ids(root)? {
+        match read(root, &id) {
+            Ok(found) => all.extend(found),
+            // A file that lies about is nobody's container.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) || may_be_left_out(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
     all.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
     Ok(all)
+}
+
+/// Whether a container of this ID has a record, readable or not; true also where nobody can tell.
+fn is_there(root: &Path, id: &Path) -> bool {
+    root.join("containers").join(id).join("state.json").try_exists().unwrap_or(true)
 }
 
 /// Lets one program at a time change names.
@@ -232,7 +295,7 @@ pub(crate) fn take_name(root: &Path, name: &str, id: &ContainerId) -> Result<()>
     let path = names.join(name);
     let _lock = lock_names(root)?;
     match std::fs::read_link(&path) {
-        Ok(holder) if root.join("containers").join(&holder).join("state.json").exists() => {
+        Ok(holder) if is_there(root, &holder) => {
             let holder = holder.to_string_lossy();
             return Err(Error::new(ErrorKind::AlreadyExists, step)
                 .because(format!("the container {} is called {name:?} already", holder.get(..12).unwrap_or(&holder)))
@@ -263,7 +326,7 @@ pub(crate) fn dangling_names(root: &Path) -> Vec<PathBuf> {
 }
 
 fn is_dangling(root: &Path, name: &Path) -> bool {
-    std::fs::read_link(name).is_ok_and(|holder| !root.join("containers").join(holder).join("state.json").exists())
+    std::fs::read_link(name).is_ok_and(|holder| !is_there(root, &holder))
 }
 
 /// Removes a name whose container is gone; one that has been taken again meanwhile stays.
@@ -295,7 +358,7 @@ mod tests {
         });
         let info: Info = serde_json::from_value(json).unwrap();
         std::fs::create_dir_all(directory(root, &id)).unwrap();
-        write(root, &info).unwrap();
+        write(root, &info, Durability::Full).unwrap();
         id
     }
 
@@ -342,10 +405,10 @@ mod tests {
     fn half_a_record_does_not_stay() {
         let dir = tempfile::tempdir().unwrap();
         let id = make(dir.path());
-        let info = read(dir.path(), &id.to_string()).unwrap();
+        let info = look(dir.path(), &id.to_string()).unwrap();
         std::fs::create_dir(directory(dir.path(), &id).join("state.json.new")).unwrap();
-        assert!(write(dir.path(), &info).is_err());
-        assert_eq!(read(dir.path(), &id.to_string()), Some(info));
+        assert!(write(dir.path(), &info, Durability::Full).is_err());
+        assert_eq!(look(dir.path(), &id.to_string()).unwrap(), info);
     }
 
     #[test]
@@ -354,21 +417,25 @@ mod tests {
         let root = dir.path();
         let id = make(root);
         let text = id.to_string();
-        let first = read(root, &text).unwrap();
+        let first = look(root, &text).unwrap();
         let held = open(root, &text).unwrap();
         let later = Info { state: State::Running, pid: Some(7), ..first };
         append(root, &later).unwrap();
-        assert_eq!((read(root, &text), last(&held)), (Some(later.clone()), Some(later.clone())));
+        assert_eq!((look(root, &text).unwrap(), last(&held)), (later.clone(), Some(later.clone())));
         let path = directory(root, &id).join("state.json");
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
-        assert_eq!(read(root, &text), Some(later.clone()));
+        assert_eq!(look(root, &text).unwrap(), later);
+        // What some file systems show of data that a power cut kept from them.
+        std::fs::write(&path, [&whole[..], &[0; 99]].concat()).unwrap();
+        assert_eq!(look(root, &text).unwrap(), later);
         std::fs::write(&path, [&whole[..], b"?"].concat()).unwrap();
         assert_eq!(look(root, &text).unwrap_err().kind(), ErrorKind::Corrupt);
         std::fs::write(&path, b"").unwrap();
         assert_eq!(look(root, &text).unwrap_err().kind(), ErrorKind::Corrupt);
         std::fs::write(&path, &whole).unwrap();
         std::fs::remove_dir_all(directory(root, &id)).unwrap();
+        assert!(read(root, &text).unwrap().is_none());
         assert_eq!(last(&held), Some(later.clone()));
         assert_eq!(append(root, &later).unwrap_err().kind(), ErrorKind::NotFound);
     }

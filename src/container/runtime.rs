@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
 use crate::cgroup::{self, Devices, Driver, Group, Limit, Unenforced};
-use crate::content::Measured;
+use crate::content::{Durability, Measured};
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
 use crate::probe::Host;
@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result, sys};
 pub(crate) struct Runtime {
     root: PathBuf,
     root_dir: File,
+    pub(crate) durability: Durability,
     pub(crate) host: Host,
     pub(crate) identity: Identity,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
@@ -37,7 +38,7 @@ pub(crate) struct Runtime {
 
 impl Runtime {
     pub(crate) fn open(
-        root: &Path,
+        (root, durability): (&Path, Durability),
         host: Host,
         identity: Identity,
         snapshotter: (Arc<dyn Snapshotter>, Option<String>),
@@ -49,6 +50,7 @@ impl Runtime {
         let runtime = Runtime {
             root: root.to_owned(),
             root_dir,
+            durability,
             host,
             identity,
             snapshotter: snapshotter.0,
@@ -171,7 +173,8 @@ impl Runtime {
 
     /// Brings the root in order: what a killed program left is removed, what was to be kept is marked.
     ///
-    /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage.
+    /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage. One
+    /// whose record cannot be read stays: a later release may have written it, or this process have no descriptor left.
     ///
     /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
     /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
@@ -188,14 +191,15 @@ impl Runtime {
         });
         for id in ids {
             let done = match record::read(&self.root, &id) {
-                Some(info) if owner::lives(&self.root, &info.owner) => {
+                Ok(Some(info)) if owner::lives(&self.root, &info.owner) => {
                     named.push(info.owner);
                     Ok(())
                 }
-                Some(info) => self.settle(info),
+                Ok(Some(info)) => self.settle(info),
                 // Its group, if it got that far, was to be named by the record.
-                None if alone => self.clear_group(&id, &[]).and_then(|()| self.remove_directory(&id)),
-                None => Ok(()),
+                Ok(None) if alone => self.clear_group(&id, &[]).and_then(|()| self.remove_directory(&id)),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
             };
             if let Err(error) = done {
                 failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id)));
@@ -225,7 +229,7 @@ impl Runtime {
             info.state = State::Dead;
             info.pid = None;
             info.finished = Some(record::now());
-            record::write(&self.root, &info)?;
+            record::write(&self.root, &info, self.durability)?;
         }
         Ok(())
     }

@@ -388,7 +388,7 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
     for container in &containers {
         let dir = root.join("containers").join(container);
         // Those that are not kept need none any more, and may be going at this moment.
-        if record::read(root, container).is_some_and(|info| info.keep)
+        if matches!(record::read(root, container), Ok(Some(info)) if info.keep)
             && let Ok(Some(_locked)) = try_lock(&dir)
         {
             result = result.and(refresh(runtime, &dir));

@@ -108,8 +108,19 @@ impl Root<'_> {
 
     /// All containers as they are now.
     pub(crate) fn containers(&self) -> Result<Vec<Info>> {
-        let root = self.path();
-        Ok(record::all(root)?.into_iter().map(|info| container::as_it_is(root, info)).collect())
+        Ok(self.as_they_are(record::all(self.path())?))
+    }
+
+    /// [`containers`](Root::containers) for those who remove what none of them needs.
+    ///
+    /// # Errors
+    /// Where a record cannot be read: what that container needs is not known.
+    pub(crate) fn containers_for_certain(&self) -> Result<Vec<Info>> {
+        Ok(self.as_they_are(record::all_for_certain(self.path())?))
+    }
+
+    fn as_they_are(&self, containers: Vec<Info>) -> Vec<Info> {
+        containers.into_iter().map(|info| container::as_it_is(self.path(), info)).collect()
     }
 
     /// The images that these containers use, and those that saved snapshots use.

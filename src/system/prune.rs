@@ -75,7 +75,7 @@ impl Root<'_> {
         let collection = self.images.content().collection()?;
         let leftovers = self.leftovers(Some(&alone))?;
         let (mut containers, mut stay) = (vec![], vec![]);
-        for info in self.containers()? {
+        for info in self.containers_for_certain()? {
             let over = matches!(info.state, State::Exited | State::Dead);
             // One that is not kept and whose program lives is that program's to remove.
             let kept = info.keep || owner::lives(self.path(), &info.owner);

@@ -6,6 +6,7 @@ mod basics;
 mod host;
 mod input;
 mod lifetime;
+mod records;
 mod rootfs;
 mod security;
 #[path = "../support/mod.rs"]
