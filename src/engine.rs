@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::container::runtime::Runtime;
+use crate::container::runtime::{Runtime, Swept};
 use crate::container::{self, Container, ContainerBuilder, Info, SavedSnapshot, SnapshotInfo};
 use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use crate::isolation::namespaces::Namespaces;
@@ -156,13 +156,16 @@ impl EngineOptions {
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.lock().try_alone()?;
-        let leftovers = runtime.sweep(alone.is_some(), &images.layers().options().ownership);
-        let mut engine = Engine { images, runtime, leftovers };
+        let Swept { failures, remains } = runtime.sweep(alone.is_some(), &images.layers().options().ownership);
+        let mut engine = Engine { images, runtime, leftovers: failures };
         if let Some(alone) = alone
             && let Err(error) = engine.images.sweep(alone, &|| engine.images_in_use())
         {
             engine.leftovers.push(error.to_string());
         }
+        // The slow part, when nobody waits any more.
+        engine.leftovers.extend(engine.runtime.empty_all(remains));
+        engine.leftovers.extend(engine.runtime.sweep_range());
         Ok(engine)
     }
 }

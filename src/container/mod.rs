@@ -45,6 +45,7 @@ pub use snapshot::{SavedSnapshot, SnapshotId, SnapshotInfo};
 pub use status::{ExitStatus, Output};
 
 use crate::cgroup::Group;
+use crate::content::lock::Held;
 use crate::image::Images;
 use crate::isolation::Enforcement;
 use crate::launch::Process;
@@ -53,7 +54,7 @@ use crate::{Error, ErrorKind, Result};
 use draft::Made;
 use known::Foreign;
 use relay::Relays;
-use runtime::Runtime;
+use runtime::{Remains, Runtime};
 
 /// A container: one that this program started, or one that it [found](crate::Engine::find_container).
 ///
@@ -465,37 +466,46 @@ fn clear(group: &Group) -> Result<()> {
 
 /// Removes everything of a container; waits for whoever takes a snapshot of it. Not for those who hold other locks.
 fn take_away(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
-    let _locked = match snapshot::lock(&record::directory(runtime.root(), &info.id)) {
+    let locked = match snapshot::lock(&record::directory(runtime.root(), &info.id)) {
         // Never made, or gone already; the name and the group may still be there.
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         other => Some(other?),
     };
-    take_all(runtime, info, group)
+    take_all(runtime, info, group, locked)?.map_or(Ok(()), |remains| runtime.empty(remains))
 }
 
-/// Removes everything of a container whose program is gone, unless somebody has it in hand.
+/// Takes a container whose program is gone out of sight, unless somebody has it in hand; what is left is to be emptied.
 ///
 /// # Errors
-/// [`Conflict`](ErrorKind::Conflict) where that is so.
-pub(crate) fn take_away_unless_in_hand(runtime: &Runtime, info: &Info) -> Result<()> {
-    let _locked = snapshot::try_lock(&record::directory(runtime.root(), &info.id))?;
-    take_all(runtime, info, None)
+/// [`Conflict`](ErrorKind::Conflict) where somebody has.
+pub(crate) fn bury_unless_in_hand(runtime: &Runtime, info: &Info) -> Result<Option<Remains>> {
+    let locked = snapshot::try_lock(&record::directory(runtime.root(), &info.id))?;
+    take_all(runtime, info, None, locked)
 }
 
 /// Goes on after a failure and tells the first. Its files stay as long as its processes do: they would see them vanish,
-/// and could make new ones.
-fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>) -> Result<()> {
+/// and could make new ones. `locked` is the lock on its directory, which stays on what is left.
+fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>, locked: Option<Held>) -> Result<Option<Remains>> {
     let result = match group {
         Some(group) => clear(group),
         None => runtime.clear_group(&group_name(&info.id), &info.groups),
     };
     if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
-        return result;
+        return result.map(|()| None);
     }
+    let buried = runtime.bury(&info.id.to_string(), locked);
+    // Without its record the container is gone, and the name free; so nobody sees one that has lost its name alone.
     if let Some(name) = &info.name {
         record::give_name_back(runtime.root(), name, &info.id);
     }
-    result.and(runtime.remove_directory(&info.id.to_string()))
+    match (result, buried) {
+        (Ok(()), buried) => buried,
+        (Err(error), Ok(Some(remains))) => {
+            let _ = runtime.empty(remains);
+            Err(error)
+        }
+        (Err(error), _) => Err(error),
+    }
 }
 
 /// Makes a directory that only this user enters; one that is there is fine.

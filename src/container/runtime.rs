@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
 use crate::cgroup::{self, Devices, Driver, Group, Limit, Unenforced};
+use crate::content::lock::Held;
+use crate::content::tmp::{self, Buried};
 use crate::content::{Durability, Measured};
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
@@ -16,6 +18,34 @@ use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
 use crate::{Error, ErrorKind, Result, sys};
+
+/// What is left of a container: out of sight, and still taking space. Nobody else touches it as long as this value lives.
+#[derive(Debug)]
+#[must_use = "what is left of a container takes space"]
+pub(crate) struct Remains {
+    buried: Buried,
+    /// Of whoever had the container in hand: a lock goes along with the directory.
+    _lock: Option<Held>,
+}
+
+impl Remains {
+    /// Where they are.
+    pub(crate) fn path(&self, root: &Path) -> PathBuf {
+        root.join("tmp").join(&self.buried.name)
+    }
+}
+
+/// How many [`Remains`] to keep at a time: each has a descriptor.
+pub(crate) const MAX_REMAINS: usize = 64;
+
+/// What a sweep came to.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// What could not be done, a sentence for each container.
+    pub(crate) failures: Vec<String>,
+    /// What was taken out of sight, to be emptied when nobody waits any more.
+    pub(crate) remains: Vec<Remains>,
+}
 
 /// See the module. Engines and images hold it together.
 #[derive(Debug)]
@@ -136,9 +166,32 @@ impl Runtime {
         result
     }
 
-    /// Removes a container's directory, whoever owns the files in it.
-    pub(crate) fn remove_directory(&self, id: &str) -> Result<()> {
-        self.remove_in("containers", id.as_ref())
+    /// Takes a container's directory out of sight at once, so that no kill leaves half of it in the list; `None` where it is
+    /// gone. What it was is to be [emptied](Runtime::empty), which is the slow part. `lock` is the caller's on the
+    /// directory, if he has one. Needs no space on the disk.
+    pub(crate) fn bury(&self, id: &str, lock: Option<Held>) -> Result<Option<Remains>> {
+        let place = self.root.join("containers").join(id);
+        match tmp::bury(&place, &self.root.join("tmp")) {
+            Ok(buried) => Ok(buried.map(|buried| Remains { buried, _lock: lock })),
+            Err(_) => {
+                // On a full disk, say, `tmp/` may have no room for another name. Then it goes where it is, the record
+                // first, without which it is garbage.
+                if let Ok(dir) = File::open(&place) {
+                    sys::fs::remove_tree(dir.as_fd(), "state.json".as_ref()).map_err(|error| {
+                        Error::io("remove the container's record", "unlinkat", error).path(place.join("state.json"))
+                    })?;
+                }
+                self.remove_in("containers", id.as_ref()).map(|()| None)
+            }
+        }
+    }
+
+    /// Removes what is left of a container, whoever owns the files in it.
+    ///
+    /// # Errors
+    /// Where something of it stays, which the next open sweeps.
+    pub(crate) fn empty(&self, remains: Remains) -> Result<()> {
+        self.remove_in("tmp", &remains.buried.name)
     }
 
     fn remove_in(&self, place: &str, name: &OsStr) -> Result<()> {
@@ -176,12 +229,12 @@ impl Runtime {
     /// `alone` says that nobody makes a container at the moment, so that a directory without a record is garbage. One
     /// whose record cannot be read stays: a later release may have written it, or this process have no descriptor left.
     ///
-    /// Returns what could not be done, a sentence for each container. That is no reason to do without the rest: on a
-    /// full disk no record can be written, and whoever wants to free it has to come in first. What is read of such a
-    /// container is right all the same, see [`as_it_is`](super::as_it_is).
-    pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Vec<String> {
+    /// What could not be done is no reason to do without the rest: on a full disk no record can be written, and whoever
+    /// wants to free it has to come in first. What is read of such a container is right all the same, see
+    /// [`as_it_is`](super::as_it_is).
+    pub(crate) fn sweep(&self, alone: bool, ownership: &Ownership) -> Swept {
         let mut named = vec![];
-        let mut failures = vec![];
+        let Swept { mut failures, mut remains } = Swept::default();
         if alone && let Err(error) = super::snapshot::sweep(self, ownership) {
             failures.push(error.to_string());
         }
@@ -193,34 +246,54 @@ impl Runtime {
             let done = match record::read(&self.root, &id) {
                 Ok(Some(info)) if owner::lives(&self.root, &info.owner) => {
                     named.push(info.owner);
-                    Ok(())
+                    Ok(None)
                 }
                 Ok(Some(info)) => self.settle(info),
                 // Its group, if it got that far, was to be named by the record.
-                Ok(None) if alone => self.clear_group(&id, &[]).and_then(|()| self.remove_directory(&id)),
-                Ok(None) => Ok(()),
+                Ok(None) if alone => self.clear_group(&id, &[]).and_then(|()| self.bury(&id, None)),
+                Ok(None) => Ok(None),
                 Err(error) => Err(error),
             };
-            if let Err(error) = done {
-                failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id)));
+            match done {
+                Ok(left) => remains.extend(left),
+                Err(error) => failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id))),
+            }
+            if remains.len() >= MAX_REMAINS {
+                failures.extend(self.empty_all(std::mem::take(&mut remains)));
             }
         }
         if owner::sweep(&self.root, &named) && !self.identity.is_rootless() {
             // What a killed program's groups were in is empty now, and its last user takes it along: that is us.
             let _ = self.cgroups();
         }
-        failures
+        Swept { failures, remains }
+    }
+
+    /// Removes what is left of containers; returns what could not be done, in sentences.
+    pub(crate) fn empty_all(&self, remains: Vec<Remains>) -> Vec<String> {
+        let emptied = remains.into_iter().map(|remains| self.empty(remains));
+        emptied.filter_map(Result::err).map(|error| error.to_string()).collect()
+    }
+
+    /// Removes what killed programs left in `tmp/` of files that only a user namespace with the range may remove; the
+    /// rest has gone when the store was opened. Returns what could not be done, in sentences.
+    pub(crate) fn sweep_range(&self) -> Vec<String> {
+        let Identity::Range { .. } = self.identity else { return vec![] };
+        // Garbage takes space and nothing else: what cannot be listed now is swept later.
+        let stale = tmp::stale(&self.root.join("tmp")).unwrap_or_default();
+        let removed = stale.iter().map(|stale| self.remove_temporary(&stale.name));
+        removed.filter_map(Result::err).map(|error| error.to_string()).collect()
     }
 
     /// A container whose program is gone.
-    fn settle(&self, mut info: Info) -> Result<()> {
+    fn settle(&self, mut info: Info) -> Result<Option<Remains>> {
         if !info.keep {
-            let _locked = match super::snapshot::try_lock(&record::directory(&self.root, &info.id)) {
+            let locked = match super::snapshot::try_lock(&record::directory(&self.root, &info.id)) {
                 // Another program that opens the root removes it at this moment.
-                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
                 other => other?,
             };
-            return super::take_all(self, &info, None);
+            return super::take_all(self, &info, None, locked);
         }
         if matches!(info.state, State::Created | State::Running) {
             self.clear_group(&super::group_name(&info.id), &info.groups)?;
@@ -231,6 +304,6 @@ impl Runtime {
             info.finished = Some(record::now());
             record::write(&self.root, &info, self.durability)?;
         }
-        Ok(())
+        Ok(None)
     }
 }

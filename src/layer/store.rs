@@ -565,6 +565,11 @@ pub(crate) struct Grave {
 }
 
 impl Grave {
+    /// Where it is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.tmp.join(&self.buried.name)
+    }
+
     /// Removes it.
     ///
     /// # Errors

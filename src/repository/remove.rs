@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
 use crate::layer::{Grave, Layer};
 use crate::name::{ChainId, DiffId, Reference};
-use crate::snapshot;
+use crate::snapshot::{self, BuriedBase};
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl Images {
     /// Removes unpacked things, as many as can be. The caller keeps everybody away from them.
     pub(crate) fn make_room(&self, needless: &Needless) {
         for base in &needless.bases {
-            let _ = self.remove_base(base);
+            let _ = self.bury_base(base).and_then(|base| base.remove(&self.layers().options().ownership));
         }
         for layer in &needless.layers {
             let _ = self.layers().bury(layer).and_then(|grave| grave.map_or(Ok(()), Grave::remove));
@@ -247,20 +247,21 @@ impl Images {
         let needless = self.needless(&collection, collection.entries(), used)?;
         // As much as possible goes, then the first failure is told.
         let mut result = Ok(());
-        for base in &needless.bases {
-            result = result.and(self.remove_base(base));
-        }
+        let bases: Vec<Result<BuriedBase>> = needless.bases.iter().map(|it| self.bury_base(it)).collect();
         let graves: Vec<Result<Option<Grave>>> = needless.layers.iter().map(|it| self.layers().bury(it)).collect();
         drop((collection, alone));
+        for base in bases {
+            result = result.and(base.and_then(|base| base.remove(&self.layers().options().ownership)));
+        }
         for grave in graves {
             result = result.and(grave.and_then(|grave| grave.map_or(Ok(()), Grave::remove)));
         }
         result.map(|()| removed)
     }
 
-    /// Removes a merged stack of layers that nothing needs.
-    pub(crate) fn remove_base(&self, base: &Path) -> Result<()> {
-        snapshot::remove_base(self.content().root(), base, &self.layers().options().ownership)
+    /// Takes a merged stack of layers that nothing needs out of sight.
+    pub(crate) fn bury_base(&self, base: &Path) -> Result<BuriedBase> {
+        snapshot::bury_base(self.content().root(), base)
     }
 
     /// What of the unpacked layers no image of `entries` and no live lease needs. Nothing where that is not known of all

@@ -96,14 +96,35 @@ pub(crate) fn needless(root: &Path, needed: impl Fn(&ChainId) -> bool) -> Result
     Ok(needless)
 }
 
-/// Removes a base. The caller sees to it that nobody prepares a snapshot meanwhile.
+/// A base that is out of sight, and still takes space.
+#[derive(Debug)]
+pub(crate) struct Buried {
+    grave: TmpDir,
+}
+
+/// Takes a base out of sight, so that what is visible is whole. The caller sees to it that nobody prepares a snapshot
+/// meanwhile. Removing it is the slow part, and needs no lock any more.
 ///
 /// # Errors
-/// Those of the file system, the first one; what stays is out of sight, and swept by a later open.
-pub(crate) fn remove(root: &Path, dir: &Path, ownership: &Ownership) -> Result<()> {
-    // Renamed first, so that what is visible is whole.
+/// Those of the file system.
+pub(crate) fn bury(root: &Path, dir: &Path) -> Result<Buried> {
     let grave = TmpDir::create(&root.join("tmp"))?;
-    let to = grave.path().join("base");
-    fs::rename(dir, &to).map_err(|error| Error::io("remove merged trees", "rename", error).path(dir))?;
-    remove_at(&to, &["tree"], ownership)
+    fs::rename(dir, grave.path().join("base"))
+        .map_err(|error| Error::io("remove merged trees", "rename", error).path(dir))?;
+    Ok(Buried { grave })
+}
+
+impl Buried {
+    /// Where it is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.grave.path().to_owned()
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Those of the file system, the first one; what stays is swept by a later open.
+    pub(crate) fn remove(self, ownership: &Ownership) -> Result<()> {
+        remove_at(&self.grave.path().join("base"), &["tree"], ownership)
+    }
 }

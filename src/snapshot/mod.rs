@@ -48,7 +48,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use bases::{needless as needless_bases, remove as remove_base};
+pub(crate) use bases::{Buried as BuriedBase, bury as bury_base, needless as needless_bases};
 pub use copy::Copy;
 pub use overlay::Overlay;
 pub use reflink::Reflink;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::{Garbage, GarbageKind, Leftovers, Root};
 use crate::container::record::{self, Info, State};
+use crate::container::runtime::Remains;
 use crate::container::{self, owner};
 use crate::content::lock::Held;
 use crate::content::{Collection, IndexEntry, Measured, Store, Usage};
 use crate::image::{ImageId, Images};
-use crate::layer::Grave;
 use crate::name::{ContainerId, Digest, Reference};
 use crate::repository::Needless;
 use crate::{Error, Result};
@@ -114,7 +114,10 @@ impl Plan<'_> {
     /// What would go.
     fn told(self, root: &Root<'_>) -> Result<Pruned> {
         let mut seen = Measured::default();
-        for path in self.paths(root) {
+        let paths = self.paths(root);
+        // Nobody has to wait for the measuring; what goes meanwhile has no size.
+        drop((self.collection, self.alone));
+        for path in paths {
             // As when it goes: what cannot be measured is no reason to stop.
             seen.absorb(root.measure(&path).unwrap_or_default());
         }
@@ -145,85 +148,81 @@ impl Plan<'_> {
     }
 
     /// Removes it: first what stands on images, then images, then what those stood on, so that what is visible at any
-    /// instant is whole.
+    /// instant is whole. What takes time, emptying directories, comes when nobody waits for the locks any more.
     fn done(mut self, root: &Root<'_>) -> Result<Pruned> {
-        let (images, content) = (root.images, root.images.content());
-        let _dirty = images.mark_dirty();
-        let mut tally = Tally { root, seen: Measured::default(), pruned: Pruned::default() };
+        let _dirty = root.images.mark_dirty();
+        let mut tally = Tally::new(root);
         for info in &self.containers {
-            let path = root.container_path(info);
-            if tally.removes(&path, || container::take_away_unless_in_hand(root.runtime, info)) {
+            if tally.buries(container::bury_unless_in_hand(root.runtime, info)) {
                 tally.pruned.containers.push(info.id.clone());
             }
         }
-        // What was being made is locked by us; that can wait until nobody waits for the other locks.
+        // What was being made is locked by us, and can wait.
         let (later, now): (Vec<Garbage>, _) =
-            self.garbage.into_iter().partition(|garbage| garbage.kind == GarbageKind::Temporary);
+            std::mem::take(&mut self.garbage).into_iter().partition(|garbage| garbage.kind == GarbageKind::Temporary);
         for garbage in now {
             let path = &garbage.path;
             let name = path.file_name().unwrap_or_default();
-            let removed = tally.removes(path, || match garbage.kind {
+            let removed = match garbage.kind {
                 GarbageKind::Container => {
-                    match self.leftovers.containers.iter().find(|info| info.id.as_str() == name) {
-                        Some(info) => container::take_away_unless_in_hand(root.runtime, info),
-                        None => root.runtime.remove_directory(&name.to_string_lossy()),
-                    }
+                    let info = self.leftovers.containers.iter().find(|info| info.id.as_str() == name);
+                    tally.buries(match info {
+                        Some(info) => container::bury_unless_in_hand(root.runtime, info),
+                        None => root.runtime.bury(&name.to_string_lossy(), None),
+                    })
                 }
-                GarbageKind::Name => record::remove_dangling_name(root.path(), path),
-                _ => match fs::remove_file(path) {
+                GarbageKind::Name => tally.removes(path, || record::remove_dangling_name(root.path(), path)),
+                _ => tally.removes(path, || match fs::remove_file(path) {
                     // Whoever opens the root sweeps, too.
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         Err(Error::io("remove garbage", "unlink", error).path(path))
                     }
                     _ => Ok(()),
-                },
-            });
+                }),
+            };
             if removed {
                 tally.pruned.garbage.push(garbage);
             }
         }
         // What stays of a container stands on its image.
-        if !tally.pruned.failures.is_empty() {
-            return Ok(tally.finish());
-        }
-        let mut graves: Vec<Grave> = vec![];
-        let mut index = self.collection.set_entries(self.entries.clone());
-        if index.is_err() {
-            // On a full disk there may be no room for another index. What the old one does not lead to makes some, and so do unpacked
-            // layers, which can be made again.
-            match self.collection.unreached(self.collection.entries(), &[]) {
-                Ok(blobs) => tally.remove_blobs(content, blobs.into_iter().map(|blob| blob.digest)),
-                Err(error) => tally.pruned.failures.push(error),
-            }
-            tally.remove_needless(images, std::mem::take(&mut self.needless), &mut graves);
-            for grave in graves.drain(..) {
-                tally.pruned.failures.extend(grave.remove().err());
-            }
-            index = self.collection.set_entries(std::mem::take(&mut self.entries));
-        }
-        match index {
-            Ok(()) => {
-                (tally.pruned.untagged, tally.pruned.images) = (self.untagged, self.images);
-                self.blobs.retain(|digest| !tally.pruned.blobs.contains(digest));
-                tally.remove_blobs(content, self.blobs);
-                tally.remove_needless(images, self.needless, &mut graves);
-            }
-            Err(error) => tally.pruned.failures.push(error),
+        if tally.pruned.failures.is_empty() {
+            self.images_done(&mut tally);
         }
         drop((self.collection, self.alone));
-        // The slow part, when nobody waits any more.
         for garbage in later {
             let name = garbage.path.file_name().unwrap_or_default();
             if tally.removes(&garbage.path, || root.runtime.remove_temporary(name)) {
                 tally.pruned.garbage.push(garbage);
             }
         }
-        for grave in graves {
-            if let Err(error) = grave.remove() {
-                tally.pruned.failures.push(error);
-            }
-        }
         Ok(tally.finish())
+    }
+
+    /// Removes images, and what they stood on.
+    fn images_done(&mut self, tally: &mut Tally<'_>) {
+        let (images, content) = (tally.root.images, tally.root.images.content());
+        let mut index = self.collection.set_entries(self.entries.clone());
+        if index.is_err() {
+            // On a full disk there may be no room for another index. What the old one does not lead to makes some, and so do
+            // unpacked layers, which can be made again.
+            match self.collection.unreached(self.collection.entries(), &[]) {
+                Ok(blobs) => tally.remove_blobs(content, blobs.into_iter().map(|blob| blob.digest)),
+                Err(error) => tally.pruned.failures.push(error),
+            }
+            tally.remove_needless(images, std::mem::take(&mut self.needless));
+            tally.empty();
+            index = self.collection.set_entries(std::mem::take(&mut self.entries));
+        }
+        match index {
+            Ok(()) => {
+                tally.pruned.untagged = std::mem::take(&mut self.untagged);
+                tally.pruned.images = std::mem::take(&mut self.images);
+                self.blobs.retain(|digest| !tally.pruned.blobs.contains(digest));
+                tally.remove_blobs(content, std::mem::take(&mut self.blobs));
+                tally.remove_needless(images, std::mem::take(&mut self.needless));
+            }
+            Err(error) => tally.pruned.failures.push(error),
+        }
     }
 }
 
@@ -238,12 +237,29 @@ struct Tally<'a> {
     root: &'a Root<'a>,
     seen: Measured,
     pruned: Pruned,
+    /// What is out of sight and takes space still.
+    graves: Vec<Remove<'a>>,
 }
 
-impl Tally<'_> {
+/// Where something is that is out of sight, and how it is removed.
+type Remove<'a> = (PathBuf, Box<dyn FnOnce() -> Result<()> + 'a>);
+
+impl<'a> Tally<'a> {
+    fn new(root: &'a Root<'a>) -> Tally<'a> {
+        Tally { root, seen: Measured::default(), pruned: Pruned::default(), graves: vec![] }
+    }
+
     fn finish(mut self) -> Pruned {
+        self.empty();
         self.pruned.freed = self.seen.usage();
         self.pruned
+    }
+
+    /// Removes what is out of sight.
+    fn empty(&mut self) {
+        for (path, remove) in std::mem::take(&mut self.graves) {
+            self.removes(&path, remove);
+        }
     }
 
     fn remove_blobs(&mut self, content: &Store, blobs: impl IntoIterator<Item = Digest>) {
@@ -254,17 +270,49 @@ impl Tally<'_> {
         }
     }
 
-    /// Takes unpacked things out of sight; `graves` is what is left to be emptied.
-    fn remove_needless(&mut self, images: &Images, needless: Needless, graves: &mut Vec<Grave>) {
+    /// Takes unpacked things out of sight.
+    fn remove_needless(&mut self, images: &'a Images, needless: Needless) {
         for base in needless.bases {
-            if self.removes(&base, || images.remove_base(&base)) {
-                self.pruned.layers.push(base);
+            match images.bury_base(&base) {
+                Ok(grave) => {
+                    let path = grave.path();
+                    let remove = move || grave.remove(&images.layers().options().ownership);
+                    self.graves.push((path, Box::new(remove)));
+                    self.pruned.layers.push(base);
+                }
+                Err(error) => self.pruned.failures.push(error),
             }
         }
         for layer in &needless.layers {
-            let bury = || images.layers().bury(layer).map(|grave| graves.extend(grave));
-            if self.removes(layer.dir(), bury) {
-                self.pruned.layers.push(layer.dir().to_owned());
+            match images.layers().bury(layer) {
+                Ok(grave) => {
+                    let graves = grave.map(|grave| (grave.path(), Box::new(move || grave.remove()) as Box<_>));
+                    self.graves.extend(graves);
+                    self.pruned.layers.push(layer.dir().to_owned());
+                }
+                Err(error) => self.pruned.failures.push(error),
+            }
+        }
+    }
+
+    /// Keeps what is left of a container for later; false where the container stays.
+    fn buries(&mut self, buried: Result<Option<Remains>>) -> bool {
+        let root = self.root;
+        match buried {
+            Ok(remains) => {
+                self.graves.extend(remains.map(|remains| {
+                    let path = remains.path(root.path());
+                    (path, Box::new(move || root.runtime.empty(remains)) as Box<_>)
+                }));
+                // Each has a descriptor.
+                if self.graves.len() >= container::runtime::MAX_REMAINS {
+                    self.empty();
+                }
+                true
+            }
+            Err(error) => {
+                self.pruned.failures.push(error);
+                false
             }
         }
     }

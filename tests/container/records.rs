@@ -107,3 +107,52 @@ pub fn starved(root: &str) {
         }
     }
 }
+
+/// Renamed first: a kill on the way leaves no container that is listed and has lost files.
+#[test]
+fn a_container_is_there_as_a_whole_or_not_at_all() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let script = "mkdir /many; cd /many; i=0; while [ $i -lt 2000 ]; do : > f$i; i=$((i+1)); done";
+    let builder = with_programs(image.container()).command(["/bin/sh", "-ec", script]).keep(true).name("whole");
+    for how in ["remove", "prune", "open"] {
+        let container = builder.spawn().unwrap();
+        assert!(container.wait().unwrap().success());
+        let home = home(&lab, &container);
+        let (record, names) = (home.join("state.json"), lab.root().join("names/whole"));
+        let many = if home.join("upper").exists() { home.join("upper/many") } else { home.join("rootfs/many") };
+        let id = container.id().to_string();
+        if how == "open" {
+            // As one that is not kept, and whose program is gone.
+            let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+            (json["keep"], json["owner"]) = (false.into(), "0123456789abcdef".into());
+            std::fs::write(&record, json.to_string()).unwrap();
+        }
+        drop(container);
+        let watch = || {
+            let mut looks = 0;
+            while record.exists() {
+                // In this order: a file or the name that has gone before the record has.
+                let lost = names.symlink_metadata().is_err()
+                    || [0, 999, 1999].iter().any(|number| !many.join(format!("f{number}")).exists());
+                assert!(!(lost && record.exists()), "after {looks} looks");
+                looks += 1;
+            }
+        };
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(watch);
+            match how {
+                "remove" => lab.engine.find_container(&id).unwrap().remove().unwrap(),
+                "prune" => {
+                    let options = PruneOptions { containers: true, ..Default::default() };
+                    let pruned = lab.engine.prune(&options).unwrap();
+                    assert_eq!((pruned.containers.len(), pruned.failures.len()), (1, 0));
+                    assert!(pruned.freed.inodes > 2000, "{:?}", pruned.freed);
+                }
+                _ => assert_eq!(Engine::open(lab.root()).unwrap().leftovers(), &[] as &[String]),
+            }
+            watching.join().unwrap();
+        });
+        lab.assert_clean();
+    }
+}
