@@ -73,7 +73,6 @@ impl Root<'_> {
     pub(super) fn plan(&self, options: &PruneOptions) -> Result<Plan<'_>> {
         let alone = self.images.lock().alone()?;
         let collection = self.images.content().collection()?;
-        let leftovers = self.leftovers(Some(&alone))?;
         let (mut containers, mut stay) = (vec![], vec![]);
         for info in self.containers_for_certain()? {
             let over = matches!(info.state, State::Exited | State::Dead);
@@ -86,6 +85,8 @@ impl Root<'_> {
                 (true, false) => stay.push(info),
             }
         }
+        // After the containers: the marks of dead programs are locked from here on, by us, and look like those of live ones.
+        let leftovers = self.leftovers(Some(&alone))?;
         let used = self.used_images(&stay)?;
         let (entries, removed) = self.images.without_needless(collection.entries(), &used, options.all_images);
         let blobs = collection.unreached(&entries, &[])?.into_iter().map(|blob| blob.digest).collect();

@@ -240,10 +240,35 @@ fn a_container_without_its_base_is_found() {
     let lines = found(engine, &index, |path| std::fs::write(path, "{\"schemaVersion\":2}").unwrap(), Depth::Quick);
     assert!(lines.len() == 1 && lines[0].contains("image") && lines[0].contains("is not there"), "{lines:?}");
     let lines = found(engine, &record, |path| std::fs::write(path, "{").unwrap(), Depth::Quick);
-    assert!(lines.len() == 1 && lines[0].contains("not what this crate writes"), "{lines:?}");
+    assert!(lines.len() == 1 && lines[0].contains("not what this release writes"), "{lines:?}");
     let layer = std::fs::read_dir(engine.root().join("layers")).unwrap().next().unwrap().unwrap().path();
     let lines = found(engine, &layer, |_| {}, Depth::Quick);
     assert!(lines.len() == 1 && lines[0].contains("not unpacked"), "{lines:?}");
     kept.remove().unwrap();
     assert_whole(engine);
+}
+
+#[test]
+fn a_dead_program_with_its_mark_holds_no_image() {
+    let Some(lab) = Lab::new() else { return };
+    let engine = &lab.engine;
+    let image = image(engine);
+    let id = "0".repeat(64);
+    let home = engine.root().join("containers").join(&id);
+    std::fs::create_dir(&home).unwrap();
+    let record = serde_json::json!({
+        "id": id, "image": image.id().to_string(), "base": "lab", "command": [], "created": "2020-01-02T03:04:05Z",
+        "state": "running", "keep": false, "stop_signal": 15, "owner": "0123456789abcdef",
+    });
+    std::fs::write(home.join("state.json"), record.to_string()).unwrap();
+    std::fs::write(engine.root().join("owners/0123456789abcdef"), "").unwrap();
+    let all = PruneOptions { all_images: true, ..Default::default() };
+    let would = engine.prune(&PruneOptions { dry_run: true, ..all }).unwrap();
+    let pruned = engine.prune(&all).unwrap();
+    for pruned in [&would, &pruned] {
+        assert_eq!((pruned.images.len(), pruned.layers.len(), pruned.failures.len()), (1, 1, 0), "{pruned:?}");
+    }
+    assert!(!home.exists());
+    assert_whole(engine);
+    lab.assert_clean();
 }
