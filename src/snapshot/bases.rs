@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::content::Durability;
+use crate::content::lock::Held;
 use crate::content::tmp::TmpDir;
 use crate::layer::{self, Contents, Layer, LockFile, Ownership, View};
 use crate::name::{ChainId, DiffId};
@@ -77,23 +78,40 @@ fn make(staging: &TmpDir, layers: &[Layer], ownership: &Ownership) -> Result<()>
 /// # Errors
 /// Where the directory cannot be read.
 pub(crate) fn needless(root: &Path, needed: impl Fn(&ChainId) -> bool) -> Result<Vec<PathBuf>> {
+    let mut needless = paths(root)?;
+    needless.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let chain_id = name.and_then(|name| name.get(..64)).and_then(|hex| format!("sha256:{hex}").parse().ok());
+        path.extension().is_none() && !chain_id.is_some_and(|chain_id| needed(&chain_id))
+    });
+    Ok(needless)
+}
+
+/// Everything in the directory of merged trees.
+fn paths(root: &Path) -> Result<Vec<PathBuf>> {
     let bases = root.join("bases");
     let failed = |error| Error::io("list merged trees", "readdir", error).path(&bases);
-    let entries = match fs::read_dir(&bases) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        other => other.map_err(failed)?,
-    };
-    let mut needless = vec![];
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let hex = name.to_str().and_then(|name| name.get(..64));
-        let chain_id = hex.and_then(|hex| format!("sha256:{hex}").parse().ok());
-        let lock = Path::new(&name).extension().is_some();
-        if !lock && !chain_id.is_some_and(|chain_id| needed(&chain_id)) {
-            needless.push(bases.join(name));
+    match fs::read_dir(&bases) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        entries => entries.map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect(),
+    }
+}
+
+/// Lock files of makers that are dead, locked by us.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub(crate) fn stale_locks(root: &Path) -> Result<Vec<(PathBuf, Held)>> {
+    let mut stale = vec![];
+    for path in paths(root)? {
+        if path.extension().is_some_and(|extension| extension == "lock")
+            && let Ok(file) = fs::File::open(&path)
+            && let Ok(Some(lock)) = Held::try_take(file)
+        {
+            stale.push((path, lock));
         }
     }
-    Ok(needless)
+    Ok(stale)
 }
 
 /// A base that is out of sight, and still takes space.

@@ -48,6 +48,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use bases::stale_locks as stale_base_locks;
 pub(crate) use bases::{Buried as BuriedBase, bury as bury_base, needless as needless_bases};
 pub use copy::Copy;
 pub use overlay::Overlay;

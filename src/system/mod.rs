@@ -97,7 +97,7 @@ struct Leftovers {
     nameless: Vec<String>,
     names: Vec<PathBuf>,
     temporary: Vec<tmp::Stale>,
-    /// Locks of layers and marks of owners, each held by us.
+    /// Locks of layers and merged trees, and marks of owners, each held by us.
     marks: Vec<(PathBuf, Held)>,
 }
 
@@ -150,6 +150,7 @@ impl Root<'_> {
         found.names = record::dangling_names(root);
         found.marks = owner::stale(root, &named);
         found.marks.extend(self.images.layers().stale_locks()?);
+        found.marks.extend(crate::snapshot::stale_base_locks(root)?);
         let tmp = self.images.content().path("tmp");
         found.temporary =
             tmp::stale(&tmp).map_err(|error| Error::io("look for garbage", "readdir", error).path(&tmp))?;

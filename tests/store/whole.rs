@@ -272,3 +272,19 @@ fn a_dead_program_with_its_mark_holds_no_image() {
     assert_whole(engine);
     lab.assert_clean();
 }
+
+#[test]
+fn locks_of_killed_makers_of_merged_trees_are_told_and_removed() {
+    let (_dir, engine) = engine();
+    let bases = engine.root().join("bases");
+    std::fs::create_dir_all(&bases).unwrap();
+    let (left, held) = (bases.join(format!("{}.lock", "1".repeat(64))), bases.join(format!("{}.lock", "2".repeat(64))));
+    std::fs::write(&left, "").unwrap();
+    let holder = std::fs::File::create(&held).unwrap();
+    holder.lock().unwrap();
+    let told = engine.check(Depth::Quick).unwrap().garbage;
+    let found: Vec<_> = told.iter().map(|garbage| (garbage.kind, garbage.path.clone())).collect();
+    assert_eq!(found, [(GarbageKind::Mark, left.clone())]);
+    assert_eq!(engine.prune(&PruneOptions::default()).unwrap().garbage.len(), 1);
+    assert!(!left.exists() && held.exists());
+}
