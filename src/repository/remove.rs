@@ -1,16 +1,19 @@
 //! Taking names away, and with the last one the image.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::resolve::Meaning;
 use crate::content::lock::Held;
-use crate::content::{Collection, IndexEntry, Lease};
+use crate::content::{Collection, Durability, IndexEntry, Lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageId, Images, index};
 use crate::layer::{Grave, Layer};
 use crate::name::{ChainId, DiffId, Reference};
 use crate::snapshot::{self, BuriedBase};
+use crate::sys;
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +42,7 @@ impl Images {
     /// changed. Errors of the file system while blobs and layers go: then the names are gone, and the next removal
     /// takes what stayed.
     pub(crate) fn remove(&self, text: &str, force: bool, in_use: InUse<'_>) -> Result<Removed> {
+        self.sync_removals()?;
         let alone = self.lock().alone()?;
         let used = in_use()?;
         let meaning = Meaning::of(text)?;
@@ -60,6 +64,7 @@ impl Images {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn prune(&self, in_use: InUse<'_>) -> Result<Removed> {
+        self.sync_removals()?;
         let alone = self.lock().alone()?;
         let used = in_use()?;
         let _dirty = self.mark_dirty();
@@ -98,6 +103,14 @@ impl Images {
         used: &HashSet<ImageId>,
         change: impl Fn(&mut Vec<IndexEntry>) -> Result<Removed>,
     ) -> Result<Removed> {
+        let change = |entries: &mut Vec<IndexEntry>| {
+            let before = entries.len();
+            let removed = change(entries)?;
+            if entries.len() < before {
+                self.sync_removals()?;
+            }
+            Ok(removed)
+        };
         match self.content().update_index(&change) {
             Err(error) if error.kind() == ErrorKind::Full => {}
             other => return other,
@@ -112,6 +125,24 @@ impl Images {
         }
         drop(collection);
         self.content().update_index(&change)
+    }
+
+    /// Puts removals of containers and saved snapshots on the disk, before an index is written that does without their
+    /// images. That is synced and they are not, so after a power cut they would be there again, over images that are gone.
+    ///
+    /// To be called twice, before the lock that keeps new ones away is taken and under it: then little is left to write as
+    /// long as others wait.
+    ///
+    /// # Errors
+    /// Those of syncfs(2).
+    pub(crate) fn sync_removals(&self) -> Result<()> {
+        if self.content().durability() != Durability::Full {
+            return Ok(());
+        }
+        let root = self.content().root();
+        let failed = |syscall| move |error| Error::io("remove images", syscall, error).path(root);
+        let dir = File::open(root).map_err(failed("open"))?;
+        sys::fs::syncfs(dir.as_fd()).map_err(failed("syncfs"))
     }
 
     /// Removes unpacked things, as many as can be. The caller keeps everybody away from them.

@@ -65,8 +65,11 @@ pub(super) struct Plan<'a> {
 impl Root<'_> {
     /// See [`Engine::prune`](crate::Engine::prune).
     pub(crate) fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
-        let plan = self.plan(options)?;
-        if options.dry_run { plan.told(self) } else { plan.done(self) }
+        if options.dry_run {
+            return self.plan(options)?.told(self);
+        }
+        self.images.sync_removals()?;
+        self.plan(options)?.done(self)
     }
 
     /// Finds what can go.
@@ -202,6 +205,11 @@ impl Plan<'_> {
     /// Removes images, and what they stood on.
     fn images_done(&mut self, tally: &mut Tally<'_>) {
         let (images, content) = (tally.root.images, tally.root.images.content());
+        if self.collection.entries().len() > self.entries.len()
+            && let Err(error) = images.sync_removals()
+        {
+            return tally.pruned.failures.push(error);
+        }
         let mut index = self.collection.set_entries(self.entries.clone());
         if index.is_err() {
             // On a full disk there may be no room for another index. What the old one does not lead to makes some, and so do

@@ -128,6 +128,8 @@ fn role_entry() {
         "worker" => super::crash::worker(&root, seed),
         "full" => super::crash::full(&root),
         "loader" => super::crowd::loader(&root),
+        "rmi" => super::whole::removal(&root, false),
+        "prune" => super::whole::removal(&root, true),
         other => panic!("no such role: {other}"),
     }
 }

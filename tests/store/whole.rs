@@ -288,3 +288,51 @@ fn locks_of_killed_makers_of_merged_trees_are_told_and_removed() {
     assert_eq!(engine.prune(&PruneOptions::default()).unwrap().garbage.len(), 1);
     assert!(!left.exists() && held.exists());
 }
+
+/// A removal of an image is synced, and removals of containers are not: without a word in between, a power cut would
+/// bring the containers back, over an image that is gone.
+#[test]
+fn what_stood_on_an_image_is_gone_from_the_disk_before_the_image() {
+    let Some(lab) = Lab::new() else { return };
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return;
+    }
+    for how in ["rmi", "prune"] {
+        image(&lab.engine);
+        let log = lab.root().parent().unwrap().join("log");
+        let mut traced = std::process::Command::new("strace");
+        traced.args(["-f", "-e", "trace=syncfs,rename,renameat,renameat2", "-o"]).arg(&log);
+        let inner = super::support::role(how, &lab.root(), 0);
+        traced.arg(inner.get_program()).args(inner.get_args());
+        traced.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = traced.output().unwrap();
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.is_empty() {
+            // Where nobody may trace.
+            return;
+        }
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let places = |what: &str| -> Vec<usize> {
+            text.lines().enumerate().filter(|(_, line)| line.contains(what)).map(|(place, _)| place).collect()
+        };
+        let (index, synced, buried) = (places("index.json\""), places("syncfs("), places("/containers/"));
+        let (index, buried) = (*index.last().unwrap(), *buried.last().unwrap());
+        assert!(synced.iter().any(|place| (buried..index).contains(place)), "{how}:\n{text}");
+    }
+    lab.assert_clean();
+}
+
+/// Removes a container, and then its image.
+pub fn removal(root: &Path, all_at_once: bool) {
+    let engine = Engine::open(root).unwrap();
+    let image = engine.image("lab").unwrap();
+    let container = with_programs(image.container()).command(["true"]).keep(true).spawn().unwrap();
+    assert!(container.wait().unwrap().success());
+    match all_at_once {
+        true => clear(&engine),
+        false => {
+            container.remove().unwrap();
+            engine.remove_image("lab", false).unwrap();
+        }
+    }
+}
