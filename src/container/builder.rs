@@ -208,7 +208,8 @@ impl From {
     pub(super) fn image(&self) -> Option<&Image> {
         match self {
             From::Image(image) => Some(image),
-            From::Saved(saved) => Some(saved.image()),
+            // One that is damaged is told when its layers are asked for.
+            From::Saved(saved) => saved.image().ok(),
             From::Directory(_) => None,
         }
     }

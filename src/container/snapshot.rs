@@ -32,7 +32,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +101,9 @@ pub struct SnapshotInfo {
 #[derive(Debug, Clone)]
 pub struct SavedSnapshot {
     runtime: Arc<Runtime>,
-    image: Image,
+    images: Images,
+    /// Opened when it is asked for: who removes a snapshot needs no image, which may be damaged.
+    image: OnceLock<Image>,
     info: SnapshotInfo,
 }
 
@@ -117,11 +119,22 @@ impl SavedSnapshot {
     }
 
     /// The image below it.
-    pub fn image(&self) -> &Image {
-        &self.image
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when it is damaged, or was removed after the snapshot was. A snapshot can be removed
+    /// all the same.
+    pub fn image(&self) -> Result<&Image> {
+        match self.image.get() {
+            Some(image) => Ok(image),
+            None => {
+                let image = self.images.resolve(&self.info.image)?;
+                Ok(self.image.get_or_init(|| image))
+            }
+        }
     }
 
-    /// Describes a container that starts on it, with the image's configuration.
+    /// Describes a container that starts on it, with the image's configuration. That the image is damaged is told when the
+    /// container is started.
     ///
     /// ```no_run
     /// # fn main() -> coracle::Result<()> {
@@ -138,6 +151,8 @@ impl SavedSnapshot {
     /// # }
     /// ```
     pub fn container(&self) -> ContainerBuilder {
+        // Once for all of them.
+        let _ = self.image();
         ContainerBuilder::over_saved(self.runtime.clone(), self.clone())
     }
 
@@ -160,7 +175,7 @@ impl SavedSnapshot {
         let step = || format!("remove the snapshot {}", self.info.id.short());
         let root = self.runtime.root();
         // Nobody starts a container on it meanwhile.
-        let _alone = self.image.images().lock().alone()?;
+        let alone = self.images.lock().alone()?;
         if let Some(user) = user_of(root, &self.info.id)? {
             return Err(Error::new(ErrorKind::Conflict, step())
                 .because(format!("{user} stands on it"))
@@ -170,11 +185,14 @@ impl SavedSnapshot {
         if !dir.exists() {
             return Err(gone(&self.info.id));
         }
-        bury(root, &self.info.id, self.ownership())
+        let grave = bury(root, &self.info.id)?;
+        drop(alone);
+        // The slow part, when nobody waits any more.
+        grave.remove(self.ownership())
     }
 
     fn ownership(&self) -> &Ownership {
-        &self.image.images().layers().options().ownership
+        &self.images.layers().options().ownership
     }
 
     /// What a container on it is based on. The caller holds `images.lock`.
@@ -183,18 +201,26 @@ impl SavedSnapshot {
         if parts.is_empty() {
             return Err(gone(&self.info.id));
         }
-        Ok(Base::Frozen(self.image.ensure_layers(None)?, parts))
+        Ok(Base::Frozen(self.image()?.ensure_layers(None)?, parts))
     }
 }
 
-/// Removes a snapshot that nobody stands on. Renamed first, so that what is visible is whole.
-fn bury(root: &Path, id: &SnapshotId, ownership: &Ownership) -> Result<()> {
+/// A snapshot that is out of sight, and still takes space.
+struct Grave(TmpDir);
+
+/// Takes a snapshot that nobody stands on out of sight, so that what is visible is whole.
+fn bury(root: &Path, id: &SnapshotId) -> Result<Grave> {
     let dir = directory(root, id);
     let grave = TmpDir::create(&root.join("tmp"))?;
-    let name = Path::new("snapshot");
     let step = || format!("remove the snapshot {}", id.short());
-    fs::rename(&dir, grave.path().join(name)).map_err(|error| Error::io(step(), "rename", error).path(&dir))?;
-    snapshot::discard(grave.path(), name, ownership)
+    fs::rename(&dir, grave.path().join("snapshot")).map_err(|error| Error::io(step(), "rename", error).path(&dir))?;
+    Ok(Grave(grave))
+}
+
+impl Grave {
+    fn remove(self, ownership: &Ownership) -> Result<()> {
+        snapshot::discard(self.0.path(), Path::new("snapshot"), ownership)
+    }
 }
 
 fn gone(id: &SnapshotId) -> Error {
@@ -311,8 +337,7 @@ pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Resul
     let begins = |info: &SnapshotInfo| !text.is_empty() && info.id.to_string().starts_with(text);
     let found = all(runtime.root())?.into_iter().filter(begins);
     let info = the_only(found, step, "no ID starts like that", "`coracle snapshots` lists them")?;
-    let image = images.resolve(&info.image)?;
-    Ok(SavedSnapshot { runtime: runtime.clone(), image, info })
+    Ok(SavedSnapshot { runtime: runtime.clone(), images: images.clone(), image: OnceLock::new(), info })
 }
 
 /// The directories of `id` and of what it stands on, lowest first. Half-made ones have changed nothing yet, and a whole
@@ -503,9 +528,9 @@ impl Inner {
             container: info.id,
             created: record::now(),
         };
-        let saved = SavedSnapshot { runtime: self.runtime.clone(), image, info };
-        let durability = images.content().durability();
-        if let Err(error) = self.freeze(&dir, &saved.info, durability) {
+        let (runtime, images) = (self.runtime.clone(), images.clone());
+        let saved = SavedSnapshot { runtime, images, image: OnceLock::from(image), info };
+        if let Err(error) = self.freeze(&dir, &saved.info, self.runtime.durability) {
             // The first failure is the one to be told; what stays is swept by the next open.
             let _ = undo(&self.runtime, &dir, &saved.info, saved.ownership());
             return Err(error);
@@ -557,7 +582,7 @@ fn undo(runtime: &Runtime, dir: &Path, info: &SnapshotInfo, ownership: &Ownershi
     }
     // What may be a whole copy goes by one rename, so that a kill leaves no part of it in the list.
     match snapshot::may_be_frozen(&directory(root, &info.id)) {
-        true => bury(root, &info.id, ownership),
+        true => bury(root, &info.id)?.remove(ownership),
         false => snapshot::discard(&root.join("snapshots"), Path::new(&info.id.to_string()), ownership),
     }
 }

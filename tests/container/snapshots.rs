@@ -74,7 +74,7 @@ fn a_saved_snapshot_outlives_container_and_engine_and_holds_its_image() {
     let image = image(&lab.engine);
     let container = ended(&image, "echo saved > /home/file");
     let saved = container.snapshot().unwrap();
-    assert_eq!((saved.image(), saved.info().parent.as_ref()), (&image, None));
+    assert_eq!((saved.image().unwrap(), saved.info().parent.as_ref()), (&image, None));
     assert_eq!(container.stands_on().as_ref(), Some(saved.id()));
     // What it wrote belongs to the snapshot now; the container goes on on top of it.
     let info = container.info();
@@ -136,6 +136,30 @@ fn what_cannot_be_saved_says_why_and_stays_as_it_is() {
     assert_eq!(found.snapshot().unwrap_err().kind(), ErrorKind::NotFound);
     lab.assert_clean();
     assert_eq!(lab.engine.snapshots().unwrap(), []);
+}
+
+/// Promise 9: the owner can always remove what the engine made.
+#[test]
+fn over_a_damaged_image_a_snapshot_can_be_removed_and_then_the_image() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let container = ended(&image, "echo one > /home/file");
+    let first = container.snapshot().unwrap();
+    let second = container.snapshot().unwrap();
+    let manifest = lab.root().join("blobs/sha256").join(image.digest().hex());
+    std::fs::write(&manifest, "{").unwrap();
+    let again = Engine::open(lab.root()).unwrap();
+    let found = again.find_snapshot(second.id().short()).unwrap();
+    assert_eq!(found.image().unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(found.container().command(["true"]).spawn().unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(found.usage().unwrap().inodes > 0);
+    assert_eq!(again.remove_image("lab", true).unwrap_err().kind(), ErrorKind::Conflict);
+    again.find_container(container.id().as_str()).unwrap().remove().unwrap();
+    found.remove().unwrap();
+    again.find_snapshot(first.id().short()).unwrap().remove().unwrap();
+    again.remove_image("lab", true).unwrap();
+    assert_eq!(again.list_images().unwrap().len(), 0);
+    lab.assert_clean();
 }
 
 /// A kill before the rename leaves a snapshot without a frozen part, and the container pointing at it.
