@@ -1,11 +1,14 @@
 //! What a container has changed, and an image of it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::record::{self, Info, State};
+use super::runtime::Runtime;
 use super::{Container, Inner, group_name};
 use crate::cgroup::Group;
 use crate::image::{CommitOptions, Image, Images, Running};
@@ -50,10 +53,10 @@ impl Container {
         let (images, parent) = inner.image(STEP, info)?;
         // While it is read it is neither removed, and its image with it, nor moved to a saved snapshot.
         let _locked = super::snapshot::lock(&record::directory(inner.runtime.root(), &info.id))?;
-        let _frozen = inner.hold_still(info, options.running)?;
         let changed = Changed::of(inner, info, images, &parent)?;
         let packing = PackOptions { clamp_mtime: options.clamp_mtime, ..changed.packing.clone() };
-        images.commit(&parent, &changed.sources(), &packing, &info.command.join(" "), options)
+        let changes = (&*changed.sources(), &packing);
+        images.commit(&parent, changes, &info.command.join(" "), options, || inner.hold_still(info, options.running))
     }
 
     /// What the container has changed so far, sorted, as `docker diff` tells it. What was made for mounts is not told.
@@ -98,28 +101,61 @@ impl Inner {
             return refuse(ErrorKind::Conflict, "it is running");
         }
         match self.runtime.open_group(&group_name(&info.id)) {
-            Some(group) => Frozen::new(group).map(Some),
+            Some(group) => Frozen::new(group, &record::directory(self.runtime.root(), &info.id)).map(Some),
             None => refuse(ErrorKind::Unsupported, "it is running, and has no control group that could be frozen"),
         }
     }
 }
 
-/// A control group whose processes stand still.
-struct Frozen(Group);
+/// A control group whose processes stand still. As long as they do, a file in the container's directory says so: where
+/// this program is killed meanwhile, the next that opens the root [thaws](thaw_again) them.
+struct Frozen {
+    group: Group,
+    mark: PathBuf,
+}
 
 impl Frozen {
-    fn new(group: Group) -> Result<Frozen> {
+    /// The caller has the lock on `dir`, which is the container's.
+    fn new(group: Group, dir: &Path) -> Result<Frozen> {
+        let mark = dir.join(MARK);
+        File::create(&mark).map_err(|error| Error::io(STEP, "open", error).path(&mark))?;
         // Made first, so that a group that does not freeze in time thaws again.
-        let frozen = Frozen(group);
-        frozen.0.freeze()?;
+        let frozen = Frozen { group, mark };
+        frozen.group.freeze()?;
         Ok(frozen)
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // One that is gone needs no thawing.
-        let _ = self.0.thaw();
+        // One that is gone needs no thawing. The mark stays where it may be needed.
+        if self.group.thaw().is_ok() {
+            let _ = std::fs::remove_file(&self.mark);
+        }
+    }
+}
+
+const MARK: &str = "frozen";
+
+/// Lets a container go on that a killed program has frozen.
+pub(super) fn thaw_again(runtime: &Runtime, info: &Info) -> Result<()> {
+    let step = "thaw the container";
+    let dir = record::directory(runtime.root(), &info.id);
+    let mark = dir.join(MARK);
+    if !mark.exists() {
+        return Ok(());
+    }
+    let _locked = match super::snapshot::try_lock(&dir) {
+        // Whoever has frozen it lives.
+        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+        other => other?,
+    };
+    if let Some(group) = runtime.open_group(&group_name(&info.id)) {
+        group.thaw()?;
+    }
+    match std::fs::remove_file(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(step, "unlink", error).path(&mark)),
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! <root>/containers/<id>/state.json    this record
 //!                        upper/ …      the writable part, see crate::snapshot
+//!                        frozen        there as long as its processes are kept still, for a commit
 //! <root>/names/<name>                  a link whose target is the id; it counts as long as that has a record
 //! <root>/names.lock                    locked by whoever changes names, so that they are unique
 //! <root>/owners/<name>                 locked by the program that the container belongs to

@@ -245,8 +245,9 @@ impl Runtime {
         for id in ids {
             let done = match record::read(&self.root, &id) {
                 Ok(Some(info)) if owner::lives(&self.root, &info.owner) => {
+                    let thawed = super::commit::thaw_again(self, &info).map(|()| None);
                     named.push(info.owner);
-                    Ok(None)
+                    thawed
                 }
                 Ok(Some(info)) => self.settle(info),
                 // Its group, if it got that far, was to be named by the record.

@@ -36,7 +36,7 @@ pub struct CommitOptions {
 /// What to do about a container that runs: while its processes write, its files are not of one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Running {
-    /// They are frozen for as long as it takes, as docker does it; this needs a control group.
+    /// They are frozen for as long as their files are read, as docker does it; this needs a control group.
     #[default]
     Freeze,
     /// It is refused.
@@ -49,33 +49,36 @@ impl Images {
     /// Makes an image of `parent` and a layer more for each of `sources` (lowest first) that has changes, and unpacks
     /// these. Where there are no changes at all there is no more layer either, as with docker, but a step in the history.
     ///
+    /// What `hold_still` returns is kept for as long as the sources are read, and no longer.
+    ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) for a time that is none, [`NotFound`](ErrorKind::NotFound) for a parent whose
     /// blobs are gone, and those of [`layer::pack()`]. Nothing is left behind.
-    pub(crate) fn commit(
+    pub(crate) fn commit<H>(
         &self,
         parent: &Image,
-        sources: &[PackSource<'_>],
-        packing: &PackOptions,
+        (sources, packing): (&[PackSource<'_>], &PackOptions),
         created_by: &str,
         options: &CommitOptions,
+        hold_still: impl FnOnce() -> Result<H>,
     ) -> Result<Image> {
         let mut session = Session::new(self.clone(), None)?;
-        let committed = self.commit_in(&mut session, parent, sources, packing, created_by, options);
+        let changes = (sources, packing);
+        let committed = self.commit_in(&mut session, parent, changes, created_by, options, hold_still);
         let keep = committed.as_ref().map(blobs_of).unwrap_or_default().into_iter().collect::<HashSet<_>>();
         // Garbage is no reason to fail a commit that succeeded, and must not hide why it failed.
         let _ = session.finish(&keep);
         committed
     }
 
-    fn commit_in(
+    fn commit_in<H>(
         &self,
         session: &mut Session,
         parent: &Image,
-        sources: &[PackSource<'_>],
-        packing: &PackOptions,
+        (sources, packing): (&[PackSource<'_>], &PackOptions),
         created_by: &str,
         options: &CommitOptions,
+        hold_still: impl FnOnce() -> Result<H>,
     ) -> Result<Image> {
         let created = created_or_now(STEP, options.created.as_deref())?;
         let mut layers = Vec::new();
@@ -105,6 +108,7 @@ impl Images {
             ..History::default()
         };
         let steps = config.history.len();
+        let held = hold_still()?;
         for source in sources {
             if let Some((layer, diff_id)) = add_layer(session, *source, packing, &options.encoding)? {
                 layers.push(layer);
@@ -112,6 +116,7 @@ impl Images {
                 config.history.push(step.clone());
             }
         }
+        drop(held);
         if config.history.len() == steps {
             config.history.push(History { empty_layer: true, ..step });
         }

@@ -221,6 +221,48 @@ fn a_container_that_runs_is_frozen_meanwhile_or_refused() {
     container.commit(&CommitOptions::default()).unwrap();
 }
 
+/// Where the control group of a process is frozen, and what says that it is, and is not.
+fn freezer(pid: u32) -> Option<(PathBuf, &'static str, &'static str)> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (file, frozen, thawed) = match controllers {
+            "" => (format!("/sys/fs/cgroup{path}/cgroup.freeze"), "1", "0"),
+            "freezer" => (format!("/sys/fs/cgroup/freezer{path}/freezer.state"), "FROZEN", "THAWED"),
+            _ => return None,
+        };
+        PathBuf::from(&file).exists().then_some((file.into(), frozen, thawed))
+    })
+}
+
+#[test]
+fn a_container_that_a_killed_commit_has_frozen_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let container = counting(&image(&lab.engine));
+    let home = lab.root().join("containers").join(container.id().to_string());
+    let mark = home.join("frozen");
+    if let (true, Some((file, frozen, thawed))) = (is_root(), freezer(container.pid().unwrap())) {
+        container.commit(&CommitOptions::default()).unwrap();
+        let state = || std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        assert_eq!((state().as_str(), mark.exists()), (thawed, false));
+        // As somebody has it who is at work.
+        std::fs::write(&mark, "").unwrap();
+        std::fs::write(&file, frozen).unwrap();
+        let lock = std::fs::File::open(&home).unwrap();
+        lock.lock().unwrap();
+        let open = || assert_eq!(coracle::Engine::open(lab.root()).unwrap().leftovers(), &[] as &[String]);
+        open();
+        assert!(state() != thawed && mark.exists());
+        // The kernel takes the lock from whoever is killed.
+        lock.unlock().unwrap();
+        open();
+        assert_eq!((state().as_str(), mark.exists()), (thawed, false));
+    }
+    container.kill().unwrap();
+    container.wait().unwrap();
+}
+
 #[test]
 fn containers_over_directories_have_no_image() {
     let Some(lab) = Lab::new() else { return };
