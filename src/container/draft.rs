@@ -67,7 +67,10 @@ impl ContainerBuilder {
         // Until the record is written, nobody removes the image or takes the directory for garbage.
         let _hold = image::lock(runtime.root()).share()?;
         let base = match &self.base {
-            From::Image(image) => Base::Layers(image.ensure_layers(None)?),
+            From::Image(image) => {
+                image.images().require(image)?;
+                Base::Layers(image.ensure_layers(None)?)
+            }
             From::Saved(saved) => saved.base()?,
             From::Directory(path) => {
                 let step = "use the directory as a root";

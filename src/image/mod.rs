@@ -42,11 +42,12 @@ pub(crate) mod tests;
 mod unpack;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use commit::{CommitOptions, Running};
 pub use config::{Config, ContainerConfig, Healthcheck, History, OtherFields, RootFs};
@@ -59,7 +60,7 @@ use resolve::{Resolved, Wanted};
 
 use crate::content::lock::Lock;
 use crate::content::{self, IndexEntry};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{LayerProgress, LayerStore};
 use crate::name::{DiffId, Digest, Platform, Reference};
 
@@ -137,7 +138,18 @@ struct Inner {
     platform: Platform,
     /// What containers of these images need to start. It belongs to a later module, so its type is not known here.
     runtime: Arc<dyn Any + Send + Sync>,
+    present: Mutex<Present>,
 }
+
+/// Manifests that were found in an index: as long as that is the same file, they need not be looked for again.
+#[derive(Default)]
+struct Present {
+    index: Option<Stamp>,
+    manifests: HashSet<Digest>,
+}
+
+/// Tells a file from what another one is or was: device, inode, size, and the times of the last changes.
+type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Images {
     /// The images of a content store, unpacked into a layer store, chosen for a platform where there is a choice.
@@ -149,7 +161,7 @@ impl Images {
         platform: Platform,
         runtime: Arc<dyn Any + Send + Sync>,
     ) -> Images {
-        Images(Arc::new(Inner { content, layers, platform, runtime }))
+        Images(Arc::new(Inner { content, layers, platform, runtime, present: Mutex::default() }))
     }
 
     /// What the engine attached when it made these images; `None` when it is of another type.
@@ -209,6 +221,32 @@ impl Images {
     /// Whether an entry stands for an image, under whichever manifest. One that cannot be opened stands for none.
     pub(crate) fn is_same(&self, entry: &IndexEntry, image: &Image) -> bool {
         entry.digest == *image.digest() || self.open_entry(entry).is_ok_and(|other| other == *image)
+    }
+
+    /// Makes sure that an image is still one of the root's. The caller keeps removals away, see [`lock`].
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when it was removed.
+    pub(crate) fn require(&self, image: &Image) -> Result<()> {
+        let stamp = std::fs::metadata(self.content().path("index.json")).ok().map(|status| -> Stamp {
+            let (modified, changed) = ((status.mtime(), status.mtime_nsec()), (status.ctime(), status.ctime_nsec()));
+            (status.dev(), status.ino(), status.size(), modified, changed)
+        });
+        let present = || self.0.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamp.is_some() && present().index == stamp && present().manifests.contains(image.digest()) {
+            return Ok(());
+        }
+        if !self.content().tags()?.iter().any(|entry| self.is_same(entry, image)) {
+            return Err(Error::new(ErrorKind::NotFound, format!("use the image {}", image.id().short()))
+                .because("it was removed")
+                .remedy("load it again"));
+        }
+        let mut present = present();
+        if present.index != stamp {
+            *present = Present { index: stamp, manifests: HashSet::new() };
+        }
+        present.manifests.insert(image.digest().clone());
+        Ok(())
     }
 
     /// Gives an image names in the index. Nameless entries of the same image under another manifest have no use then.
@@ -273,7 +311,8 @@ impl fmt::Debug for Images {
 
 /// One image, its manifest and config read and verified. Cheap to clone; may be used from any thread.
 ///
-/// The value describes the image as it was when it was opened. It does not keep the image from being removed.
+/// The value describes the image as it was when it was opened. It does not keep the image from being removed; no
+/// container can be made of it then.
 #[derive(Clone)]
 pub struct Image(Arc<Opened>);
 

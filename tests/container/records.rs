@@ -156,3 +156,24 @@ fn a_container_is_there_as_a_whole_or_not_at_all() {
         lab.assert_clean();
     }
 }
+
+#[test]
+fn no_container_is_made_of_an_image_that_was_removed() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let builder = with_programs(image.container()).command(["true"]);
+    assert!(builder.status().unwrap().success());
+    let other = Engine::open(lab.root()).unwrap();
+    other.images().repository("other").unwrap().tag(&image, "1").unwrap();
+    lab.engine.remove_image("lab", false).unwrap();
+    // It has a name still.
+    assert!(builder.status().unwrap().success());
+    other.remove_image("other:1", false).unwrap();
+    for _ in 0..2 {
+        let error = builder.status().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("it was removed"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(lab.root().join("layers")).unwrap().count(), 0);
+    lab.assert_clean();
+}
