@@ -1,7 +1,7 @@
 //! A container on its way: its record, snapshot and control group, made in this order and taken away again when a later
 //! step fails.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
@@ -65,7 +65,7 @@ impl ContainerBuilder {
         let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let owner = runtime.owner()?;
         // Until the record is written, nobody removes the image or takes the directory for garbage.
-        let _hold = image::lock(runtime.root()).share()?;
+        let hold = image::lock(runtime.root()).share()?;
         let base = match &self.base {
             From::Image(image) => {
                 image.images().require(image)?;
@@ -124,7 +124,15 @@ impl ContainerBuilder {
             hidden: decided.hidden,
             kept: false,
         };
-        super::make_directory(&directory, "make the container's directory")?;
+        let made = self.make(&mut draft, &directory, &base);
+        // Before the draft goes, which waits for whoever has the container in hand: he may wait for the images.
+        drop(hold);
+        made.map(|()| draft)
+    }
+
+    fn make(&self, draft: &mut Draft, directory: &Path, base: &Base) -> Result<()> {
+        let runtime = &self.runtime;
+        super::make_directory(directory, "make the container's directory")?;
         // Before the record, which names it.
         if !runtime.identity.is_rootless() {
             let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
@@ -142,10 +150,10 @@ impl ContainerBuilder {
             record::take_name(runtime.root(), name, &draft.info.id)?;
         }
         if let From::Saved(saved) = &self.base {
-            super::snapshot::stand_on(&directory, Some(saved.id()))?;
+            super::snapshot::stand_on(directory, Some(saved.id()))?;
         }
-        draft.snapshot = runtime.snapshotter.prepare(&directory, &base)?;
-        Ok(draft)
+        draft.snapshot = runtime.snapshotter.prepare(directory, base)?;
+        Ok(())
     }
 
     pub(super) fn request<'a>(

@@ -9,9 +9,9 @@
 //! With overlay the writes *move* into the snapshot, and the container goes on on top of it with an empty upper
 //! directory. Taking one is, in this order:
 //!
-//! 1. hold `images.lock` shared, which keeps the image, and half-made snapshots from being swept; then lock the
-//!    container's directory, so that there is one at a time;
-//! 2. make `snapshots/<new>/` with its record, which names the snapshot below as parent;
+//! 1. lock the container's directory, so that there is one at a time; its record keeps the image;
+//! 2. make `snapshots/<new>/` and lock it, which keeps it from being swept; for this moment `images.lock` is shared, and no
+//!    longer, for everybody waits for that. Then write its record, which names the snapshot below as parent;
 //! 3. point the container's `below` at the new one. It has no frozen part, so whoever follows `below` skips it and goes
 //!    on with its parent: nothing has changed yet;
 //! 4. rename the upper directory into it. From this one step on there are both;
@@ -23,7 +23,7 @@
 //! snapshot of it, in constant time) appears by one rename.
 //!
 //! A snapshot that a container's `below` or another snapshot's parent names is not removed, and the image of every
-//! snapshot counts as used.
+//! snapshot counts as used. Of a half-made one the parent is meant.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -382,8 +382,14 @@ pub(super) fn stand_on(dir: &Path, id: Option<&SnapshotId>) -> Result<()> {
 /// Who stands on a snapshot, in words.
 fn user_of(root: &Path, id: &SnapshotId) -> Result<Option<String>> {
     for container in record::ids(root)? {
-        if below(&root.join("containers").join(&container)).as_ref() == Some(id) {
-            return Ok(Some(format!("the container {}", container.get(..12).unwrap_or(&container))));
+        let mut next = below(&root.join("containers").join(&container));
+        while let Some(one) = next {
+            if one == *id {
+                return Ok(Some(format!("the container {}", container.get(..12).unwrap_or(&container))));
+            }
+            // One that is half-made has changed nothing yet.
+            let half = !snapshot::may_be_frozen(&directory(root, &one));
+            next = if half { read(root, &one)?.and_then(|info| info.parent) } else { None };
         }
     }
     let stands = |other: &SnapshotInfo| {
@@ -423,13 +429,20 @@ pub(super) fn sweep(runtime: &Runtime, ownership: &Ownership) -> Result<()> {
 }
 
 /// Removes one that is half-made. What has a frozen part may hold the only copy of what a container wrote, and stays
-/// whatever its record says.
+/// whatever its record says. One that is being made is left alone.
 fn sweep_one(root: &Path, id: &SnapshotId, containers: &[String], ownership: &Ownership) -> Result<()> {
+    let dir = directory(root, id);
+    let locked = match try_lock(&dir) {
+        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+        other => other?,
+    };
+    // Removed meanwhile.
+    let Some(_locked) = locked else { return Ok(()) };
     let record = read(root, id);
-    if snapshot::may_be_frozen(&directory(root, id)) {
+    if snapshot::may_be_frozen(&dir) {
         return match record {
             Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(unreadable().path(directory(root, id)).because("it has no record")),
+            Ok(None) => Err(unreadable().path(dir).because("it has no record")),
             Err(error) => Err(error.remedy(UNREADABLE)),
         };
     }
@@ -444,7 +457,7 @@ fn sweep_one(root: &Path, id: &SnapshotId, containers: &[String], ownership: &Ow
         if below(&container).as_ref() == Some(id) {
             let Some(parent) = &parent else {
                 // Without the record nobody knows what is below it.
-                return Err(unreadable().path(directory(root, id)).because("a container stands on it"));
+                return Err(unreadable().path(dir).because("a container stands on it"));
             };
             stand_on(&container, parent.as_ref())?;
         }
@@ -507,8 +520,7 @@ impl Inner {
                 .remedy("import the directory as an image, and run a container of that"));
         };
         let dir = self.directory();
-        // In this order: whoever has the images to himself locks containers, too.
-        let _hold = images.lock().share()?;
+        // Whoever waits for this one has no other lock, and who has the images to himself does not wait for it.
         let _one_at_a_time = lock(&dir)?;
         let runs = match &self.control {
             Control::Own(_) => self.wait(Some(std::time::Duration::ZERO)).is_ok_and(|status| status.is_none()),
@@ -530,7 +542,8 @@ impl Inner {
         };
         let (runtime, images) = (self.runtime.clone(), images.clone());
         let saved = SavedSnapshot { runtime, images, image: OnceLock::from(image), info };
-        if let Err(error) = self.freeze(&dir, &saved.info, self.runtime.durability) {
+        let _half_made = begin(self.runtime.root(), &saved.images, &saved.info)?;
+        if let Err(error) = self.freeze(&dir, &saved.info) {
             // The first failure is the one to be told; what stays is swept by the next open.
             let _ = undo(&self.runtime, &dir, &saved.info, saved.ownership());
             return Err(error);
@@ -540,12 +553,10 @@ impl Inner {
         Ok(saved)
     }
 
-    /// Steps 2 to 4.
-    fn freeze(&self, dir: &Path, info: &SnapshotInfo, durability: Durability) -> Result<()> {
-        let root = self.runtime.root();
-        super::make_directory(&root.join("snapshots"), STEP)?;
-        let into = directory(root, &info.id);
-        super::make_directory(&into, STEP)?;
+    /// The rest of step 2, to step 4.
+    fn freeze(&self, dir: &Path, info: &SnapshotInfo) -> Result<()> {
+        let durability = self.runtime.durability;
+        let into = directory(self.runtime.root(), &info.id);
         let path = into.join("snapshot.json");
         let fail = |syscall| {
             let path = path.clone();
@@ -568,6 +579,16 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Makes the directory of a snapshot, locked against sweeps.
+fn begin(root: &Path, images: &Images, info: &SnapshotInfo) -> Result<Held> {
+    // Nobody sweeps before it is locked.
+    let _hold = images.lock().share()?;
+    super::make_directory(&root.join("snapshots"), STEP)?;
+    let into = directory(root, &info.id);
+    super::make_directory(&into, STEP)?;
+    lock(&into)
 }
 
 /// After a failure: puts the container back on what it stood on, and then removes the half-made snapshot. One that the

@@ -200,6 +200,29 @@ fn half_a_snapshot_changes_nothing_and_is_swept() {
     assert_eq!(std::fs::read_dir(&snapshots).unwrap().count(), 0);
 }
 
+/// Whoever waits for a container, and may wait long, keeps nobody from the images meanwhile.
+#[test]
+fn a_snapshot_that_waits_for_its_container_holds_nobody_up() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let container = ended(&image, "echo one > /home/file");
+    let home = lab.root().join("containers").join(container.id().to_string());
+    let held = std::fs::File::open(&home).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| container.snapshot().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        lab.engine.prune_images().unwrap();
+        assert_eq!(run(&with_programs(image.container()), "echo fine"), "fine\n");
+        assert!(!waiting.is_finished());
+        held.unlock().unwrap();
+        assert_eq!(says(&waiting.join().unwrap(), "cat /home/file"), "one\n");
+    });
+    container.remove().unwrap();
+    lab.engine.find_snapshot(lab.engine.snapshots().unwrap()[0].id.short()).unwrap().remove().unwrap();
+    lab.assert_clean();
+}
+
 /// What was frozen may be the only copy of what a container wrote.
 #[test]
 fn a_frozen_part_with_a_damaged_record_stays_and_is_told() {
