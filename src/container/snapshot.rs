@@ -18,7 +18,8 @@
 //! 5. make a fresh upper directory.
 //!
 //! A crash before 4 leaves a snapshot without a frozen part: the next open that is alone puts `below` back and removes it.
-//! After a crash before 5 it makes up for that.
+//! After a crash before 5 it makes up for that. Where the upper directory belongs to another id, or is closed to its owner,
+//! it changes mode and owner for 4; the record says what they were, and after a crash they become that again.
 //! Where the container has a whole tree of its own, 3 and 5 are left out, and in 4 a copy of the tree (on btrfs a
 //! snapshot of it, in constant time) appears by one rename.
 //!
@@ -46,7 +47,7 @@ use crate::content::tmp::TmpDir;
 use crate::image::{Image, Images};
 use crate::layer::Ownership;
 use crate::name::ContainerId;
-use crate::snapshot::{self, Base, Changes, Usage};
+use crate::snapshot::{self, Base, Changes, RootDirectory, Usage};
 use crate::{Error, ErrorKind, Result, sys};
 
 const STEP: &str = "snapshot the container";
@@ -231,11 +232,26 @@ pub(crate) fn directory(root: &Path, id: &SnapshotId) -> PathBuf {
     root.join("snapshots").join(id.to_string())
 }
 
+/// What is in a record.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    info: SnapshotInfo,
+    /// What the upper directory is like, where it changes while it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upper: Option<RootDirectory>,
+}
+
+/// [`record_of`] without what only a sweep needs.
+fn read(root: &Path, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
+    Ok(record_of(root, id)?.map(|record| record.info))
+}
+
 /// The record of a snapshot; `None` only where there is none.
 ///
 /// # Errors
 /// [`Corrupt`](ErrorKind::Corrupt) when it is not what this crate writes; those of reading it.
-fn read(root: &Path, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
+fn record_of(root: &Path, id: &SnapshotId) -> Result<Option<Record>> {
     let step = "read the snapshot's record";
     let path = directory(root, id).join("snapshot.json");
     let bytes = match fs::read(&path) {
@@ -243,12 +259,12 @@ fn read(root: &Path, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
         other => other.map_err(|error| Error::io(step, "open", error).path(&path))?,
     };
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, step).path(&path).because(why);
-    let info: SnapshotInfo = serde_json::from_slice(&bytes)
+    let record: Record = serde_json::from_slice(&bytes)
         .map_err(|error| corrupt(format!("it is not what this crate writes: {error}")).source_is(error))?;
-    if info.id != *id {
+    if record.info.id != *id {
         return Err(corrupt("it is another snapshot's".to_owned()));
     }
-    Ok(Some(info))
+    Ok(Some(record))
 }
 
 /// The names in `snapshots/`, also of half-made ones.
@@ -438,16 +454,20 @@ fn sweep_one(root: &Path, id: &SnapshotId, containers: &[String], ownership: &Ow
     };
     // Removed meanwhile.
     let Some(_locked) = locked else { return Ok(()) };
-    let record = read(root, id);
+    let record = record_of(root, id);
     if snapshot::may_be_frozen(&dir) {
         return match record {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(record)) => match (record.upper, snapshot::frozen(&dir)) {
+                (Some(was), Some(Changes::Upper(upper))) => was.restore(&upper, ownership),
+                _ => Ok(()),
+            },
             Ok(None) => Err(unreadable().path(dir).because("it has no record")),
             Err(error) => Err(error.remedy(UNREADABLE)),
         };
     }
+    let upper = record.as_ref().ok().and_then(|record| record.as_ref()?.upper);
     let parent = match record {
-        Ok(info) => info.map(|info| info.parent),
+        Ok(record) => record.map(|record| record.info.parent),
         // Killed while it was written.
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         Err(error) => return Err(error),
@@ -459,6 +479,9 @@ fn sweep_one(root: &Path, id: &SnapshotId, containers: &[String], ownership: &Ow
                 // Without the record nobody knows what is below it.
                 return Err(unreadable().path(dir).because("a container stands on it"));
             };
+            if let Some(was) = upper {
+                was.restore(&container.join("upper"), ownership)?;
+            }
             stand_on(&container, parent.as_ref())?;
         }
     }
@@ -543,7 +566,7 @@ impl Inner {
         let (runtime, images) = (self.runtime.clone(), images.clone());
         let saved = SavedSnapshot { runtime, images, image: OnceLock::from(image), info };
         let _half_made = begin(self.runtime.root(), &saved.images, &saved.info)?;
-        if let Err(error) = self.freeze(&dir, &saved.info) {
+        if let Err(error) = self.freeze(&dir, &saved.info, saved.ownership()) {
             // The first failure is the one to be told; what stays is swept by the next open.
             let _ = undo(&self.runtime, &dir, &saved.info, saved.ownership());
             return Err(error);
@@ -554,7 +577,7 @@ impl Inner {
     }
 
     /// The rest of step 2, to step 4.
-    fn freeze(&self, dir: &Path, info: &SnapshotInfo) -> Result<()> {
+    fn freeze(&self, dir: &Path, info: &SnapshotInfo, ownership: &Ownership) -> Result<()> {
         let durability = self.runtime.durability;
         let into = directory(self.runtime.root(), &info.id);
         let path = into.join("snapshot.json");
@@ -562,7 +585,13 @@ impl Inner {
             let path = path.clone();
             move |error| Error::io(STEP, syscall, error).path(path)
         };
-        let json = serde_json::to_vec(info).map_err(|error| Error::new(ErrorKind::Io, STEP).source_is(error))?;
+        let upper = match (self.runtime.snapshotter.changes(dir), ownership) {
+            (Changes::Upper(upper), Ownership::Single | Ownership::Mapped(_)) => Some(RootDirectory::of(&upper)?),
+            // The host's root may move what it likes.
+            _ => None,
+        };
+        let record = Record { info: info.clone(), upper };
+        let json = serde_json::to_vec(&record).map_err(|error| Error::new(ErrorKind::Io, STEP).source_is(error))?;
         let mut options = File::options();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(fail("open"))?;
         file.write_all(&json).map_err(fail("write"))?;
@@ -652,3 +681,7 @@ pub(super) fn lock(dir: &Path) -> Result<Held> {
     }
     Ok(held)
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

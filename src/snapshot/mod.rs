@@ -52,6 +52,7 @@ pub(crate) use bases::stale_locks as stale_base_locks;
 pub(crate) use bases::{Buried as BuriedBase, bury as bury_base, needless as needless_bases};
 pub use copy::Copy;
 pub use overlay::Overlay;
+pub(crate) use overlay::RootDirectory;
 pub use reflink::Reflink;
 
 use crate::content::Measured;

@@ -96,29 +96,51 @@ impl Snapshotter for Overlay {
     }
 }
 
+/// What a directory is like that stands for the root of a tree, as this process sees ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct RootDirectory {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl RootDirectory {
+    pub(crate) fn of(at: &Path) -> Result<RootDirectory> {
+        let status = std::fs::metadata(at).map_err(|error| Error::io("freeze the snapshot", "stat", error).path(at))?;
+        Ok(RootDirectory { mode: status.mode() & 0o7777, uid: status.uid(), gid: status.gid() })
+    }
+
+    fn give(self, at: &Path, ownership: &Ownership) -> Result<()> {
+        match ownership {
+            Ownership::Mapped(_) => give_root(at, (self.uid, self.gid), self.mode, ownership),
+            _ => std::fs::set_permissions(at, std::fs::Permissions::from_mode(self.mode))
+                .map_err(|error| Error::io("freeze the snapshot", "chmod", error).path(at)),
+        }
+    }
+
+    /// Makes the directory `at` like this again, where a crash has kept [`as_own`] from it.
+    pub(crate) fn restore(self, at: &Path, ownership: &Ownership) -> Result<()> {
+        if RootDirectory::of(at)? == self { Ok(()) } else { self.give(at, ownership) }
+    }
+}
+
 /// Moves the directory `at` to `then`, which takes its owner and his right to write, and gives it back, wherever it is
-/// then. Where that fails, the directory is moved back. A crash between leaves the root directory of that one tree with another mode or owner, and nothing else.
+/// then. Where that fails, the directory is moved back. A crash between leaves the root directory of that one tree with
+/// another mode or owner, and nothing else; whoever asks for the move has noted what they were.
 fn as_own(at: &Path, then: &Path, ownership: &Ownership, relocate: impl Fn(&Path, &Path) -> Result<()>) -> Result<()> {
-    let was = std::fs::metadata(at).map_err(|error| Error::io("freeze the snapshot", "stat", error).path(at))?;
-    let mode = was.mode() & 0o7777;
-    let give = |at: &Path, owner: (u32, u32), mode| match ownership {
-        Ownership::Mapped(_) => give_root(at, owner, mode, ownership),
-        _ => std::fs::set_permissions(at, std::fs::Permissions::from_mode(mode))
-            .map_err(|error| Error::io("freeze the snapshot", "chmod", error).path(at)),
-    };
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    give(at, own, 0o700)?;
+    let was = RootDirectory::of(at)?;
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    RootDirectory { mode: 0o700, uid, gid }.give(at, ownership)?;
     let done = relocate(at, then);
-    let was = (was.uid(), was.gid());
     let result = done.and_then(|()| {
-        give(then, was, mode).inspect_err(|_| {
+        was.give(then, ownership).inspect_err(|_| {
             // Where this fails too, it is still in one of the two places, and nothing of it is lost.
             let _ = relocate(then, at);
         })
     });
     if result.is_err() {
         // The first failure is the one to be told.
-        let _ = give(if at.exists() { at } else { then }, was, mode);
+        let _ = was.give(if at.exists() { at } else { then }, ownership);
     }
     result
 }
