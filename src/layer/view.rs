@@ -27,7 +27,7 @@ const STEP: &str = "look into the layers";
 #[derive(Debug)]
 pub struct View {
     /// The uppermost first.
-    trees: Vec<OwnedFd>,
+    trees: Vec<Arc<OwnedFd>>,
     help: Help,
 }
 
@@ -95,12 +95,12 @@ impl Help {
 #[derive(Debug)]
 pub(crate) struct Found {
     /// The directory of one layer that it lies in, and its name there. For the root itself: the uppermost tree, `.`.
-    pub(crate) place: OwnedFd,
+    pub(crate) place: Arc<OwnedFd>,
     pub(crate) name: CString,
     /// The uppermost layer's opinion of it.
     pub(crate) stat: Stat,
     /// For a directory: its share in each layer, the uppermost first. Empty for everything else.
-    pub(crate) dirs: Vec<OwnedFd>,
+    pub(crate) dirs: Vec<Arc<OwnedFd>>,
     help: Help,
 }
 
@@ -197,7 +197,7 @@ impl View {
         };
         let trees = trees.into_iter().map(|path| {
             let path = path.as_ref();
-            open(path).map_err(|error| Error::io(STEP, "open", error).path(path))
+            open(path).map(Arc::new).map_err(|error| Error::io(STEP, "open", error).path(path))
         });
         Ok(View { trees: trees.collect::<Result<_>>()?, help: help.clone() })
     }
@@ -291,12 +291,12 @@ impl View {
 
     fn root(&self) -> io::Result<Option<Found>> {
         let Some(top) = self.trees.first() else { return Ok(None) };
-        let dirs = self.trees.iter().map(|tree| self.help.open_dir(tree.as_fd(), c".")).collect::<io::Result<_>>()?;
+        // The descriptors of the view itself: an image may have more layers than a process has descriptors to spare.
         Ok(Some(Found {
-            place: top.try_clone()?,
+            place: top.clone(),
             name: c".".to_owned(),
             stat: fstat(top.as_fd())?,
-            dirs,
+            dirs: self.trees.clone(),
             help: self.help.clone(),
         }))
     }
@@ -392,7 +392,7 @@ pub(super) fn child_of(dir: &Found, name: &CStr, shares: &[usize]) -> io::Result
     child_in(&dir.help, shares.iter().filter_map(|index| dir.dirs.get(*index)), name)
 }
 
-fn child_in<'a>(help: &Help, shares: impl Iterator<Item = &'a OwnedFd>, name: &CStr) -> io::Result<Option<Found>> {
+fn child_in<'a>(help: &Help, shares: impl Iterator<Item = &'a Arc<OwnedFd>>, name: &CStr) -> io::Result<Option<Found>> {
     let mut found: Option<Found> = None;
     for share in shares {
         let stat = match help.stat(share.as_fd(), name) {
@@ -407,7 +407,7 @@ fn child_in<'a>(help: &Help, shares: impl Iterator<Item = &'a OwnedFd>, name: &C
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
             // A file below a directory is hidden by it; a file above everything is it.
             if found.is_none() {
-                let place = share.try_clone()?;
+                let place = share.clone();
                 found = Some(Found { place, name: name.to_owned(), stat, dirs: Vec::new(), help: help.clone() });
             }
             break;
@@ -415,10 +415,10 @@ fn child_in<'a>(help: &Help, shares: impl Iterator<Item = &'a OwnedFd>, name: &C
         let opened = help.open_dir(share.as_fd(), name)?;
         let opaque = is_opaque(help, &opened)?;
         match &mut found {
-            Some(found) => found.dirs.push(opened),
+            Some(found) => found.dirs.push(Arc::new(opened)),
             None => {
-                let place = share.try_clone()?;
-                let dirs = vec![opened];
+                let place = share.clone();
+                let dirs = vec![Arc::new(opened)];
                 found = Some(Found { place, name: name.to_owned(), stat, dirs, help: help.clone() });
             }
         }
@@ -512,6 +512,19 @@ mod tests {
             xattr::set(opaque.as_fd(), c"trusted.overlay.opaque", b"y").unwrap();
             let shows = |whiteouts| View::new(&trees, whiteouts).unwrap().lookup(b"usr/lib/deep").unwrap().is_some();
             assert_eq!([WhiteoutFormat::Overlay, WhiteoutFormat::OverlayUser].map(shows), [false, true]);
+        }
+    }
+
+    #[test]
+    fn a_look_at_the_root_opens_nothing() {
+        let (_place, view) = place();
+        let root = view.resolve(b"/", true).unwrap().unwrap();
+        assert_eq!(root.dirs.len(), 3);
+        assert!(root.dirs.iter().zip(&view.trees).all(|(share, tree)| Arc::ptr_eq(share, tree)));
+        assert!(Arc::ptr_eq(&root.place, &view.trees[0]));
+        // And what lies in it is found by the same descriptors, twice.
+        for _ in 0..2 {
+            assert_eq!(shown(&root).unwrap().len(), 7);
         }
     }
 
