@@ -5,10 +5,12 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
+use crate::content::tmp::TmpFile;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The carried stub, as `build.rs` made it.
@@ -109,23 +111,23 @@ fn executable(fallback: &Path) -> Result<OwnedFd> {
         }
         return Ok(file.into());
     }
-    use std::os::unix::fs::OpenOptionsExt;
     let refused = Error::sys(STEP, "memfd_create", errno).because("memfds may not be executed here");
     if fallback.as_os_str().is_empty() {
         return Err(refused);
     }
-    let path = fallback.join(format!("stub-{}", std::process::id()));
-    let step = |syscall| {
-        let path = path.clone();
-        move |error| Error::io(STEP, syscall, error).path(path)
-    };
-    let _ = std::fs::remove_file(&path);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o500).open(&path).map_err(step("open"))?;
-    file.write_all(STUB).map_err(step("write"))?;
+    in_file(fallback)
+}
+
+/// The stub as a file in `dir`, under a name of its own and locked as long as it has one, so that no sweep takes it. What is
+/// returned can only be read and executed, and has no name any more.
+fn in_file(dir: &Path) -> Result<OwnedFd> {
+    let failed = |syscall| move |error| Error::io(STEP, syscall, error).path(dir);
+    let mut file = TmpFile::create(dir)?;
+    file.file().write_all(STUB).map_err(failed("write"))?;
+    file.file().set_permissions(std::fs::Permissions::from_mode(0o500)).map_err(failed("fchmod"))?;
+    let open = File::open(format!("/proc/self/fd/{}", file.file().as_raw_fd())).map_err(failed("open"))?;
+    // Nothing is executed that somebody can write to.
     drop(file);
-    let open = File::open(&path).map_err(step("open"))?;
-    std::fs::remove_file(&path).map_err(step("unlink"))?;
     Ok(open.into())
 }
 
@@ -307,4 +309,37 @@ pub(crate) fn own_pidfd() -> Result<OwnedFd> {
 pub(crate) unsafe fn received(raw: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use super::*;
+
+    #[test]
+    fn many_that_need_a_file_at_once_get_the_whole_stub() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let file = File::from(in_file(dir.path()).unwrap());
+                        let mut bytes = vec![0; STUB.len() + 1];
+                        assert_eq!(file.read_at(&mut bytes, 0).unwrap(), STUB.len());
+                        assert_eq!(&bytes[..STUB.len()], STUB);
+                        let status = file.metadata().unwrap();
+                        assert_eq!((status.nlink(), status.mode() & 0o777), (0, 0o500));
+                        assert!(file.write_at(b"x", 0).is_err());
+                    }
+                });
+            }
+            // What every open of a root does.
+            for _ in 0..100 {
+                crate::content::tmp::sweep(dir.path()).unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }
