@@ -111,7 +111,7 @@ impl Images {
             }
             Ok(removed)
         };
-        match self.content().update_index(&change) {
+        match self.content().update_index(change) {
             Err(error) if error.kind() == ErrorKind::Full => {}
             other => return other,
         }
@@ -124,7 +124,7 @@ impl Images {
             self.make_room(&needless);
         }
         drop(collection);
-        self.content().update_index(&change)
+        self.content().update_index(change)
     }
 
     /// Puts removals of containers and saved snapshots on the disk, before an index is written that does without their
