@@ -48,7 +48,7 @@ impl Left {
     }
 
     fn sweep(&self) {
-        sweep_one(self.dir.path(), &self.id, &[self.container.clone()], &Ownership::Single).unwrap();
+        sweep_one(self.dir.path(), &self.id, std::slice::from_ref(&self.container), &Ownership::Single).unwrap();
     }
 
     fn home(&self) -> PathBuf {
