@@ -52,7 +52,7 @@ impl Default for Limits {
             xattr_bytes: 512 << 10,
             pax_bytes: 1 << 20,
             sparse_pieces: 1 << 18,
-            memory: 20 << 20,
+            memory: 16 << 20,
             zstd_window: 32 << 20,
         }
     }

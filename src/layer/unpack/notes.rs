@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_million_owners_are_small_and_come_in_batches() {
-        let mut notes = Notes::new(20 << 20, None);
+        let mut notes = Notes::new(16 << 20, None);
         for number in 0..1_000_000 {
             notes.owners.push(&owner(&format!("srv/app/node_modules/package{}/file{number}.js", number / 100), 1000));
         }
