@@ -18,6 +18,14 @@ fn put(store: &Store, bytes: &[u8]) -> Digest {
     ingest.commit().unwrap()
 }
 
+fn enter(store: &Store, entry: IndexEntry) {
+    let push = |entries: &mut Vec<IndexEntry>| {
+        entries.push(entry);
+        Ok(())
+    };
+    store.update_index(push).unwrap();
+}
+
 fn in_tmp(store: &Store) -> usize {
     fs::read_dir(store.path("tmp")).unwrap().count()
 }
@@ -194,7 +202,7 @@ fn what_was_written_without_syncing_is_marked_until_it_is_synced() {
     assert!(mark.exists());
     drop(relaxed);
     let entry = IndexEntry::new(MediaType::OciManifest, Digest::of(b"blob"), 4);
-    full.update_index(|entries| Ok(entries.push(entry))).unwrap();
+    enter(&full, entry);
     assert!(!mark.exists());
     full.settle().unwrap();
 }
@@ -368,7 +376,7 @@ fn no_image_hides_what_another_one_needs() {
     let [victim, config, layer] = image(&store, "victim");
     let tag = |digest: &Digest| {
         let entry = IndexEntry::new(MediaType::OciManifest, digest.clone(), 1);
-        store.update_index(|entries| Ok(entries.push(entry))).unwrap();
+        enter(&store, entry);
     };
     tag(&victim);
     let kind = "application/vnd.oci.image.layer.v1.tar";
@@ -402,7 +410,13 @@ fn no_image_hides_what_another_one_needs() {
             .to_string()
             .as_bytes(),
     );
-    store.update_index(|entries| Ok(*entries = vec![IndexEntry::new(MediaType::OciIndex, index, 1)])).unwrap();
+    store
+        .update_index(|entries| {
+            entries.clear();
+            Ok(())
+        })
+        .unwrap();
+    enter(&store, IndexEntry::new(MediaType::OciIndex, index, 1));
     fs::write(store.blob_path(&victim), "{}").unwrap();
     assert_eq!(store.gc(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
