@@ -396,6 +396,43 @@ fn known_blobs_are_not_read_again() {
     root.load(tar_of(&thin)).unwrap();
 }
 
+#[test]
+fn layers_of_a_docker_archive_that_are_there_are_not_read_again() {
+    let (root, mut sample) = (root(), sample("again"));
+    sample.add_layer(tar_of(&[("large", vec![7; 3 << 20])]));
+    let members = sample.saved(&["app:1"]);
+    let place = tempfile::tempdir().unwrap();
+    let (file, directory) = (place.path().join("saved.tar"), place.path().join("saved"));
+    let layer = format!("{}/layer.tar", sample.layers.len() - 1);
+    let bytes = tar_of(&members);
+    std::fs::write(&file, &bytes).unwrap();
+    write_members(&directory, &members);
+    let images = |source: &Path| root.images.load(LoadSource::Path(source.to_owned()), &LoadOptions::default());
+    let first = images(&file).unwrap().remove(0);
+    // Whoever reads these bytes finds that they are others.
+    let at = bytes.windows(1000).position(|window| window == [7; 1000]).unwrap();
+    let mut other = bytes.clone();
+    other[at] = 8;
+    std::fs::write(&file, &other).unwrap();
+    let body = std::fs::read(directory.join(&layer)).unwrap();
+    let mut changed = body.clone();
+    let at = body.windows(1000).position(|window| window == [7; 1000]).unwrap();
+    changed[at] = 8;
+    std::fs::write(directory.join(&layer), changed).unwrap();
+    for source in [&file, &directory] {
+        assert_eq!(images(source).unwrap().remove(0), first, "{}", source.display());
+    }
+    // Cut short in what is passed over.
+    std::fs::write(&file, &bytes[..at + (1 << 20)]).unwrap();
+    assert_eq!(images(&file).unwrap_err().kind(), ErrorKind::Corrupt);
+    std::fs::write(&file, &other).unwrap();
+    root.images.remove("app:1", true, &|| Ok(Default::default())).unwrap();
+    for source in [&file, &directory] {
+        assert_eq!(images(source).unwrap_err().kind(), ErrorKind::Corrupt, "{}", source.display());
+    }
+    root.assert_empty("other bytes");
+}
+
 /// The paths and bodies of an archive.
 type Members = [(String, Vec<u8>)];
 

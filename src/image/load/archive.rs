@@ -1,18 +1,20 @@
 //! A tar of a layout or of `docker save`, read once from front to back.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::unix::fs::FileExt;
 
 use super::session::Session;
-use super::{Bundle, STEP};
+use super::{Bundle, STEP, known};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::layer::tar::{Entry, Kind, Reader};
-use crate::layer::{Decoder, Limits, exceeded};
-use crate::name::Digest;
+use crate::layer::{Compression, Decoder, Limits, exceeded};
+use crate::name::{DiffId, Digest};
 
 /// Buffers of this size on both sides of the decompressor.
-const BUFFER: usize = 256 << 10;
+pub(super) const BUFFER: usize = 256 << 10;
 
 /// Files up to this size wait in memory until `manifest.json` says what they are …
 const SMALL: u64 = 256 << 10;
@@ -29,7 +31,7 @@ const MAX_FULL: u64 = 128;
 const MAX_PATH: usize = 512;
 
 /// Links that lead to links.
-const MAX_LINKS: usize = 16;
+pub(super) const MAX_LINKS: usize = 16;
 
 /// Bytes behind the end of the archive that are read to see the end of the compressed stream.
 const MAX_TRAILER: u64 = 64 << 20;
@@ -50,6 +52,8 @@ pub(super) struct Archive {
     small: u64,
     /// Bytes that a member may have.
     most: u64,
+    /// Paths of uncompressed layers, with what the configs say that they are.
+    known: HashMap<String, Digest>,
 }
 
 enum Member {
@@ -57,19 +61,47 @@ enum Member {
     Stored(Digest, u64),
 }
 
+/// What an archive may have: as much as the layers in it.
+fn limits(session: &Session) -> Limits {
+    let layers = session.images().layers().options().limits.clone();
+    let bytes = layers.bytes.saturating_mul(MAX_FULL);
+    let path_length = MAX_PATH.min(layers.path_length);
+    Limits { entries: MAX_ENTRIES, path_length, bytes, ..layers }
+}
+
 impl Archive {
     /// Reads the whole archive.
     pub fn read(session: &mut Session, source: impl Read) -> Result<Archive> {
-        let layers = session.images().layers().options().limits.clone();
-        let decoder = Decoder::with_window(BufReader::with_capacity(BUFFER, source), layers.zstd_window)?;
-        let bytes = layers.bytes.saturating_mul(MAX_FULL);
-        let path_length = MAX_PATH.min(layers.path_length);
-        let limits = Limits { entries: MAX_ENTRIES, path_length, bytes, ..layers };
-        let mut reader = Reader::new(BufReader::with_capacity(BUFFER, decoder), &limits);
-        let mut archive = Archive { most: layers.bytes, ..Archive::default() };
+        let limits = limits(session);
+        let window = session.images().layers().options().limits.zstd_window;
+        let decoder = Decoder::with_window(BufReader::with_capacity(BUFFER, source), window)?;
+        let reader = Reader::new(BufReader::with_capacity(BUFFER, decoder), &limits);
+        Archive::default().walk(session, reader)
+    }
+
+    /// Reads an archive that is a file. Of one that is not compressed, what the store has already is passed over.
+    pub fn read_file(session: &mut Session, mut file: File) -> Result<Archive> {
+        let failed = |error| Error::io(STEP, "lseek", error);
+        let mut start = [0; 512];
+        let count = file.read_at(&mut start, 0).unwrap_or(0);
+        if !file.metadata().is_ok_and(|status| status.is_file())
+            || Compression::detect(&start[..count]) != Compression::None
+        {
+            return Archive::read(session, file);
+        }
+        let limits = limits(session);
+        // What is wrong with the archive is told by those who read it in earnest.
+        let known = known::layers(&file, &limits).unwrap_or_default();
+        file.rewind().map_err(failed)?;
+        let reader = Reader::jumping(BufReader::with_capacity(BUFFER, file), &limits, known::jump);
+        Archive { known, ..Archive::default() }.walk(session, reader)
+    }
+
+    fn walk<R: BufRead>(mut self, session: &mut Session, mut reader: Reader<R>) -> Result<Archive> {
+        self.most = session.images().layers().options().limits.bytes;
         while let Some(entry) = reader.next()? {
             let Some(path) = clean(&String::from_utf8_lossy(&entry.path))? else { continue };
-            archive.entry(session, path, &entry, &mut reader.data())?;
+            self.entry(session, path, &entry, &mut reader.data())?;
         }
         // Only the end of the compressed stream tells that it is whole.
         let mut rest = reader.into_inner().take(MAX_TRAILER);
@@ -78,7 +110,7 @@ impl Archive {
             return Err(Error::new(ErrorKind::Limit, STEP)
                 .because(format!("more than {MAX_TRAILER} bytes follow the end of the archive")));
         }
-        Ok(archive)
+        Ok(self)
     }
 
     fn entry(&mut self, session: &mut Session, path: String, entry: &Entry, data: &mut dyn Read) -> Result<()> {
@@ -133,6 +165,10 @@ impl Archive {
                 session.take(&path, data, Some(&digest), entry.size)?;
             }
             Member::Stored(digest, entry.size)
+        } else if let Some(digest) = self.known.get(&path).cloned()
+            && session.has(&digest, entry.size)?
+        {
+            Member::Stored(digest, entry.size)
         } else if entry.size <= SMALL && self.small + entry.size <= SMALL_TOGETHER {
             self.small += entry.size;
             Member::Memory(read_all(data, &path)?)
@@ -155,7 +191,7 @@ impl Bundle for Archive {
         Ok(false)
     }
 
-    fn member(&mut self, session: &mut Session, path: &str) -> Result<Option<(Digest, u64)>> {
+    fn member(&mut self, session: &mut Session, path: &str, _: Option<&DiffId>) -> Result<Option<(Digest, u64)>> {
         let Some(mut path) = clean(path)? else { return Ok(None) };
         for _ in 0..MAX_LINKS {
             match self.links.get(&path) {

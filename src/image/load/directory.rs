@@ -10,7 +10,7 @@ use super::session::Session;
 use super::{Bundle, STEP};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::MAX_DOCUMENT;
-use crate::name::Digest;
+use crate::name::{DiffId, Digest};
 use crate::sys::fs::c_string;
 use crate::sys::path::Root;
 
@@ -55,7 +55,7 @@ impl Bundle for Directory {
         Ok(true)
     }
 
-    fn member(&mut self, session: &mut Session, path: &str) -> Result<Option<(Digest, u64)>> {
+    fn member(&mut self, session: &mut Session, path: &str, layer: Option<&DiffId>) -> Result<Option<(Digest, u64)>> {
         let Some(path) = clean(path)? else { return Ok(None) };
         // Here the archive chose the path, and nothing promises the file's digest: it must not lead out.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -66,6 +66,11 @@ impl Bundle for Directory {
             Err(error) => return Err(Error::io(STEP, "openat2", error).path(&path)),
         };
         let size = file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.len();
+        if let Some(diff_id) = layer
+            && session.has(diff_id.digest(), size)?
+        {
+            return Ok(Some((diff_id.digest().clone(), size)));
+        }
         let digest = session.take(&path, &mut file, None, size)?;
         Ok(Some((digest, size)))
     }

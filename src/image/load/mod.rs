@@ -17,6 +17,7 @@
 mod archive;
 mod directory;
 mod docker;
+mod known;
 mod layout;
 mod session;
 
@@ -31,7 +32,7 @@ use super::config::Config;
 use super::manifest::{Descriptor, MAX_DOCUMENT, Manifest};
 use super::{Image, Images, Observer, Resolved, Wanted, blobs_of, index, resolve};
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{Digest, MediaType, Platform, Reference};
+use crate::name::{DiffId, Digest, MediaType, Platform, Reference};
 
 /// Where images are loaded from.
 #[non_exhaustive]
@@ -76,8 +77,9 @@ trait Bundle {
     fn document(&mut self, name: &'static str) -> Result<Option<Vec<u8>>>;
     /// Takes in a blob of `blobs/` that the store does not have; false if the source has none of that digest.
     fn blob(&mut self, session: &mut Session, digest: &Digest, size: u64) -> Result<bool>;
-    /// Takes in a file by its path in a Docker archive.
-    fn member(&mut self, session: &mut Session, path: &str) -> Result<Option<(Digest, u64)>>;
+    /// Takes in a file by its path in a Docker archive; of a layer it is known what it is when it is not compressed, and
+    /// one that the store has is not read then.
+    fn member(&mut self, session: &mut Session, path: &str, layer: Option<&DiffId>) -> Result<Option<(Digest, u64)>>;
 }
 
 impl Images {
@@ -124,7 +126,8 @@ impl Images {
                 if file.metadata().map_err(open)?.is_dir() {
                     gather(&mut directory::Directory::new(path.clone())?, session, &wanted, options)
                 } else {
-                    archive::Archive::read(session, file).and_then(|mut it| gather(&mut it, session, &wanted, options))
+                    archive::Archive::read_file(session, file)
+                        .and_then(|mut it| gather(&mut it, session, &wanted, options))
                 }
                 .map_err(|error| if error.failed_path().is_some() { error } else { error.path(&path) })
             }
@@ -263,7 +266,7 @@ fn from_saved(bundle: &mut dyn Bundle, session: &mut Session, saved: &docker::Sa
             .path(path)
             .because("manifest.json names it, but the archive does not have it")
     };
-    let (digest, size) = bundle.member(session, &saved.config)?.ok_or_else(|| missing(&saved.config))?;
+    let (digest, size) = bundle.member(session, &saved.config, None)?.ok_or_else(|| missing(&saved.config))?;
     if let Some(named) = saved.named_digest().filter(|named| *named != digest) {
         return Err(Error::new(ErrorKind::Corrupt, STEP)
             .path(&saved.config)
@@ -276,7 +279,7 @@ fn from_saved(bundle: &mut dyn Bundle, session: &mut Session, saved: &docker::Sa
     let config_descriptor = Descriptor::new(MediaType::OciConfig, digest, size);
     let mut layers = Vec::new();
     for (path, diff_id) in saved.layers.iter().zip(&config.rootfs.diff_ids) {
-        let (digest, size) = bundle.member(session, path)?.ok_or_else(|| missing(path))?;
+        let (digest, size) = bundle.member(session, path, Some(diff_id))?.ok_or_else(|| missing(path))?;
         let media_type = layout::layer_type(&session.beginning(&digest)?);
         if media_type == MediaType::OciLayer && digest != *diff_id.digest() {
             return Err(Error::new(ErrorKind::Corrupt, STEP)

@@ -90,9 +90,21 @@ pub(crate) struct Reader<R> {
     /// What the current entry is, for messages.
     at: (u64, Vec<u8>),
     ended: bool,
+    jump: Option<Jump<R>>,
 }
 
+/// Passes over so many bytes of an input without reading them, as far as there are so many; gives the number.
+pub(crate) type Jump<R> = fn(&mut R, u64) -> io::Result<u64>;
+
+/// Less than this is read and not jumped over: the buffer has most of it.
+const JUMP: u64 = 1 << 20;
+
 impl<R: BufRead> Reader<R> {
+    /// With an input that can jump over what nobody reads.
+    pub(crate) fn jumping(input: R, limits: &Limits, jump: Jump<R>) -> Reader<R> {
+        Reader { jump: Some(jump), ..Reader::new(input, limits) }
+    }
+
     pub(crate) fn new(input: R, limits: &Limits) -> Reader<R> {
         Reader {
             input,
@@ -104,7 +116,13 @@ impl<R: BufRead> Reader<R> {
             global: Pax::default(),
             at: (0, Vec::new()),
             ended: false,
+            jump: None,
         }
+    }
+
+    /// Bytes of the archive before what comes next; after [`next`](Reader::next), before the entry's data.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The reader below; what follows the archive's end is still in it.
@@ -451,6 +469,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn skip(&mut self, mut count: u64) -> Result<()> {
+        if let Some(jump) = self.jump.filter(|_| count > JUMP) {
+            let jumped = jump(&mut self.input, count).map_err(|error| Error::io("read the tar", "lseek", error))?;
+            self.pass(jumped)?;
+            count = count.saturating_sub(jumped);
+        }
         while count > 0 {
             let step = (self.input()?.len() as u64).min(count);
             if step == 0 {
@@ -477,7 +500,11 @@ impl<R: BufRead> Reader<R> {
 
     fn consume(&mut self, count: usize) -> Result<()> {
         self.input.consume(count);
-        self.offset += count as u64;
+        self.pass(count as u64)
+    }
+
+    fn pass(&mut self, count: u64) -> Result<()> {
+        self.offset = self.offset.saturating_add(count);
         if self.offset > self.limits.bytes {
             return Err(exceeded("bytes", self.limits.bytes));
         }
