@@ -51,7 +51,8 @@ struct Habits {
 }
 
 fn habits() -> Habits {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread: the first one may be in the middle of making this one, with all its signals blocked.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let wanted =
         ["Umask", "SigBlk", "SigIgn", "SigCgt", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Uid", "Gid"];
     let children = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| {
