@@ -105,7 +105,7 @@ clean_up() {
 stage_tools() {
     local wanted=(
         acl attr bsdextrautils btrfs-progs bubblewrap build-essential busybox-static crun curl file git iproute2 jq libcap2-bin
-        mmdebstrap procps python3 runc skopeo tar uidmap umoci util-linux xfsprogs xz-utils zstd
+        mmdebstrap procps python3 runc skopeo strace tar uidmap umoci util-linux xfsprogs xz-utils zstd
     )
     local missing=() package
     for package in "${wanted[@]}"; do
@@ -117,7 +117,7 @@ stage_tools() {
         limit 600 apt-get install -q -y --no-install-recommends "${missing[@]}"
     fi
     local tool
-    for tool in cargo rustc mmdebstrap umoci skopeo newuidmap newgidmap jq getfattr setcap zstd setpriv python3; do
+    for tool in cargo rustc mmdebstrap strace umoci skopeo newuidmap newgidmap jq getfattr setcap zstd setpriv python3; do
         command -v "$tool" >/dev/null || fail "there is no $tool"
     done
     cargo fmt --version

@@ -7,6 +7,7 @@ use coracle::system::{Depth, GarbageKind, PruneOptions, Pruned};
 use coracle::{Engine, ErrorKind};
 
 use super::lab::{Lab, image, scratch, with_programs};
+use super::shared::skip::{missing, other_user};
 use super::support::{archive, assert_whole, du};
 
 /// An engine that needs no containers; the directory goes with it.
@@ -294,8 +295,12 @@ fn locks_of_killed_makers_of_merged_trees_are_told_and_removed() {
 #[test]
 fn what_stood_on_an_image_is_gone_from_the_disk_before_the_image() {
     let Some(lab) = Lab::new() else { return };
+    if lab.engine.identity() == "rootless with a range" {
+        // Whoever is traced gains nothing from a set-uid newuidmap.
+        return other_user("root, or users without a range");
+    }
     if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return;
+        return missing("strace");
     }
     for how in ["rmi", "prune"] {
         image(&lab.engine);
@@ -308,8 +313,7 @@ fn what_stood_on_an_image_is_gone_from_the_disk_before_the_image() {
         let output = traced.output().unwrap();
         let text = std::fs::read_to_string(&log).unwrap();
         if text.is_empty() {
-            // Where nobody may trace.
-            return;
+            return missing("the right to trace");
         }
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let places = |what: &str| -> Vec<usize> {
