@@ -77,6 +77,14 @@ impl<'a> Reader<'a> {
         if is_posix && header[345] != 0 {
             path = [&text(&header[345..500]), &b"/"[..], &path].concat();
         }
+        // Where the times of access and change are no numbers, an old writer's prefix stands in their place.
+        let no_time = |field: &[u8]| field[0] != 0 && number(field).is_err();
+        if is_gnu && (no_time(&header[345..357]) || no_time(&header[357..369])) {
+            let prefix = text(&header[345..500]);
+            if prefix.is_ascii() && !prefix.is_empty() {
+                path = [&prefix, &b"/"[..], &path].concat();
+            }
+        }
         path = long_name.or_else(|| said("path").cloned()).unwrap_or(path);
         let link = long_link.or_else(|| said("linkpath").cloned()).unwrap_or_else(|| text(&header[157..257]));
         let flag = header[156];

@@ -251,7 +251,14 @@ impl<R: BufRead> Reader<R> {
         let mut pax = pending.pax.unwrap_or_default();
         let plain = |why: Why| format!("the header's {why}");
         let path = self.reconcile(pending.name, pax.path.take(), header.name())?;
-        let path = pax.sparse.name.take().unwrap_or(path);
+        // Left in place: a name without a map is a name to some readers only.
+        let path = match pax.sparse.name.clone() {
+            Some(_) if path.ends_with(b"/") => {
+                return Err(self.hostile("it is sparse, and by its other name a directory"));
+            }
+            Some(name) => name,
+            None => path,
+        };
         self.at = (start, path.clone());
         let link = self.reconcile(pending.link, pax.link_path.take(), header.link_name())?;
         if path.is_empty() {

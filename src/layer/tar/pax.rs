@@ -187,6 +187,10 @@ impl Pax {
                 b"uid" => once(&mut pax.uid, decimal(value)?, key)?,
                 b"gid" => once(&mut pax.gid, decimal(value)?, key)?,
                 b"mtime" => once(&mut pax.mtime, time(value)?, key)?,
+                // A text to Go, to which 01 is no 1.
+                b"GNU.sparse.major" | b"GNU.sparse.minor" if value.len() > 1 => {
+                    return Err("the version of the sparse format is not known".into());
+                }
                 b"GNU.sparse.major" => once(&mut major, decimal(value)?, key)?,
                 b"GNU.sparse.minor" => once(&mut minor, decimal(value)?, key)?,
                 b"GNU.sparse.name" => once(&mut pax.sparse.name, path(value)?, key)?,
@@ -235,9 +239,12 @@ impl Pax {
         if offset.is_some() {
             return Err("the sparse map is malformed".into());
         }
-        if major.is_some() || minor.is_some() {
-            pax.sparse.version = Some((major.unwrap_or(0), minor.unwrap_or(0)));
-        }
+        pax.sparse.version = match (major, minor) {
+            (Some(major), Some(minor)) => Some((major, minor)),
+            (None, None) => None,
+            // A map of the version that is half there to GNU tar, a file's own bytes to Go.
+            _ => return Err("the version of the sparse format is only half there".into()),
+        };
         // Go lets the last record count, GNU tar the last with a value.
         if let Some(key) = empty.iter().find(|key| pax.says(key)) {
             return Err(format!("the record {:?} stands there with and without a value", String::from_utf8_lossy(key)));

@@ -279,8 +279,18 @@ fn sparse_maps_that_lie_are_refused() {
         Archive::new().pax(&records).file("a", b"")
     };
     refused(named(&[]), ErrorKind::Hostile, "without a map");
+    let nothing_else = Archive::new().pax(&[("GNU.sparse.name", b"other")]).file("a", b"x");
+    refused(nothing_else, ErrorKind::Hostile, "without a map");
+    let mapped: &[(&str, &[u8])] =
+        &[("GNU.sparse.name", b"other"), ("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1")];
+    refused(Archive::new().pax(mapped).file("a/", b"x"), ErrorKind::Hostile, "a directory");
     refused(named(&[("GNU.sparse.numblocks", b"0")]), ErrorKind::Hostile, "without a map");
-    refused(named(&[("GNU.sparse.major", b"0")]), ErrorKind::Hostile, "without a map");
+    refused(named(&[("GNU.sparse.major", b"0"), ("GNU.sparse.minor", b"1")]), ErrorKind::Hostile, "without a map");
+    for half in ["GNU.sparse.major", "GNU.sparse.minor"] {
+        let half = Archive::new().pax(&[(half, b"1"), ("GNU.sparse.realsize", b"9")]).file("a", b"0\n");
+        refused(half, ErrorKind::Hostile, "half there");
+    }
+    refused(named(&[("GNU.sparse.major", b"01"), ("GNU.sparse.minor", b"0")]), ErrorKind::Hostile, "not known");
 }
 
 /// GNU tar writes; we read; the system's `tar` says what is right.
