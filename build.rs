@@ -26,6 +26,10 @@ fn main() {
         .arg("-o")
         .arg(&stub)
         .arg(Path::new("src/launch/stub/main.rs"));
+    if target.contains("musl") {
+        // There the compiler brings a C library's start of its own.
+        command.args(["-C", "link-self-contained=no"]);
+    }
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut argument = std::ffi::OsString::from("linker=");
         argument.push(linker);

@@ -414,7 +414,8 @@ impl Drop for Container {
         drop(self.stdin.take());
         let attached = self.inner.lifetime == Lifetime::Attached;
         let Control::Own(own) = &self.inner.control else { return };
-        if !attached || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
+        // In a fork of the program that launched it, to ask for its end would be to take the answer from that.
+        if !attached || !own.process.is_ours() || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
             return;
         }
         // It goes on as long as this program; somebody has to clean up after it.

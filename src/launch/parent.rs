@@ -215,8 +215,9 @@ fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Vec<Owne
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
             Ok(message) => message,
-            Err(Errno::EINTR) => continue,
-            Err(Errno::ECONNRESET) => return Ok(None),
+            // Reset: the guardian closed its end without having read our last note. That is told once, and before what it
+            // has said last, which is still there.
+            Err(Errno::EINTR | Errno::ECONNRESET) => continue,
             Err(errno) => return Err(Error::sys("hear from the guardian", "recvmsg", errno as i32)),
         };
         let mut fds = Vec::new();
@@ -338,11 +339,21 @@ fn finish(
     }
     let mut fds = fds.into_iter();
     let (Some(report), Some(pidfd)) = (fds.next(), fds.next()) else {
-        return Err(Error::sys(STEP, "recvmsg", libc::EMFILE));
+        // Nothing is left of it when that is said: killed here, for it could wait for ever, and reaped by the guardian.
+        let _ = tell(channel.as_fd(), SIGNAL, libc::SIGKILL as u32);
+        let _ = receive(channel.as_fd(), true);
+        return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
+            .kind_is(ErrorKind::Limit)
+            .because("this program has as many open files as it may have")
+            .remedy("raise the limit of open files (ulimit -n)"));
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
     let process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
-    let error = match hear(&report)? {
+    let heard = hear(&report).inspect_err(|_| {
+        let _ = process.signal(libc::SIGKILL);
+        let _ = process.wait(None);
+    })?;
+    let error = match heard {
         Heard { report: Some(report), .. } => failure::sentence(report, &plan.steps),
         Heard { malformed: true, .. } => {
             Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed")
@@ -354,6 +365,20 @@ fn finish(
     // No process is left after an error: it has reported and is ending, and is reaped before we say so.
     let _ = process.wait(None);
     Err(error)
+}
+
+/// One note to the guardian; false when it has closed its end, because the process has been reaped.
+fn tell(channel: BorrowedFd<'_>, kind: u32, a: u32) -> Result<bool, Errno> {
+    let bytes = Note { kind, a, ..Note::default() }.encode();
+    let slices = [IoSlice::new(&bytes)];
+    loop {
+        match sendmsg::<()>(channel.as_raw_fd(), &slices, &[], MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// What the first process has said on the report pipe.
@@ -442,26 +467,12 @@ impl Process {
         crate::sys::pidfd::wait(self.pidfd.as_fd(), None).map(drop).map_err(fail("poll"))
     }
 
-    fn tell(&self, kind: u32, a: u32) -> Result<bool, Errno> {
-        let bytes = Note { kind, a, ..Note::default() }.encode();
-        let slices = [IoSlice::new(&bytes)];
-        loop {
-            match sendmsg::<()>(self.channel.as_raw_fd(), &slices, &[], MsgFlags::MSG_NOSIGNAL, None) {
-                Ok(_) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                // The guardian closed its end: the process has been reaped.
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
     /// Sends a signal to the first process; false when it has ended already. Never hits a reused pid.
     pub(crate) fn signal(&self, signal: i32) -> Result<bool> {
         if self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(false);
         }
-        let told = self.tell(SIGNAL, signal as u32);
+        let told = tell(self.channel.as_fd(), SIGNAL, signal as u32);
         if told.map_err(|errno| Error::sys("signal the container", "sendmsg", errno as i32))? {
             return Ok(true);
         }
@@ -476,7 +487,7 @@ impl Process {
 
     /// Lets it live as long as the host program, whatever becomes of this value.
     pub(crate) fn release(&self) -> Result<bool> {
-        self.tell(RELEASE, 0).map_err(|errno| Error::sys("release the container", "sendmsg", errno as i32))
+        tell(self.channel.as_fd(), RELEASE, 0).map_err(|errno| Error::sys("release the container", "sendmsg", errno as i32))
     }
 
     /// Waits until it has ended, at most for `limit`; `None` when the limit came first. Every later call answers the
@@ -567,6 +578,18 @@ mod tests {
         };
         assert_eq!(answer(&open), FAILED);
         assert_eq!(answer(&in_memory(&plan.bytes).unwrap()), STARTED);
+    }
+
+    /// A signal that crosses the end of its container.
+    #[test]
+    fn a_note_that_nobody_has_read_does_not_hide_the_last_answer() {
+        let (ours, theirs) = pair().unwrap();
+        assert!(tell(ours.as_fd(), SIGNAL, 15).unwrap());
+        assert!(tell(theirs.as_fd(), EXITED, libc::CLD_EXITED as u32).unwrap());
+        drop(theirs);
+        let (note, _) = receive(ours.as_fd(), true).unwrap().unwrap();
+        assert_eq!(note.kind, EXITED);
+        assert!(receive(ours.as_fd(), true).unwrap().is_none());
     }
 
     #[test]
