@@ -415,7 +415,10 @@ impl Drop for Container {
         let attached = self.inner.lifetime == Lifetime::Attached;
         let Control::Own(own) = &self.inner.control else { return };
         // In a fork of the program that launched it, to ask for its end would be to take the answer from that.
-        if !attached || !own.process.is_ours() || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none()) {
+        if !attached
+            || !own.process.is_ours()
+            || !self.inner.wait(Some(Duration::ZERO)).is_ok_and(|status| status.is_none())
+        {
             return;
         }
         // It goes on as long as this program; somebody has to clean up after it.

@@ -487,7 +487,8 @@ impl Process {
 
     /// Lets it live as long as the host program, whatever becomes of this value.
     pub(crate) fn release(&self) -> Result<bool> {
-        tell(self.channel.as_fd(), RELEASE, 0).map_err(|errno| Error::sys("release the container", "sendmsg", errno as i32))
+        tell(self.channel.as_fd(), RELEASE, 0)
+            .map_err(|errno| Error::sys("release the container", "sendmsg", errno as i32))
     }
 
     /// Waits until it has ended, at most for `limit`; `None` when the limit came first. Every later call answers the

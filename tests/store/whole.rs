@@ -340,3 +340,29 @@ pub fn removal(root: &Path, all_at_once: bool) {
         }
     }
 }
+
+/// A program that forks has a copy of each of its values, and may drop them there.
+#[test]
+#[allow(unsafe_code)]
+fn a_fork_takes_no_status_away() {
+    let Some(lab) = Lab::new() else { return };
+    let sandbox = lab.engine.sandbox().command(["sh", "-c", "sleep 0.5; exit 7"]).lifetime(Lifetime::Attached);
+    let container = sandbox.spawn().unwrap();
+    // SAFETY: the child drops one value, waits, and ends without unwinding.
+    match unsafe { libc::fork() } {
+        0 => {
+            drop(container);
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(0) };
+        }
+        child => {
+            let status = container.wait().unwrap();
+            // SAFETY: a child of ours, and no status is wanted.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            assert_eq!(status.code(), Some(7));
+            container.close().unwrap();
+        }
+    }
+    lab.assert_clean();
+}
