@@ -595,6 +595,39 @@ fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Lo
     Some(opinions)
 }
 
+/// What a hard link has brought up from below goes when the layer hides it afterwards; the link stays.
+#[test]
+fn what_is_hidden_after_it_was_linked_to_is_gone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let path = |path: &str| path.to_owned();
+    let (opaque, whiteout) = (|it: &str| Step::Opaque(path(it)), |it: &str| Step::Whiteout(path(it)));
+    for (file, hide) in [
+        ("a/b", opaque("a")),
+        ("a/b", opaque(".")),
+        ("a/b", whiteout("a")),
+        ("a/b/c", opaque("a")),
+        ("a/b/c", opaque(".")),
+        ("a/b/c", whiteout("a")),
+        ("a/b/c", whiteout("a/b")),
+        ("a", opaque(".")),
+        ("a", whiteout("a")),
+    ] {
+        for complete in [false, true] {
+            let lower = vec![Step::File(path(file), 7)];
+            let upper = vec![Step::HardLink(path("c"), path(file)), hide.clone()];
+            let opinions = opinions(&[lower, upper], complete).unwrap();
+            for (whose, look) in &opinions {
+                let gone = !look.contains_key(file.as_bytes());
+                assert!(gone && look.contains_key(&b"c"[..]), "{whose}: {hide:?} {look:?}");
+                // The directory on the way to the link's target counts here as one that the layer has, not for umoci.
+                assert!(*whose == "umoci" || look == &opinions[0].1, "{whose} and {}: {hide:?}", opinions[0].0);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: std::env::var("PROPTEST_CASES").map_or(40, |cases| cases.parse().unwrap()),

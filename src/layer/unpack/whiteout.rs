@@ -128,6 +128,19 @@ impl Unpacker<'_> {
         })?;
         self.notes.opaque.insert(path);
         self.parents.hidden();
+        self.take_down(path)
+    }
+
+    /// Removes what hard links have brought up from the layers below into a directory that now hides it. The links
+    /// stay.
+    fn take_down(&mut self, dir: &[u8]) -> Result<()> {
+        while let Some(path) = self.notes.brought_up.first_below(dir).cloned() {
+            let (parent, name) = split(&path);
+            let place = self.place(parent, name)?;
+            self.clear(&place)?;
+            // Said by the path that it was noted by, or this would not end.
+            self.notes.brought_up.remove(&path);
+        }
         Ok(())
     }
 
