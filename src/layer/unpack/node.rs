@@ -220,6 +220,7 @@ impl Unpacker<'_> {
     /// Brings a file of a lower layer into this tree, so that it can be linked; `false` where there is none.
     fn copy_up(&mut self, place: &Place) -> Result<bool> {
         let Some(found) = self.look_below(&place.path)? else { return Ok(false) };
+        self.count_unnamed()?;
         let meta = self.meta_of(&found, &place.path)?;
         match found.file_type() {
             libc::S_IFREG => {
