@@ -119,7 +119,8 @@ impl Unpacker<'_> {
                     let before = self.waiting.get(&place.path);
                     pending.existed = before.is_none_or(|before| before.existed);
                     self.take_back(&place.path, &pending.meta);
-                    if self.applies() && stat.st_mode & 0o700 != 0o700 {
+                    // One that is complete already, of this layer or of one below.
+                    if stat.st_mode & 0o700 != 0o700 {
                         let handle = crate::sys::fs::open_handle(place.dir(), &place.name)
                             .map_err(failed("openat", &place.path))?;
                         crate::sys::fs::chmod_handle(handle.as_fd(), stat.st_mode & 0o7777 | 0o700)

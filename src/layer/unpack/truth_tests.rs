@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -165,6 +166,79 @@ fn many_directories_get_their_metadata_whenever_that_is() {
         } else if is_root() {
             assert_eq!(tree.join(dir(7)).metadata().unwrap().uid(), 5);
             assert_eq!(tree.join(dir(133)).metadata().unwrap().uid(), 0);
+        }
+    }
+}
+
+/// Runs `act` on a thread whose files belong to another user than root, and that may no more than he.
+fn as_user<T: Send>(place: &Scratch, act: impl FnOnce(&Path) -> T + Send) -> T {
+    let tree = place.path().join("tree");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&tree, Some(1000), Some(1000)).unwrap();
+    std::thread::scope(|scope| {
+        let user = || {
+            nix::unistd::setfsuid(1000.into());
+            act(&tree)
+        };
+        scope.spawn(user).join().unwrap()
+    })
+}
+
+/// As in the images that Nix makes, where nobody may write to a directory, its owner neither.
+#[test]
+fn many_read_only_directories_take_little_memory() {
+    const MANY: u64 = 300;
+    let outer = |number: u64| format!("dir{number:03}");
+    let inner = |number: u64| format!("dir{number:03}/sub");
+    let block = |name: String, mtime: u64| Block::new(name.as_bytes(), b'5').mode(0o555).mtime(mtime);
+    let mut archive = Archive::new();
+    for number in 0..MANY {
+        let owner = if number % 5 == 0 { 1001 } else { 0 };
+        archive = archive.block(block(outer(number), 1000 + number).owner(owner, owner));
+        archive = archive.block(block(inner(number), 2000 + number));
+    }
+    for round in 0..2 {
+        for number in (0..MANY).rev().step_by(1 + round) {
+            archive = archive.file(&format!("{}/file{round}", outer(number)), b"x");
+            archive = archive.file(&format!("{}/file{round}", inner(number)), b"x");
+        }
+    }
+    // Those that are complete come again: said anew, hidden, and with something else in the place of what is in them.
+    archive = archive.block(block(outer(207), 7)).file(&format!("{}/late", outer(207)), b"x");
+    archive = archive.file(&format!(".wh.{}", outer(208)), b"").file(&format!("{}/.wh..wh..opq", outer(209)), b"");
+    let archive =
+        archive.file(&inner(210), b"now a file").hard_link(&format!("{}/link", outer(211)), "dir001/file0").end();
+    let check = |tree: &Path| {
+        for number in 0..MANY {
+            for (name, mtime) in [(outer(number), 1000 + number), (inner(number), 2000 + number)] {
+                let metadata = tree.join(&name).metadata().unwrap();
+                let expected = match (name == outer(207), name == inner(210)) {
+                    (true, _) => (0o40555, 7),
+                    (_, true) => (0o100644, 0),
+                    _ => (0o40555, mtime as i64),
+                };
+                assert_eq!((metadata.mode(), metadata.mtime()), expected, "{name}");
+            }
+        }
+        assert_eq!(fs::read_dir(tree.join(outer(207))).unwrap().count(), 4);
+    };
+    let little = crate::layer::Limits { memory: 24_000, ..Default::default() };
+    let own = LayerOptions { limits: little, ..options(whiteouts()) };
+    let user = LayerOptions { ownership: Ownership::Single, whiteouts: WhiteoutFormat::OverlayUser, ..own.clone() };
+    // Applying remembers all that it makes.
+    let apply =
+        |of: &LayerOptions| LayerOptions { limits: Default::default(), whiteouts: WhiteoutFormat::Apply, ..of.clone() };
+    for options in [&own, &apply(&own)] {
+        let place = place();
+        unpack_at(&place.path().join("tree"), &archive, options, &[]).unwrap();
+        check(&place.path().join("tree"));
+    }
+    for options in [&user, &apply(&user)] {
+        if is_root() {
+            let place = place();
+            as_user(&place, |tree| unpack_at(tree, &archive, options, &[])).unwrap();
+            check(&place.path().join("tree"));
+            assert_eq!(place.path().join("tree").join(inner(1)).metadata().unwrap().uid(), 1000);
         }
     }
 }

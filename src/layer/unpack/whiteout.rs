@@ -48,7 +48,9 @@ impl Unpacker<'_> {
                 let stat = lstatat(place.dir(), &place.name).map_err(failed("lstat", &place.path))?;
                 // A file hides what is below it anyway; a directory would be merged with it.
                 if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
-                    self.make_opaque(place.dir(), &place.name, &place.path)?;
+                    // Opened as for an entry: it may be complete, and then not even its owner may mark it.
+                    let dir = self.parent(&place.path)?;
+                    self.make_opaque(dir.dir(), c".", &dir.path)?;
                 }
                 Ok(())
             }
