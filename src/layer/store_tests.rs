@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::testing::{Archive, Block, Scratch};
+use crate::layer::testing::{Archive, Block, Scratch, hand_down_acl, snapshot};
 use crate::layer::{Owner, Reown};
 
 struct Fixture {
@@ -242,6 +242,23 @@ fn a_dependent_layer_seen_as_the_lowest_is_not_used_elsewhere() {
         }
         it.assert_clean();
     }
+}
+
+/// A list that the store's directory hands down is the host's affair.
+#[test]
+fn layers_inherit_no_access_control_lists() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().dir("d").file("d/f", b"").file("implied/f", b""));
+    if !hand_down_acl(&it.content.path("tmp")) {
+        return;
+    }
+    let layer = it.layers.ensure(&blob, &diff_id, &[]).unwrap();
+    let found = snapshot(layer.tree());
+    assert_eq!(found.len(), 5);
+    for (path, line) in found {
+        assert!(line.ends_with(" []"), "{}: {line}", String::from_utf8_lossy(&path));
+    }
+    assert_eq!(layer.tree().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 #[test]

@@ -10,14 +10,9 @@ use std::sync::Arc;
 
 use super::tests::{Nobody, is_root, options, place, set_xattr, unpack_at, whiteouts};
 use super::*;
-use crate::layer::testing::{Archive, Block, Scratch, snapshot};
+use crate::layer::testing::{ACL, Archive, Block, Scratch, snapshot};
 use crate::sys::fs::{c_string, fstat, open_handle};
 
-/// The attribute's value of `user::rw-,user:12345:r--,group::r--,mask::r--,other::---`.
-const LIST: &[u8] = &[
-    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 57, 48, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0,
-    255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
-];
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 
@@ -30,9 +25,9 @@ fn access_control_lists_survive_gnu_tar_and_the_attributes_of_others() {
     fs::create_dir(source.path().join("d")).unwrap();
     fs::write(source.path().join("d/before"), "x").unwrap();
     fs::write(source.path().join("f"), "x").unwrap();
-    set_xattr(&source.path().join("f"), ACCESS, LIST);
-    set_xattr(&source.path().join("d"), ACCESS, LIST);
-    set_xattr(&source.path().join("d"), DEFAULT, LIST);
+    set_xattr(&source.path().join("f"), ACCESS, ACL);
+    set_xattr(&source.path().join("d"), ACCESS, ACL);
+    set_xattr(&source.path().join("d"), DEFAULT, ACL);
     let expected = snapshot(source.path());
     assert!(expected[&b"d"[..]].contains(DEFAULT));
     let options_of_tar = ["--format=posix", "--acls", "--numeric-owner", "-cf", "-", "-C"];
@@ -47,12 +42,12 @@ fn access_control_lists_survive_gnu_tar_and_the_attributes_of_others() {
     assert_eq!(actual, expected);
     // As umoci and Go's tools write it.
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let both = Archive::new().pax(&[(&key, LIST), ("SCHILY.acl.access", b"user::rwx")]);
+    let both = Archive::new().pax(&[(&key, ACL), ("SCHILY.acl.access", b"user::rwx")]);
     let archive = both.block(Block::new(b"f", b'0').mode(0o640)).end();
     let place = self::place();
     unpack_at(&place.path().join("tree"), &archive, &options(whiteouts()), &[]).unwrap();
     let handle = fs::File::open(place.path().join("tree/f")).unwrap();
-    assert_eq!(crate::sys::xattr::get(handle.as_fd(), c"system.posix_acl_access").unwrap().unwrap(), LIST);
+    assert_eq!(crate::sys::xattr::get(handle.as_fd(), c"system.posix_acl_access").unwrap().unwrap(), ACL);
 }
 
 /// A list whose mask and mode disagree: the mode is the entry's, of files and directories alike.
@@ -62,7 +57,7 @@ fn access_control_lists_leave_the_mode() {
         return;
     }
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let archive = Archive::new().pax(&[(&key, LIST)]).dir("d").pax(&[(&key, LIST)]);
+    let archive = Archive::new().pax(&[(&key, ACL)]).dir("d").pax(&[(&key, ACL)]);
     let archive = archive.block(Block::new(b"f", b'0').mode(0o755)).end();
     let place = place();
     unpack_at(&place.path().join("tree"), &archive, &options(whiteouts()), &[]).unwrap();
@@ -74,7 +69,7 @@ fn access_control_lists_leave_the_mode() {
 #[test]
 fn access_control_lists_name_the_containers_ids() {
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let named = Archive::new().pax(&[(&key, LIST)]).file("f", b"");
+    let named = Archive::new().pax(&[(&key, ACL)]).file("f", b"");
     let archive = named.pax(&[("SCHILY.acl.access", b"user:nobody-knows-whom:r--")]).file("g", b"").end();
     let unpack = |ownership| {
         let place = place();
@@ -86,7 +81,7 @@ fn access_control_lists_name_the_containers_ids() {
     };
     let unknown = (Skipped::Xattr("SCHILY.acl.access".into()), 1);
     let (unpacked, owners) = unpack(Ownership::Mapped(Arc::new(Nobody)));
-    assert_eq!(owners[0].xattrs, [(ACCESS.as_bytes().to_vec(), LIST.to_vec())]);
+    assert_eq!(owners[0].xattrs, [(ACCESS.as_bytes().to_vec(), ACL.to_vec())]);
     assert_eq!(unpacked.skipped, std::slice::from_ref(&unknown));
     let (unpacked, owners) = unpack(Ownership::Single);
     assert!(owners.is_empty());
