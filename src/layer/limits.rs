@@ -18,7 +18,8 @@ pub struct Limits {
     /// Bytes of the tar after decompression, and, counted separately, bytes that its files take up (a sparse file
     /// counts with its full length).
     pub bytes: u64,
-    /// Entries.
+    /// Entries, and what unpacking makes without one: directories on the way to an entry, and files that a hard link
+    /// brings up from a layer below.
     pub entries: u64,
     /// Length of a path or a symlink's target in bytes. The kernel's own limit for a target is 4095.
     pub path_length: usize,

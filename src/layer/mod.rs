@@ -23,7 +23,7 @@ mod pipeline;
 mod store;
 pub(crate) mod tar;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unpack;
 mod usage;
 mod view;

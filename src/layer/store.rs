@@ -546,6 +546,7 @@ fn new_tree(path: &Path) -> Result<OwnedFd> {
     let failed = |syscall| move |error| Error::io(STEP, syscall, error).path(path);
     fs::create_dir(path).map_err(failed("mkdir"))?;
     let dir = File::open(path).map_err(failed("open"))?;
+    sys::xattr::remove_acls(dir.as_fd()).map_err(failed("fremovexattr"))?;
     dir.set_permissions(fs::Permissions::from_mode(0o755)).map_err(failed("fchmod"))?;
     Ok(dir.into())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::testing::{Archive, Block, Scratch};
+use crate::layer::testing::{Archive, Block, Scratch, hand_down_acl, snapshot};
 use crate::layer::{Owner, Reown};
 
 struct Fixture {
@@ -242,6 +242,23 @@ fn a_dependent_layer_seen_as_the_lowest_is_not_used_elsewhere() {
         }
         it.assert_clean();
     }
+}
+
+/// A list that the store's directory hands down is the host's affair.
+#[test]
+fn layers_inherit_no_access_control_lists() {
+    let it = fixture();
+    let (blob, diff_id) = it.layer(Archive::new().dir("d").file("d/f", b"").file("implied/f", b""));
+    if !hand_down_acl(&it.content.path("tmp")) {
+        return;
+    }
+    let layer = it.layers.ensure(&blob, &diff_id, &[]).unwrap();
+    let found = snapshot(layer.tree());
+    assert_eq!(found.len(), 5);
+    for (path, line) in found {
+        assert!(line.ends_with(" []"), "{}: {line}", String::from_utf8_lossy(&path));
+    }
+    assert_eq!(layer.tree().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 #[test]
@@ -593,6 +610,39 @@ fn opinions(stack: &[Vec<Step>], complete: bool) -> Option<Vec<(&'static str, Lo
         opinions.push(("umoci", look));
     }
     Some(opinions)
+}
+
+/// What a hard link has brought up from below goes when the layer hides it afterwards; the link stays.
+#[test]
+fn what_is_hidden_after_it_was_linked_to_is_gone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let path = |path: &str| path.to_owned();
+    let (opaque, whiteout) = (|it: &str| Step::Opaque(path(it)), |it: &str| Step::Whiteout(path(it)));
+    for (file, hide) in [
+        ("a/b", opaque("a")),
+        ("a/b", opaque(".")),
+        ("a/b", whiteout("a")),
+        ("a/b/c", opaque("a")),
+        ("a/b/c", opaque(".")),
+        ("a/b/c", whiteout("a")),
+        ("a/b/c", whiteout("a/b")),
+        ("a", opaque(".")),
+        ("a", whiteout("a")),
+    ] {
+        for complete in [false, true] {
+            let lower = vec![Step::File(path(file), 7)];
+            let upper = vec![Step::HardLink(path("c"), path(file)), hide.clone()];
+            let opinions = opinions(&[lower, upper], complete).unwrap();
+            for (whose, look) in &opinions {
+                let gone = !look.contains_key(file.as_bytes());
+                assert!(gone && look.contains_key(&b"c"[..]), "{whose}: {hide:?} {look:?}");
+                // The directory on the way to the link's target counts here as one that the layer has, not for umoci.
+                assert!(*whose == "umoci" || look == &opinions[0].1, "{whose} and {}: {hide:?}", opinions[0].0);
+            }
+        }
+    }
 }
 
 proptest! {

@@ -276,7 +276,7 @@ fn trees(layers: &[Layer], parts: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 const PREPARE: &str = "prepare the snapshot";
 
-/// Makes a directory with exactly this mode, or finds it there.
+/// Makes a directory with exactly this mode and without an access control list, or finds it there.
 fn directory_at(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let fail = |syscall| move |error| Error::io(PREPARE, syscall, error).path(path);
@@ -285,8 +285,11 @@ fn directory_at(path: &Path, mode: u32) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(fail("mkdir")(error)),
     }
+    let dir = File::open(path).map_err(fail("open"))?;
+    // What is made in it would have the list, too, and a container would see it.
+    sys::xattr::remove_acls(dir.as_fd()).map_err(fail("fremovexattr"))?;
     // The umask of the host program is not ours to change, and not ours to obey.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail("chmod"))
+    dir.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail("fchmod"))
 }
 
 /// Removes directories of ours, by descriptor and with the help of whoever may where we may not; what is not there is

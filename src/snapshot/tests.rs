@@ -37,6 +37,24 @@ fn the_upper_directory_has_the_owner_and_mode_of_what_it_stands_for() {
     assert_eq!((is.mode(), is.uid(), is.gid()), (should.mode(), should.uid(), should.gid()));
 }
 
+/// A list that the directory above hands down is the host's affair.
+#[test]
+fn directories_of_a_snapshot_inherit_no_access_control_lists() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    if !crate::layer::testing::hand_down_acl(home.path()) {
+        return;
+    }
+    Overlay::new(Ownership::Single).prepare(home.path(), &Base::Directory(base.path().into())).unwrap();
+    directory_at(&home.path().join("other"), 0o755).unwrap();
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("other", 0o755)] {
+        let made = home.path().join(name);
+        assert_eq!(made.metadata().unwrap().mode() & 0o7777, mode, "{name}");
+        assert_eq!(sys::xattr::list(File::open(made).unwrap().as_fd()).unwrap().len(), 0, "{name}");
+    }
+}
+
 #[test]
 fn an_upper_directory_is_there_when_it_is_whole() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -35,6 +35,18 @@ pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Removes the access control lists of an open directory, which it may have from the one that it was made in: its own,
+/// and the one that it would hand down. Its mode is then to be set.
+pub(crate) fn remove_acls(dir: BorrowedFd<'_>) -> io::Result<()> {
+    for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+        match remove(dir, name) {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Calls `get` with a buffer that grows until the answer fits.
 fn growing(mut get: impl FnMut(&mut [u8]) -> isize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 256];

@@ -128,8 +128,8 @@ fn a_global_header_sets_times_only() {
     refused(global(&[("size", b"512")]), ErrorKind::Hostile, "global header");
 }
 
-/// CVE-2025-62518: the sizes of PAX and of the plain header disagree, and what one reader takes for data another
-/// takes for entries.
+/// CVE-2025-62518, CVE-2026-33055: the sizes of PAX and of the plain header disagree, and what one reader takes for data
+/// another takes for entries.
 #[test]
 fn cve_2025_62518_entries_are_not_smuggled_through_a_size() {
     let inner = Archive::new().file("smuggled", b"x");

@@ -191,6 +191,8 @@ struct Unpacker<'a> {
     notes: Notes,
     skipped: BTreeMap<Skipped, u64>,
     result: Unpacked,
+    /// How much was made that has no entry.
+    unnamed: u64,
     /// Whether [`PLINKS`] is there.
     plinks: bool,
     /// Whether directories are getting their metadata, so that nothing is noted for later any more.
@@ -248,6 +250,7 @@ pub(crate) fn unpack_beside<R: BufRead>(
         notes: Notes::new(options.limits.memory, share),
         skipped: BTreeMap::new(),
         result: Unpacked::default(),
+        unnamed: 0,
         plinks: false,
         finishing: false,
     };
@@ -257,13 +260,14 @@ pub(crate) fn unpack_beside<R: BufRead>(
     }
     let mut reader = Reader::new(archive, &options.limits);
     while let Some(entry) = reader.next()? {
+        unpacker.result.entries = reader.entries();
+        unpacker.check_entries()?;
         unpacker.entry(entry, &mut reader)?;
         unpacker.stay_small()?;
         if stop.load(Ordering::Relaxed) {
             return Err(given_up());
         }
     }
-    unpacker.result.entries = reader.entries();
     let (result, owners) = unpacker.finish()?;
     Ok((result, owners, reader.into_inner()))
 }
@@ -310,6 +314,20 @@ impl Unpacker<'_> {
         self.result.sets_root = true;
         let meta = Meta::of(&entry);
         self.waiting.insert(Vec::new(), Pending { meta, mode_is_set: false, existed: true });
+        Ok(())
+    }
+
+    /// Counts something that is made and has no entry: a few bytes of a path may be hundreds of directories.
+    fn count_unnamed(&mut self) -> Result<()> {
+        self.unnamed += 1;
+        self.check_entries()
+    }
+
+    fn check_entries(&self) -> Result<()> {
+        let most = self.options.limits.entries;
+        if self.result.entries.saturating_add(self.unnamed) > most {
+            return Err(exceeded("entries", most));
+        }
         Ok(())
     }
 

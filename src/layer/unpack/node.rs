@@ -119,7 +119,8 @@ impl Unpacker<'_> {
                     let before = self.waiting.get(&place.path);
                     pending.existed = before.is_none_or(|before| before.existed);
                     self.take_back(&place.path, &pending.meta);
-                    if self.applies() && stat.st_mode & 0o700 != 0o700 {
+                    // One that is complete already, of this layer or of one below.
+                    if stat.st_mode & 0o700 != 0o700 {
                         let handle = crate::sys::fs::open_handle(place.dir(), &place.name)
                             .map_err(failed("openat", &place.path))?;
                         crate::sys::fs::chmod_handle(handle.as_fd(), stat.st_mode & 0o7777 | 0o700)
@@ -220,6 +221,7 @@ impl Unpacker<'_> {
     /// Brings a file of a lower layer into this tree, so that it can be linked; `false` where there is none.
     fn copy_up(&mut self, place: &Place) -> Result<bool> {
         let Some(found) = self.look_below(&place.path)? else { return Ok(false) };
+        self.count_unnamed()?;
         let meta = self.meta_of(&found, &place.path)?;
         match found.file_type() {
             libc::S_IFREG => {

@@ -74,7 +74,7 @@ impl Paths {
         self.first_below(dir).is_some()
     }
 
-    fn first_below(&self, dir: &[u8]) -> Option<&Vec<u8>> {
+    pub(super) fn first_below(&self, dir: &[u8]) -> Option<&Vec<u8>> {
         let start = [dir, b"/"].concat();
         self.set.range::<[u8], _>((Bound::Included(&start[..]), Bound::Unbounded)).next().filter(|p| is_below(p, dir))
     }

@@ -381,6 +381,7 @@ impl Unpacker<'_> {
     fn implied(&mut self, here: &Parent, name: &std::ffi::CStr, path: &[u8], meta: Meta) -> Result<()> {
         self.check_grown(path)?;
         self.remembered()?;
+        self.count_unnamed()?;
         mkdirat(here.dir(), name, 0o700).map_err(failed("mkdir", path))?;
         if self.applies() {
             self.notes.made.insert(path);

@@ -1070,6 +1070,24 @@ fn bombs_stop_at_a_named_limit() {
     assert!(limit(Archive::new().block(sparse)).contains("bytes"));
     let many = (0..31).fold(Archive::new(), |archive, number| archive.file(&number.to_string(), b""));
     assert!(limit(many).contains("`entries` of 30"));
+    // Directories that only the paths of others name count, too, and so do files that come from below.
+    let ways = |count: u32| {
+        (0..count).fold(Archive::new(), |archive, number| archive.file(&format!("{number}/a/a/a/a/f"), b""))
+    };
+    assert!(limit(ways(6)).contains("`entries` of 30"));
+    let unpack = |archive: Archive, below: &[&Path]| {
+        let place = place();
+        unpack_at(&place.path().join("tree"), &archive.end(), &options, below)
+    };
+    unpack(ways(5), &[]).unwrap();
+    let lower = place();
+    (0..16).for_each(|number| fs::write(lower.path().join(number.to_string()), "").unwrap());
+    let links = |count: u32| {
+        (0..count).fold(Archive::new(), |all, number| all.hard_link(&format!("l{number}"), &number.to_string()))
+    };
+    unpack(links(15), &[lower.path()]).unwrap();
+    let error = unpack(links(16), &[lower.path()]).unwrap_err();
+    assert!(error.to_string().contains("`entries` of 30"), "{error}");
     let pax = |records: &[(&str, &[u8])]| limit(Archive::new().pax(records).file("f", b""));
     assert!(pax(&[("path", &[b'p'; 201])]).contains("`path_length` of 200"));
     assert!(pax(&[("linkpath", &[b'p'; 201])]).contains("`path_length` of 200"));

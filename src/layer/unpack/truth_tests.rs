@@ -3,20 +3,16 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use super::tests::{Nobody, is_root, options, place, set_xattr, unpack_at, whiteouts};
 use super::*;
-use crate::layer::testing::{Archive, Block, Scratch, snapshot};
+use crate::layer::testing::{ACL, Archive, Block, Scratch, snapshot};
 use crate::sys::fs::{c_string, fstat, open_handle};
 
-/// The attribute's value of `user::rw-,user:12345:r--,group::r--,mask::r--,other::---`.
-const LIST: &[u8] = &[
-    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 57, 48, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0,
-    255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
-];
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 
@@ -29,9 +25,9 @@ fn access_control_lists_survive_gnu_tar_and_the_attributes_of_others() {
     fs::create_dir(source.path().join("d")).unwrap();
     fs::write(source.path().join("d/before"), "x").unwrap();
     fs::write(source.path().join("f"), "x").unwrap();
-    set_xattr(&source.path().join("f"), ACCESS, LIST);
-    set_xattr(&source.path().join("d"), ACCESS, LIST);
-    set_xattr(&source.path().join("d"), DEFAULT, LIST);
+    set_xattr(&source.path().join("f"), ACCESS, ACL);
+    set_xattr(&source.path().join("d"), ACCESS, ACL);
+    set_xattr(&source.path().join("d"), DEFAULT, ACL);
     let expected = snapshot(source.path());
     assert!(expected[&b"d"[..]].contains(DEFAULT));
     let options_of_tar = ["--format=posix", "--acls", "--numeric-owner", "-cf", "-", "-C"];
@@ -46,12 +42,12 @@ fn access_control_lists_survive_gnu_tar_and_the_attributes_of_others() {
     assert_eq!(actual, expected);
     // As umoci and Go's tools write it.
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let both = Archive::new().pax(&[(&key, LIST), ("SCHILY.acl.access", b"user::rwx")]);
+    let both = Archive::new().pax(&[(&key, ACL), ("SCHILY.acl.access", b"user::rwx")]);
     let archive = both.block(Block::new(b"f", b'0').mode(0o640)).end();
     let place = self::place();
     unpack_at(&place.path().join("tree"), &archive, &options(whiteouts()), &[]).unwrap();
     let handle = fs::File::open(place.path().join("tree/f")).unwrap();
-    assert_eq!(crate::sys::xattr::get(handle.as_fd(), c"system.posix_acl_access").unwrap().unwrap(), LIST);
+    assert_eq!(crate::sys::xattr::get(handle.as_fd(), c"system.posix_acl_access").unwrap().unwrap(), ACL);
 }
 
 /// A list whose mask and mode disagree: the mode is the entry's, of files and directories alike.
@@ -61,7 +57,7 @@ fn access_control_lists_leave_the_mode() {
         return;
     }
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let archive = Archive::new().pax(&[(&key, LIST)]).dir("d").pax(&[(&key, LIST)]);
+    let archive = Archive::new().pax(&[(&key, ACL)]).dir("d").pax(&[(&key, ACL)]);
     let archive = archive.block(Block::new(b"f", b'0').mode(0o755)).end();
     let place = place();
     unpack_at(&place.path().join("tree"), &archive, &options(whiteouts()), &[]).unwrap();
@@ -73,7 +69,7 @@ fn access_control_lists_leave_the_mode() {
 #[test]
 fn access_control_lists_name_the_containers_ids() {
     let key = format!("SCHILY.xattr.{ACCESS}");
-    let named = Archive::new().pax(&[(&key, LIST)]).file("f", b"");
+    let named = Archive::new().pax(&[(&key, ACL)]).file("f", b"");
     let archive = named.pax(&[("SCHILY.acl.access", b"user:nobody-knows-whom:r--")]).file("g", b"").end();
     let unpack = |ownership| {
         let place = place();
@@ -85,7 +81,7 @@ fn access_control_lists_name_the_containers_ids() {
     };
     let unknown = (Skipped::Xattr("SCHILY.acl.access".into()), 1);
     let (unpacked, owners) = unpack(Ownership::Mapped(Arc::new(Nobody)));
-    assert_eq!(owners[0].xattrs, [(ACCESS.as_bytes().to_vec(), LIST.to_vec())]);
+    assert_eq!(owners[0].xattrs, [(ACCESS.as_bytes().to_vec(), ACL.to_vec())]);
     assert_eq!(unpacked.skipped, std::slice::from_ref(&unknown));
     let (unpacked, owners) = unpack(Ownership::Single);
     assert!(owners.is_empty());
@@ -165,6 +161,79 @@ fn many_directories_get_their_metadata_whenever_that_is() {
         } else if is_root() {
             assert_eq!(tree.join(dir(7)).metadata().unwrap().uid(), 5);
             assert_eq!(tree.join(dir(133)).metadata().unwrap().uid(), 0);
+        }
+    }
+}
+
+/// Runs `act` on a thread whose files belong to another user than root, and that may no more than he.
+fn as_user<T: Send>(place: &Scratch, act: impl FnOnce(&Path) -> T + Send) -> T {
+    let tree = place.path().join("tree");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&tree, Some(1000), Some(1000)).unwrap();
+    std::thread::scope(|scope| {
+        let user = || {
+            nix::unistd::setfsuid(1000.into());
+            act(&tree)
+        };
+        scope.spawn(user).join().unwrap()
+    })
+}
+
+/// As in the images that Nix makes, where nobody may write to a directory, its owner neither.
+#[test]
+fn many_read_only_directories_take_little_memory() {
+    const MANY: u64 = 300;
+    let outer = |number: u64| format!("dir{number:03}");
+    let inner = |number: u64| format!("dir{number:03}/sub");
+    let block = |name: String, mtime: u64| Block::new(name.as_bytes(), b'5').mode(0o555).mtime(mtime);
+    let mut archive = Archive::new();
+    for number in 0..MANY {
+        let owner = if number % 5 == 0 { 1001 } else { 0 };
+        archive = archive.block(block(outer(number), 1000 + number).owner(owner, owner));
+        archive = archive.block(block(inner(number), 2000 + number));
+    }
+    for round in 0..2 {
+        for number in (0..MANY).rev().step_by(1 + round) {
+            archive = archive.file(&format!("{}/file{round}", outer(number)), b"x");
+            archive = archive.file(&format!("{}/file{round}", inner(number)), b"x");
+        }
+    }
+    // Those that are complete come again: said anew, hidden, and with something else in the place of what is in them.
+    archive = archive.block(block(outer(207), 7)).file(&format!("{}/late", outer(207)), b"x");
+    archive = archive.file(&format!(".wh.{}", outer(208)), b"").file(&format!("{}/.wh..wh..opq", outer(209)), b"");
+    let archive =
+        archive.file(&inner(210), b"now a file").hard_link(&format!("{}/link", outer(211)), "dir001/file0").end();
+    let check = |tree: &Path| {
+        for number in 0..MANY {
+            for (name, mtime) in [(outer(number), 1000 + number), (inner(number), 2000 + number)] {
+                let metadata = tree.join(&name).metadata().unwrap();
+                let expected = match (name == outer(207), name == inner(210)) {
+                    (true, _) => (0o40555, 7),
+                    (_, true) => (0o100644, 0),
+                    _ => (0o40555, mtime as i64),
+                };
+                assert_eq!((metadata.mode(), metadata.mtime()), expected, "{name}");
+            }
+        }
+        assert_eq!(fs::read_dir(tree.join(outer(207))).unwrap().count(), 4);
+    };
+    let little = crate::layer::Limits { memory: 24_000, ..Default::default() };
+    let own = LayerOptions { limits: little, ..options(whiteouts()) };
+    let user = LayerOptions { ownership: Ownership::Single, whiteouts: WhiteoutFormat::OverlayUser, ..own.clone() };
+    // Applying remembers all that it makes.
+    let apply =
+        |of: &LayerOptions| LayerOptions { limits: Default::default(), whiteouts: WhiteoutFormat::Apply, ..of.clone() };
+    for options in [&own, &apply(&own)] {
+        let place = place();
+        unpack_at(&place.path().join("tree"), &archive, options, &[]).unwrap();
+        check(&place.path().join("tree"));
+    }
+    for options in [&user, &apply(&user)] {
+        if is_root() {
+            let place = place();
+            as_user(&place, |tree| unpack_at(tree, &archive, options, &[])).unwrap();
+            check(&place.path().join("tree"));
+            assert_eq!(place.path().join("tree").join(inner(1)).metadata().unwrap().uid(), 1000);
         }
     }
 }

@@ -41,9 +41,10 @@ impl Pending {
     }
 
     /// Whether files can be made in it as before when it has its metadata: nothing of it is handed down to them (a
-    /// group, a default ACL), and its owner may still write to it.
+    /// group, a default ACL), and its owner may still open it and go through it. That he may not write to it is no
+    /// hindrance: where something comes for it, it is made writable meanwhile.
     fn is_plain(&self) -> bool {
-        self.meta.xattrs.is_empty() && self.meta.mode & 0o2700 == 0o700
+        self.meta.xattrs.is_empty() && self.meta.mode & 0o2500 == 0o500
     }
 
     fn size(&self, path: &[u8]) -> usize {

@@ -48,7 +48,9 @@ impl Unpacker<'_> {
                 let stat = lstatat(place.dir(), &place.name).map_err(failed("lstat", &place.path))?;
                 // A file hides what is below it anyway; a directory would be merged with it.
                 if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
-                    self.make_opaque(place.dir(), &place.name, &place.path)?;
+                    // Opened as for an entry: it may be complete, and then not even its owner may mark it.
+                    let dir = self.parent(&place.path)?;
+                    self.make_opaque(dir.dir(), c".", &dir.path)?;
                 }
                 Ok(())
             }
@@ -128,6 +130,19 @@ impl Unpacker<'_> {
         })?;
         self.notes.opaque.insert(path);
         self.parents.hidden();
+        self.take_down(path)
+    }
+
+    /// Removes what hard links have brought up from the layers below into a directory that now hides it. The links
+    /// stay.
+    fn take_down(&mut self, dir: &[u8]) -> Result<()> {
+        while let Some(path) = self.notes.brought_up.first_below(dir).cloned() {
+            let (parent, name) = split(&path);
+            let place = self.place(parent, name)?;
+            self.clear(&place)?;
+            // Said by the path that it was noted by, or this would not end.
+            self.notes.brought_up.remove(&path);
+        }
         Ok(())
     }
 
