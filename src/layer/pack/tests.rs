@@ -118,6 +118,23 @@ fn attributes_of_the_file_are_kept_and_those_of_the_host_are_not() {
     assert_eq!((entry.uid, entry.gid), (5, 7));
 }
 
+/// Readers set what the entry of each name says, and some take from the file what it does not say.
+#[test]
+fn every_name_of_a_file_says_whose_it_is_and_which_attributes_it_has() {
+    let (_scratch, at) = place(&["tree"]);
+    fs::write(at("tree/a"), b"").unwrap();
+    mark(&at("tree/a"), c"user.rootlesscontainers", &[0x08, 5, 0x10, 7]);
+    mark(&at("tree/a"), c"user.kept", b"value");
+    fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+    let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
+    let found = entries(PackSource::Directory(&at("tree")), &recorded);
+    assert_eq!((found[0].kind, found[1].kind), (Kind::File, Kind::HardLink));
+    for entry in found {
+        assert_eq!((entry.uid, entry.gid), (5, 7));
+        assert_eq!(entry.xattrs, [(b"user.kept".to_vec(), b"value".to_vec())]);
+    }
+}
+
 /// What needs other files than those of the tree.
 #[test]
 fn a_file_that_overlay_has_redirected_is_refused() {
