@@ -277,7 +277,8 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
     let mut plan = Plan::default();
     // Files with several names, by name: which file they are here and below.
     let mut links: HashMap<Inode, Vec<Name>> = HashMap::new();
-    let mut links_below: HashMap<Inode, usize> = HashMap::new();
+    // The other way round: names by the file that they have below, and which file has them here.
+    let mut links_below: HashMap<Inode, Vec<(Vec<u8>, Inode)>> = HashMap::new();
     let mut open = vec![Vec::new()];
     while let Some(dir) = open.pop() {
         let names = tree.names(&dir)?;
@@ -312,7 +313,8 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
                 links.entry((stat.st_dev, stat.st_ino)).or_default().push((path.clone(), inode_below));
             }
             if let Some(known) = known.as_ref().filter(|known| !known.is_dir() && known.stat.st_nlink > 1) {
-                *links_below.entry((known.stat.st_dev, known.stat.st_ino)).or_default() += 1;
+                let names = links_below.entry((known.stat.st_dev, known.stat.st_ino)).or_default();
+                names.push((path.clone(), (stat.st_dev, stat.st_ino)));
             }
             match known {
                 None => plan.add(&path, Item::new(ChangeKind::Added)),
@@ -327,12 +329,21 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
         // The same file under the same names, or a tar that names some of them would part it from the others.
         let below = names[0].1;
         let together = below.is_some() && names.iter().all(|(_, inode)| *inode == below);
-        let all = below.and_then(|inode| links_below.get(&inode)).is_none_or(|count| *count == names.len());
+        let all = below.and_then(|inode| links_below.get(&inode)).is_none_or(|all| all.len() == names.len());
         let touched = names.iter().any(|(path, _)| plan.items.contains_key(&swap(path, b'/', 0)));
         if touched || !together || !all {
             for (path, inode) in names {
                 let kind = if inode.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
                 plan.items.entry(swap(&path, b'/', 0)).or_insert(Item::new(kind));
+            }
+        }
+    }
+    for mut names in links_below.into_values() {
+        // One file below, and several that are the same but for that: a tar that names none of them leaves them together.
+        names.retain(|(path, _)| !plan.items.contains_key(&swap(path, b'/', 0)));
+        if names.iter().any(|(_, inode)| *inode != names[0].1) {
+            for (path, _) in names {
+                plan.add(&path, Item::new(ChangeKind::Modified));
             }
         }
     }

@@ -331,6 +331,36 @@ fn a_whole_tree_is_compared_with_what_it_began_as() {
     );
 }
 
+/// Two names of one file below, and two files here that agree with it in everything else.
+#[test]
+fn names_that_a_container_has_parted_are_packed() {
+    let (_scratch, at) = place(&["low", "tree"]);
+    for name in ["low/a", "low/c"] {
+        fs::write(at(name), "0123").unwrap();
+    }
+    fs::hard_link(at("low/a"), at("low/b")).unwrap();
+    fs::hard_link(at("low/c"), at("low/d")).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
+    let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
+    crate::layer::copy(&below, &at("tree"), &ownership, crate::layer::Contents::SharedOrWritten).unwrap();
+    let tree = at("tree");
+    fs::set_permissions(&tree, at("low").metadata().unwrap().permissions()).unwrap();
+    let part = |name: &str| {
+        let time = at(name).metadata().unwrap().modified().unwrap();
+        fs::copy(at(name), at("tree/new")).unwrap();
+        File::options().write(true).open(at("tree/new")).unwrap().set_modified(time).unwrap();
+        fs::rename(at("tree/new"), at(name)).unwrap();
+    };
+    part("tree/b");
+    let source = PackSource::Tree { tree: &tree, below: &below };
+    let options = PackOptions::default();
+    assert_eq!(listed(source, &options), ["a", "b"]);
+    assert_eq!(changed(source, &options), ["C /a", "C /b"]);
+    // The other one is another in the layer, so that this one is alone without being named.
+    fs::write(at("tree/b"), "new").unwrap();
+    assert_eq!(listed(source, &options), ["b"]);
+}
+
 #[test]
 fn a_name_that_would_hide_another_is_refused() {
     let (_scratch, at) = place(&["tree"]);
