@@ -7,14 +7,15 @@
 
 mod support;
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coracle::content::Durability;
 use coracle::{Engine, EngineOptions};
 use sha2::{Digest as _, Sha256};
-use support::layers::{Sample, write_layout};
+use support::layers::{PIECE, Sample, inflate, write_layout};
 use support::{Candidate, compare, compare_tidying};
 
 fn main() {
@@ -24,7 +25,7 @@ fn main() {
     let layout = dir.path().join("layout");
     write_layout(&layout, &[&sample]);
     let archive = dir.path().join("layout.tar");
-    let tar = std::fs::File::create(&archive).unwrap();
+    let tar = File::create(&archive).unwrap();
     tar::Builder::new(tar).append_dir_all(".", &layout).unwrap();
 
     let copy = dir.path().join("copy");
@@ -69,21 +70,30 @@ fn blobs(layout: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
+/// Each blob is copied and hashed on one thread, while it is inflated on another and what comes out is hashed on a third.
 fn floor(layout: &Path, copy: &Path) {
     for blob in blobs(layout) {
-        let bytes = std::fs::read(blob).unwrap();
-        std::hint::black_box(Sha256::digest(&bytes));
-        std::fs::write(copy, &bytes).unwrap();
-        if bytes.starts_with(&[0x1f, 0x8b]) {
-            let mut decoder = flate2::read::MultiGzDecoder::new(&bytes[..]);
-            let mut hash = Sha256::new();
-            let mut piece = vec![0; 256 << 10];
-            while let count @ 1.. = decoder.read(&mut piece).unwrap() {
-                hash.update(&piece[..count]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| copy_and_hash(&blob, copy));
+            let mut input = BufReader::with_capacity(PIECE, File::open(&blob).unwrap());
+            if input.fill_buf().unwrap().starts_with(&[0x1f, 0x8b]) {
+                let mut hash = Sha256::new();
+                inflate(input, |piece| hash.update(piece));
+                std::hint::black_box(hash.finalize());
             }
-            std::hint::black_box(hash.finalize());
-        }
+        });
     }
+}
+
+fn copy_and_hash(blob: &Path, copy: &Path) {
+    let (mut from, mut to) = (File::open(blob).unwrap(), File::create(copy).unwrap());
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    while let count @ 1.. = from.read(&mut piece).unwrap() {
+        hash.update(&piece[..count]);
+        to.write_all(&piece[..count]).unwrap();
+    }
+    std::hint::black_box(hash.finalize());
 }
 
 fn documents(layout: &Path) {

@@ -8,10 +8,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use coracle::content::Durability;
@@ -108,47 +110,76 @@ fn list(tree: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The files' bytes in blocks, each deflated by whoever has time, with the 32 KiB before it.
+/// The files' bytes in blocks, read and hashed on one thread, each deflated by whoever has time with the 32 KiB before it,
+/// and written and hashed on this one in their order.
 fn floor(files: &[PathBuf], to: &Path) {
-    const BLOCK: usize = 256 << 10;
-    let mut bytes = Vec::new();
-    for file in files {
-        std::fs::File::open(file).unwrap().read_to_end(&mut bytes).unwrap();
-    }
-    let next = AtomicUsize::new(0);
-    let count = bytes.len().div_ceil(BLOCK);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut blocks: Vec<(usize, Vec<u8>)> = std::thread::scope(|scope| {
-        let work = || {
-            let mut done = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return done;
+    let (send, blocks) = sync_channel(2 * threads);
+    let (send_done, done) = sync_channel(2 * threads);
+    let blocks = Mutex::new(blocks);
+    std::thread::scope(|scope| {
+        scope.spawn(move || read_blocks(files, &send));
+        for _ in 0..threads {
+            let (blocks, send_done) = (&blocks, send_done.clone());
+            scope.spawn(move || {
+                loop {
+                    let next = blocks.lock().unwrap().recv();
+                    let Ok((index, block)) = next else { return };
+                    send_done.send((index, deflated(&block))).unwrap();
                 }
-                let start = index * BLOCK;
-                let block = &bytes[start..(start + BLOCK).min(bytes.len())];
-                let mut deflate = flate2::Compress::new(flate2::Compression::new(4), false);
-                if start > 0 {
-                    deflate.set_dictionary(&bytes[start - (32 << 10)..start]).unwrap();
-                }
-                let mut out = Vec::with_capacity(BLOCK + BLOCK / 8);
-                deflate.compress_vec(block, &mut out, flate2::FlushCompress::Sync).unwrap();
-                done.push((index, out));
+            });
+        }
+        drop(send_done);
+        let mut hash = Sha256::new();
+        let mut file = std::fs::File::create(to).unwrap();
+        let mut early = BTreeMap::new();
+        let mut next = 0usize;
+        for (index, block) in done {
+            early.insert(index, block);
+            while let Some(block) = early.remove(&next) {
+                hash.update(&block);
+                file.write_all(&block).unwrap();
+                next += 1;
             }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        std::hint::black_box(Sha256::digest(&bytes));
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        }
+        std::hint::black_box(hash.finalize());
     });
-    blocks.sort_unstable();
+}
+
+const BLOCK: usize = 256 << 10;
+/// As far as deflate looks back.
+const WINDOW: usize = 32 << 10;
+
+/// A window of what came before, and a block.
+fn read_blocks(files: &[PathBuf], send: &SyncSender<(usize, Vec<u8>)>) {
     let mut hash = Sha256::new();
-    let mut file = std::fs::File::create(to).unwrap();
-    for (_, block) in &blocks {
-        hash.update(block);
-        file.write_all(block).unwrap();
+    let mut index = 0;
+    let (mut block, mut filled) = (vec![0; WINDOW + BLOCK], WINDOW);
+    for path in files {
+        let mut file = std::fs::File::open(path).unwrap();
+        while let count @ 1.. = file.read(&mut block[filled..]).unwrap() {
+            filled += count;
+            if filled == block.len() {
+                hash.update(&block[WINDOW..]);
+                let mut next = vec![0; WINDOW + BLOCK];
+                next[..WINDOW].copy_from_slice(&block[BLOCK..]);
+                send.send((index, std::mem::replace(&mut block, next))).unwrap();
+                (index, filled) = (index + 1, WINDOW);
+            }
+        }
     }
+    block.truncate(filled);
+    hash.update(&block[WINDOW..]);
+    send.send((index, block)).unwrap();
     std::hint::black_box(hash.finalize());
+}
+
+fn deflated(block: &[u8]) -> Vec<u8> {
+    let mut deflate = flate2::Compress::new(flate2::Compression::new(4), false);
+    deflate.set_dictionary(&block[..WINDOW]).unwrap();
+    let mut out = Vec::with_capacity(BLOCK + BLOCK / 8);
+    deflate.compress_vec(&block[WINDOW..], &mut out, flate2::FlushCompress::Sync).unwrap();
+    out
 }
 
 fn commit(source: &Path, dir: &Path) {

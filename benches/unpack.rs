@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
-use support::layers::{Layers, Sample, distribution, tiny_files};
+use support::layers::{Layers, PIECE, Sample, distribution, inflate, tiny_files};
 use support::{Candidate, compare_tidying, fact, is_trial, peak_of};
 
 fn main() {
@@ -96,45 +96,14 @@ impl File {
 /// The same stages on as many threads, without a parser, a check or metadata.
 fn floor(sample: &Sample, files: &[File], target: &Path) {
     std::fs::create_dir(target).unwrap();
-    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
-    let (send_back, used) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut hash = Sha256::new();
-            let mut tar: Vec<u8> = Vec::with_capacity(sample.tar.len());
-            let mut files = files.iter().peekable();
-            for piece in receive {
-                hash.update(&piece);
-                tar.extend_from_slice(&piece);
-                let _ = send_back.send(piece);
-                while let Some(file) = files.next_if(|file| file.end() <= tar.len()) {
-                    file.write(&tar, target);
-                }
-            }
-            std::hint::black_box(hash.finalize());
-        });
-        let mut hash = Sha256::new();
-        let mut decoder = flate2::read::MultiGzDecoder::new(Hashed { bytes: &sample.blob, hash: &mut hash });
-        loop {
-            let mut piece = used.try_recv().unwrap_or_default();
-            piece.resize(256 << 10, 0);
-            let mut filled = 0;
-            while filled < piece.len() {
-                match decoder.read(&mut piece[filled..]).unwrap() {
-                    0 => break,
-                    count => filled += count,
-                }
-            }
-            if filled == 0 {
-                break;
-            }
-            piece.truncate(filled);
-            send.send(piece).unwrap();
-        }
-        drop(send);
-        drop(decoder);
-        std::hint::black_box(hash.finalize());
+    let (mut of_blob, mut of_tar) = (Sha256::new(), Sha256::new());
+    let mut files = Files { left: files, target, at: 0, open: None };
+    let blob = BufReader::with_capacity(PIECE, Hashed { bytes: &sample.blob, hash: &mut of_blob });
+    inflate(blob, |piece| {
+        of_tar.update(piece);
+        files.write(piece);
     });
+    std::hint::black_box((of_blob.finalize(), of_tar.finalize()));
 }
 
 struct Hashed<'a> {
@@ -150,22 +119,40 @@ impl Read for Hashed<'_> {
     }
 }
 
-impl File {
-    fn end(&self) -> usize {
-        if let File::Regular { end, .. } = self { *end } else { 0 }
-    }
+/// Files that are written as the archive's bytes come by.
+struct Files<'a> {
+    left: &'a [File],
+    target: &'a Path,
+    /// Where in the archive the next piece begins.
+    at: usize,
+    open: Option<std::fs::File>,
+}
 
-    fn write(&self, tar: &[u8], target: &Path) {
-        match self {
-            File::Directory(path) => drop(std::fs::create_dir(target.join(path))),
-            File::Regular { path, start, end } => {
-                let mut options = std::fs::OpenOptions::new();
-                options.write(true).create_new(true).mode(0o644);
-                // Parents without an entry of their own are few, and not worth a floor's time.
-                let Ok(mut file) = options.open(target.join(path)) else { return };
-                file.write_all(&tar[*start..*end]).unwrap();
+impl Files<'_> {
+    fn write(&mut self, piece: &[u8]) {
+        let (at, next) = (self.at, self.at + piece.len());
+        self.at = next;
+        while let Some((file, left)) = self.left.split_first() {
+            match file {
+                File::Directory(path) => drop(std::fs::create_dir(self.target.join(path))),
+                File::Symlink { path, target } => drop(std::os::unix::fs::symlink(target, self.target.join(path))),
+                File::Regular { start, .. } if *start >= next => return,
+                File::Regular { path, start, end } => {
+                    if *start >= at {
+                        let mut options = std::fs::OpenOptions::new();
+                        options.write(true).create_new(true).mode(0o644);
+                        // Parents without an entry of their own are few, and not worth a floor's time.
+                        self.open = options.open(self.target.join(path)).ok();
+                    }
+                    if let Some(open) = &mut self.open {
+                        open.write_all(&piece[(*start).max(at) - at..(*end).min(next) - at]).unwrap();
+                    }
+                    if *end > next {
+                        return;
+                    }
+                }
             }
-            File::Symlink { path, target: to } => drop(std::os::unix::fs::symlink(to, target.join(path))),
+            self.left = left;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Layers to measure on, and images around them.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use coracle::content::{Durability, Store};
@@ -107,6 +107,38 @@ pub fn tiny_files(files: u64) -> Vec<u8> {
         tar.append_data(&mut header(tar::EntryType::Regular, 200), name, &body[..]).unwrap();
     }
     tar.into_inner().unwrap()
+}
+
+/// Bytes that floors pass on at a time.
+pub const PIECE: usize = 256 << 10;
+
+/// Inflates on this thread, in pieces that `take` sees on another.
+pub fn inflate(from: impl BufRead, mut take: impl FnMut(&[u8]) + Send) {
+    let (send, receive) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
+    let (send_back, used) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for piece in receive {
+                take(&piece);
+                let _ = send_back.send(piece);
+            }
+        });
+        let mut decoder = flate2::bufread::MultiGzDecoder::new(from);
+        loop {
+            let mut piece = used.try_recv().unwrap_or_default();
+            piece.resize(PIECE, 0);
+            let mut filled = 0;
+            while let count @ 1.. = decoder.read(&mut piece[filled..]).unwrap() {
+                filled += count;
+            }
+            if filled == 0 {
+                break;
+            }
+            piece.truncate(filled);
+            send.send(piece).unwrap();
+        }
+        drop(send);
+    });
 }
 
 /// A content store with layers in it, and how to unpack them.

@@ -125,6 +125,9 @@ impl Store {
         let result = change(&mut index.manifests)?;
         if index.manifests != before || !self.path("index.json").exists() {
             self.write_index(&index)?;
+        } else {
+            // What the index names already may be the work of a store without that promise.
+            self.settle()?;
         }
         Ok(result)
     }

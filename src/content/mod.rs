@@ -186,6 +186,8 @@ impl Store {
             self.update_index(|_| Ok(()))?;
         }
         if !self.path("oci-layout").exists() {
+            // Blobs are only as durable as the way to them; the root itself is synced for the index and the layout.
+            tmp::sync_parent(&self.path("blobs/sha256"), self.durability())?;
             self.write_file(&self.path("oci-layout"), LAYOUT.as_bytes())?;
         }
         Ok(())

@@ -208,6 +208,22 @@ fn what_was_written_without_syncing_is_marked_until_it_is_synced() {
 }
 
 #[test]
+fn a_change_that_changes_nothing_makes_durable_what_is_there() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    let relaxed = Store::open_with(&root, Durability::Relaxed).unwrap();
+    let mark = relaxed.path(UNSYNCED);
+    put(&relaxed, b"blob");
+    enter(&relaxed, IndexEntry::new(MediaType::OciManifest, Digest::of(b"blob"), 4));
+    relaxed.update_index(|_| Ok(())).unwrap();
+    drop(relaxed);
+    assert!(mark.exists());
+    let full = Store::open(&root).unwrap();
+    full.update_index(|_| Ok(())).unwrap();
+    assert!(!mark.exists());
+}
+
+#[test]
 fn a_layout_from_the_future_is_refused() {
     let (_place, store) = store();
     fs::write(store.path("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();

@@ -487,7 +487,11 @@ impl LayerStore {
         match published {
             Ok(()) => Ok(Layer { tree: dir.join("tree"), dir, record, whiteouts: self.options.whiteouts }),
             // It is what we wanted, whoever was faster.
-            Err(error) => self.published(diff_id, &chain_id).ok().flatten().ok_or(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {
+                self.published(diff_id, &chain_id).ok().flatten().ok_or(error)
+            }
+            // Ours may be there, but not for certain on the disk.
+            Err(error) => Err(error),
         }
     }
 

@@ -1,12 +1,15 @@
 //! The copy backend: the whole tree, written out. For hosts where overlay is refused and nothing can be shared.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{Base, Changes, Mount, PREPARE, Snapshot, Snapshotter, Usage, directory, directory_at};
 use super::{remove_at, usage_of};
+use crate::content::Durability;
 use crate::layer::{self, Contents, Ownership, View, WhiteoutFormat};
-use crate::{Error, Result};
+use crate::{Error, Result, sys};
 
 /// Copies the base into a directory of the container's own. Blocks are shared all the same where the file system can do
 /// that, and holes stay holes.
@@ -47,7 +50,8 @@ impl Snapshotter for Copy {
         }
         let rootfs = dir.join("rootfs");
         if !rootfs.exists() {
-            copy_to(&base.view()?, dir, "rootfs", &self.ownership, self.contents)?;
+            // Left to the kernel's write-back: nothing that was promised is in it.
+            copy_to(&base.view()?, dir, "rootfs", &self.ownership, self.contents, Durability::Relaxed)?;
         }
         Ok(Snapshot::of(Mount::Bind { source: rootfs, read_only: false, recursive: false }))
     }
@@ -61,7 +65,9 @@ impl Snapshotter for Copy {
     }
 
     fn freeze(&self, dir: &Path, into: &Path) -> Result<()> {
-        copy_to(&View::new([dir.join("rootfs")], WhiteoutFormat::Apply)?, into, "tree", &self.ownership, self.contents)
+        let view = View::new([dir.join("rootfs")], WhiteoutFormat::Apply)?;
+        // Always durable: what is half there after a power cut would be the base of all later containers.
+        copy_to(&view, into, "tree", &self.ownership, self.contents, Durability::Full)
     }
 
     fn remove(&self, dir: &Path) -> Result<()> {
@@ -69,13 +75,24 @@ impl Snapshotter for Copy {
     }
 }
 
-/// Copies what `view` shows to `name` in `dir`, where it appears when it is whole.
-fn copy_to(view: &View, dir: &Path, name: &str, ownership: &Ownership, contents: Contents) -> Result<()> {
+/// Copies what `view` shows to `name` in `dir`, where it appears when it is whole, and on the disk if that is asked for.
+fn copy_to(
+    view: &View,
+    dir: &Path,
+    name: &str,
+    ownership: &Ownership,
+    contents: Contents,
+    durability: Durability,
+) -> Result<()> {
     let half = format!("{name}.new");
     remove_at(dir, &[&half], ownership)?;
     let new = dir.join(&half);
     directory_at(&new, 0o755)?;
     let copied = layer::copy(view, &new, ownership, contents).and_then(|()| {
+        if durability == Durability::Full {
+            let tree = File::open(&new).map_err(|error| Error::io(PREPARE, "open", error).path(&new))?;
+            sys::fs::syncfs(tree.as_fd()).map_err(|error| Error::io(PREPARE, "syncfs", error).path(&new))?;
+        }
         let to = dir.join(OsStr::new(name));
         std::fs::rename(&new, &to).map_err(|error| Error::io(PREPARE, "rename", error).path(to))
     });

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use coracle::container::{Lifetime, State};
+use coracle::image::LoadSource;
 use coracle::system::{Depth, GarbageKind, PruneOptions, Pruned};
 use coracle::{Engine, ErrorKind};
 
@@ -116,6 +117,40 @@ fn loading_again_mends_damaged_blobs() {
             assert!(!engine.check(Depth::Full).unwrap().is_whole());
             load(dir.path(), &engine, &bytes);
             assert_whole(&engine);
+        }
+    }
+    clear(&engine);
+}
+
+/// Large ones are not read before they count as present: what is wrong with them shows when they are unpacked.
+#[test]
+fn loading_again_mends_large_layers_that_cannot_be_unpacked() {
+    let (dir, engine) = engine();
+    let bytes = archive("mended:1", 1, 2, 3, 100_000);
+    let image = load(dir.path(), &engine, &bytes);
+    let path = blob(&engine, &image.manifest().layers[1].digest);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(whole.len() > 64 << 10);
+    let mut layout = tar::Builder::new(Vec::new());
+    layout.append_path_with_name(engine.root().join("oci-layout"), "oci-layout").unwrap();
+    layout.append_path_with_name(engine.root().join("index.json"), "index.json").unwrap();
+    layout.append_dir_all("blobs", engine.root().join("blobs")).unwrap();
+    let layout = layout.into_inner().unwrap();
+    for at in [20, whole.len() / 2, whole.len() - 1] {
+        for source in [&bytes, &layout] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, damaged).unwrap();
+            for layer in std::fs::read_dir(engine.root().join("layers")).unwrap() {
+                std::fs::remove_dir_all(layer.unwrap().path()).unwrap();
+            }
+            // What comes through a pipe is passed over, and then gone.
+            let stream = LoadSource::Stream(Box::new(std::io::Cursor::new(layout.clone())));
+            let error = engine.load(stream).unwrap_err();
+            assert!(error.remedy_hint().unwrap().contains("from a file"), "{at}: {error}");
+            load(dir.path(), &engine, source);
+            assert_whole(&engine);
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
         }
     }
     clear(&engine);

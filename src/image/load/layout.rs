@@ -4,12 +4,14 @@
 //! skopeo write a bare tag (`latest`), podman and this crate a whole reference, Docker and containerd a bare tag and
 //! beside it the whole reference as `io.containerd.image.name`.
 
+use std::collections::HashMap;
+
 use super::Candidate;
 use crate::content::REF_NAME;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::manifest::{Descriptor, Document};
 use crate::layer::Compression;
-use crate::name::{MediaType, Reference};
+use crate::name::{Digest, MediaType, Platform, Reference};
 
 /// Where containerd and Docker put the whole name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -22,24 +24,36 @@ pub(super) fn candidates(index: &[u8]) -> Result<Vec<Candidate<Vec<Descriptor>>>
         return Err(at(Error::new(ErrorKind::Invalid, STEP)).because("it is an image manifest, not an index"));
     };
     let mut candidates: Vec<Candidate<Vec<Descriptor>>> = Vec::new();
+    // Maps, for an index may have tens of thousands of entries.
+    let mut known: HashMap<Key, usize> = HashMap::new();
+    let mut nameless: HashMap<Platform, usize> = HashMap::new();
     for entry in index.manifests {
         let (name, bare) = name_of(&entry)?;
-        let same = candidates.iter_mut().find(|candidate| match (&name, &bare) {
-            (Some(name), _) => candidate.names.contains(name),
-            (None, Some(_)) => candidate.bare == bare && candidate.names.is_empty(),
-            (None, None) => {
-                candidate.bare.is_none() && candidate.names.is_empty() && another_platform(candidate, &entry)
+        let key = match (&name, &bare, &entry.platform) {
+            (Some(name), ..) => Some(Key::Name(name.clone())),
+            (None, Some(bare), _) => Some(Key::Bare(bare.clone())),
+            (None, None, Some(platform)) => {
+                let count = nameless.entry(platform.clone()).or_default();
+                *count += 1;
+                Some(Key::Nameless(*count))
             }
-        });
-        match same {
-            Some(candidate) => candidate.image.push(entry),
-            None => candidates.push(Candidate { image: vec![entry], names: name.into_iter().collect(), bare }),
+            (None, None, None) => None,
+        };
+        match key.as_ref().and_then(|key| known.get(key)) {
+            Some(at) => candidates[*at].image.push(entry),
+            None => {
+                known.extend(key.map(|key| (key, candidates.len())));
+                candidates.push(Candidate { image: vec![entry], names: name.into_iter().collect(), bare });
+            }
         }
     }
     // Several names of one image are one candidate.
     let mut merged: Vec<Candidate<Vec<Descriptor>>> = Vec::new();
+    let mut known: HashMap<Vec<Digest>, usize> = HashMap::new();
     for candidate in candidates {
-        match merged.iter_mut().find(|other| same_images(&other.image, &candidate.image)) {
+        let digests = candidate.image.iter().map(|root| root.digest.clone()).collect();
+        let first = *known.entry(digests).or_insert(merged.len());
+        match merged.get_mut(first) {
             Some(other) if !candidate.names.is_empty() => other.names.extend(candidate.names),
             _ => merged.push(candidate),
         }
@@ -47,14 +61,14 @@ pub(super) fn candidates(index: &[u8]) -> Result<Vec<Candidate<Vec<Descriptor>>>
     Ok(merged)
 }
 
-fn same_images(a: &[Descriptor], b: &[Descriptor]) -> bool {
-    a.iter().map(|root| &root.digest).eq(b.iter().map(|root| &root.digest))
-}
-
-/// Nameless entries that differ in platform are one image that was written without an index around it.
-fn another_platform(candidate: &Candidate<Vec<Descriptor>>, entry: &Descriptor) -> bool {
-    entry.platform.is_some()
-        && candidate.image.iter().all(|root| root.platform.is_some() && root.platform != entry.platform)
+/// What entries of one image have in common.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    Name(Reference),
+    Bare(String),
+    /// Nameless entries that differ in platform are one image that was written without an index around it: the first ones
+    /// of each platform, then the second ones.
+    Nameless(usize),
 }
 
 fn name_of(entry: &Descriptor) -> Result<(Option<Reference>, Option<String>)> {
@@ -103,7 +117,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::name::Digest;
 
     fn entry(content: &str, annotations: Value) -> Value {
         json!({"mediaType": MediaType::OciManifest, "digest": Digest::of(content.as_bytes()), "size": 1, "annotations": annotations})
@@ -144,6 +157,18 @@ mod tests {
         assert_eq!((found.len(), found[0].image.len()), (1, 2));
         let found = read(vec![on("a", "amd64", json!({})), on("b", "amd64", json!({}))]).unwrap();
         assert_eq!(found.len(), 2);
+        let nameless = |content: &str, architecture: &str| on(content, architecture, json!({}));
+        let found = read(vec![
+            nameless("a", "amd64"),
+            entry("x", json!({})),
+            nameless("b", "amd64"),
+            nameless("c", "arm64"),
+            nameless("d", "arm64"),
+        ]);
+        let digests = |content: &[&str]| content.iter().map(|text| Digest::of(text.as_bytes())).collect::<Vec<_>>();
+        let found: Vec<Vec<Digest>> =
+            found.unwrap().into_iter().map(|it| it.image.into_iter().map(|root| root.digest).collect()).collect();
+        assert_eq!(found, [digests(&["a", "c"]), digests(&["x"]), digests(&["b", "d"])]);
     }
 
     #[test]

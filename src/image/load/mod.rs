@@ -24,7 +24,7 @@ mod session;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) use self::layout::{layer_type, layer_type_of};
 pub(super) use self::session::Session;
@@ -116,25 +116,24 @@ impl Images {
             platform: options.platform.clone().unwrap_or_else(|| self.platform().clone()),
             strict: options.platform.is_some(),
         };
-        let images = match source {
+        let (mut images, path) = match source {
             LoadSource::Stream(stream) => {
-                gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options)
+                (gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options)?, None)
             }
-            LoadSource::Path(path) => {
-                let open = |error| Error::of_path(STEP, "open", error, &path);
-                let file = File::open(&path).map_err(open)?;
-                if file.metadata().map_err(open)?.is_dir() {
-                    gather(&mut directory::Directory::new(path.clone())?, session, &wanted, options)
-                } else {
-                    archive::Archive::read_file(session, file)
-                        .and_then(|mut it| gather(&mut it, session, &wanted, options))
-                }
-                .map_err(|error| if error.failed_path().is_some() { error } else { error.path(&path) })
+            LoadSource::Path(path) => (gather_at(&path, session, &wanted, options)?, Some(path)),
+        };
+        if let Err(error) = unpack(session, &images, options) {
+            // The kernel's refusals say nothing about the blobs.
+            let refused = matches!(error.kind(), ErrorKind::Io | ErrorKind::Full | ErrorKind::Denied);
+            if refused || !session.find_damage(layers_of(&images)).unwrap_or(false) {
+                return Err(error);
             }
-        }?;
-        for (image, _) in &images {
-            session.hold_layers(image)?;
-            image.ensure_layers(options.progress.as_ref())?;
+            // A pipe has given its bytes.
+            let Some(path) = path.filter(|path| path.is_file() || path.is_dir()) else {
+                return Err(error.remedy("load the image from a file or a directory, which can be read twice"));
+            };
+            images = gather_at(&path, session, &wanted, options)?;
+            unpack(session, &images, options)?;
         }
         self.content().update_index(|entries| {
             for (image, names) in &images {
@@ -147,6 +146,33 @@ impl Images {
     }
 }
 
+/// An image, and what the source calls it.
+type Named = (Image, Vec<Reference>);
+
+/// [`gather`] of a directory or a file.
+fn gather_at(path: &Path, session: &mut Session, wanted: &Wanted, options: &LoadOptions) -> Result<Vec<Named>> {
+    let open = |error| Error::of_path(STEP, "open", error, path);
+    let file = File::open(path).map_err(open)?;
+    if file.metadata().map_err(open)?.is_dir() {
+        gather(&mut directory::Directory::new(path.to_owned())?, session, wanted, options)
+    } else {
+        archive::Archive::read_file(session, file).and_then(|mut it| gather(&mut it, session, wanted, options))
+    }
+    .map_err(|error| if error.failed_path().is_some() { error } else { error.path(path) })
+}
+
+fn unpack(session: &mut Session, images: &[Named], options: &LoadOptions) -> Result<()> {
+    for (image, _) in images {
+        session.hold_layers(image)?;
+        image.ensure_layers(options.progress.as_ref())?;
+    }
+    Ok(())
+}
+
+fn layers_of(images: &[Named]) -> impl Iterator<Item = &Digest> {
+    images.iter().flat_map(|(image, _)| image.manifest().layers.iter().map(|layer| &layer.digest))
+}
+
 /// Names that one archive may give.
 const MAX_NAMES: usize = 10_000;
 
@@ -156,7 +182,7 @@ fn gather(
     session: &mut Session,
     wanted: &Wanted,
     options: &LoadOptions,
-) -> Result<Vec<(Image, Vec<Reference>)>> {
+) -> Result<Vec<Named>> {
     let saved = bundle.document("manifest.json")?.map(|bytes| docker::parse(&bytes)).transpose()?;
     let mut found = Vec::new();
     if let Some(index) = bundle.document("index.json")? {

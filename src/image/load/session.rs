@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::content::{Ingest, Lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Images, Observer, Progress};
-use crate::name::Digest;
+use crate::name::{Digest, Hasher};
 
 /// Bytes are copied in pieces of this size, and progress is told after each.
 const PIECE: usize = 1 << 20;
@@ -20,6 +20,8 @@ pub(crate) struct Session {
     lease: Lease,
     /// Blobs that this load brought into the store.
     new: HashSet<Digest>,
+    /// Blobs that are there, but with other bytes than they should have.
+    damaged: HashSet<Digest>,
     progress: Option<Observer>,
     buffer: Vec<u8>,
 }
@@ -27,7 +29,7 @@ pub(crate) struct Session {
 impl Session {
     pub fn new(images: Images, progress: Option<Observer>) -> Result<Session> {
         let lease = images.content().lease()?;
-        Ok(Session { images, lease, new: HashSet::new(), progress, buffer: Vec::new() })
+        Ok(Session { images, lease, new: HashSet::new(), damaged: HashSet::new(), progress, buffer: Vec::new() })
     }
 
     pub fn images(&self) -> &Images {
@@ -35,7 +37,8 @@ impl Session {
     }
 
     /// Whether the store has a blob; from now on it stays. One that is damaged counts as absent, so that loading again
-    /// mends it. Damage of a large blob shows by its length only: reading them all would take as long as the first load.
+    /// mends it. Damage of a large blob shows by its length, or when it is unpacked, see [`Session::find_damage`]: reading them
+    /// all would take as long as the first load.
     pub fn has(&mut self, digest: &Digest, size: u64) -> Result<bool> {
         self.lease.hold(digest)?;
         let content = self.images.content();
@@ -45,11 +48,38 @@ impl Session {
         if self.new.contains(digest) {
             return self.wrong_size(digest, size).map_or(Ok(true), Err);
         }
-        if content.size(digest)? != size || (size <= VERIFIED && content.read_blob(digest, size).is_err()) {
+        if self.damaged.contains(digest)
+            || content.size(digest)? != size
+            || (size <= VERIFIED && content.read_blob(digest, size).is_err())
+        {
             return Ok(false);
         }
         self.tell(Progress::Present { digest: digest.clone() });
         Ok(true)
+    }
+
+    /// Reads the layers that were there before this load; those that are damaged count as absent from now on. Whether there
+    /// are any.
+    pub fn find_damage<'a>(&mut self, layers: impl Iterator<Item = &'a Digest>) -> Result<bool> {
+        for digest in layers {
+            if self.new.contains(digest) {
+                continue;
+            }
+            let mut file = self.images.content().open_blob(digest)?;
+            let mut hasher = Hasher::new(digest.algorithm());
+            self.buffer.resize(PIECE, 0);
+            loop {
+                let count = fill(&mut file, &mut self.buffer).map_err(|error| Error::io(STEP, "read", error))?;
+                hasher.update(&self.buffer[..count]);
+                if count < PIECE {
+                    break;
+                }
+            }
+            if hasher.finish() != *digest {
+                self.damaged.insert(digest.clone());
+            }
+        }
+        Ok(!self.damaged.is_empty())
     }
 
     /// What is wrong where the store has the blob, but not with that size.

@@ -189,16 +189,16 @@ impl<'a, W: Write> Packer<'a, W> {
         entry.mode = stat.st_mode & 0o7777;
         entry.mtime = self.mtime(&stat);
         let linked = kind != Kind::Directory && stat.st_nlink > 1;
-        if linked && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-            entry.kind = Kind::HardLink;
-            entry.link.clone_from(first);
-            (entry.uid, entry.gid) = self.options.owner(&stat, None);
-            self.write(&entry)?;
-            return Ok(Some(kind));
-        }
         let file = self.open(path, kind, &stat)?;
         let record = self.attributes(path, file.as_fd(), kind, &mut entry)?;
         (entry.uid, entry.gid) = self.options.owner(&stat, record.as_deref());
+        if linked && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+            // With owner and attributes of its own: readers give the file those of its last name, or none.
+            entry.kind = Kind::HardLink;
+            entry.link.clone_from(first);
+            self.write(&entry)?;
+            return Ok(Some(kind));
+        }
         match kind {
             Kind::File => self.file(path, file, entry, &stat)?,
             Kind::Symlink => {

@@ -213,7 +213,7 @@ pub fn pack(source: PackSource<'_>, options: &PackOptions, out: impl Write) -> R
 /// Those of [`pack`].
 pub fn changes(source: PackSource<'_>, options: &PackOptions) -> Result<Vec<Change>> {
     let mut tree = Tree::open(source.path(), options)?;
-    Ok(plan::of(source, options, &mut tree)?.map(|plan| plan.changes()).unwrap_or_default())
+    plan::changes(source, options, &mut tree)
 }
 
 /// A layer's blob, as [`pack_blob`] wrote it.

@@ -64,8 +64,6 @@ impl Item {
 pub(super) struct Plan {
     /// By path with 0 in place of `/`, so that the map's order is that of a walk.
     items: BTreeMap<Vec<u8>, Item>,
-    /// Names that opaque directories hide, for those who ask what has changed.
-    hidden: Vec<Vec<u8>>,
 }
 
 impl Plan {
@@ -77,16 +75,18 @@ impl Plan {
         self.items.iter().map(|(key, item)| (swap(key, 0, b'/'), *item))
     }
 
-    pub(super) fn changes(&self) -> Vec<Change> {
-        let change = |path: Vec<u8>, kind| {
-            let path = PathBuf::from(std::ffi::OsString::from_vec([b"/", path.as_slice()].concat()));
-            Change { path, kind }
-        };
-        let shown = self.items().map(|(path, item)| change(path, item.kind));
-        let mut changes: Vec<Change> =
-            shown.chain(self.hidden.iter().map(|path| change(path.clone(), ChangeKind::Removed))).collect();
-        changes.sort();
-        changes
+    /// The names that opaque directories hide. A layer says so with one entry for each directory, so that only those who
+    /// ask what has changed need them.
+    fn hidden(&self, tree: &mut Tree, below: &View) -> Result<Vec<Vec<u8>>> {
+        let mut hidden = Vec::new();
+        for (path, _) in self.items().filter(|(_, item)| item.opaque) {
+            let Some(known) = found_below(below, &path)?.filter(Found::is_dir) else { continue };
+            let present = tree.names(&path)?;
+            let shown = view::shown(&known).map_err(below_failed("readdir", &path))?;
+            let gone = shown.into_iter().filter(|name| present.binary_search(name).is_err());
+            hidden.extend(gone.map(|name| join(&path, name.to_bytes())));
+        }
+        Ok(hidden)
     }
 
     /// Sees to it that every entry's parents stand before it.
@@ -159,6 +159,24 @@ pub(super) fn of(source: PackSource<'_>, options: &PackOptions, tree: &mut Tree)
     Ok(Some(plan))
 }
 
+/// What has changed, sorted.
+pub(super) fn changes(source: PackSource<'_>, options: &PackOptions, tree: &mut Tree) -> Result<Vec<Change>> {
+    let Some(plan) = of(source, options, tree)? else { return Ok(Vec::new()) };
+    let hidden = match source {
+        PackSource::Upper { below, .. } => plan.hidden(tree, below)?,
+        _ => Vec::new(),
+    };
+    let change = |path: Vec<u8>, kind| {
+        let path = PathBuf::from(std::ffi::OsString::from_vec([b"/", path.as_slice()].concat()));
+        Change { path, kind }
+    };
+    let shown = plan.items().map(|(path, item)| change(path, item.kind));
+    let mut changes: Vec<Change> =
+        shown.chain(hidden.into_iter().map(|path| change(path, ChangeKind::Removed))).collect();
+    changes.sort();
+    Ok(changes)
+}
+
 /// What the layers below have at `path`. Where this process may not look, nothing is known of it, and it counts as not
 /// being there.
 fn found_below(below: &View, path: &[u8]) -> Result<Option<Found>> {
@@ -193,14 +211,6 @@ fn upper(tree: &mut Tree, below: &View) -> Result<Plan> {
                     Some(mark) => marked(tree, &opened, &path, mark)?.as_deref() == Some(b"y"),
                     None => false,
                 };
-                if let (true, Some(known)) = (item.opaque, known.filter(Found::is_dir)) {
-                    let present = tree.names(&path)?;
-                    let gone = view::shown(&known)
-                        .map_err(below_failed("readdir", &path))?
-                        .into_iter()
-                        .filter(|name| !present.contains(name));
-                    plan.hidden.extend(gone.map(|name| join(&path, name.to_bytes())));
-                }
                 open.push(path.clone());
             }
             plan.add(&path, item);
@@ -267,7 +277,8 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
     let mut plan = Plan::default();
     // Files with several names, by name: which file they are here and below.
     let mut links: HashMap<Inode, Vec<Name>> = HashMap::new();
-    let mut links_below: HashMap<Inode, usize> = HashMap::new();
+    // The other way round: names by the file that they have below, and which file has them here.
+    let mut links_below: HashMap<Inode, Vec<(Vec<u8>, Inode)>> = HashMap::new();
     let mut open = vec![Vec::new()];
     while let Some(dir) = open.pop() {
         let names = tree.names(&dir)?;
@@ -302,7 +313,8 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
                 links.entry((stat.st_dev, stat.st_ino)).or_default().push((path.clone(), inode_below));
             }
             if let Some(known) = known.as_ref().filter(|known| !known.is_dir() && known.stat.st_nlink > 1) {
-                *links_below.entry((known.stat.st_dev, known.stat.st_ino)).or_default() += 1;
+                let names = links_below.entry((known.stat.st_dev, known.stat.st_ino)).or_default();
+                names.push((path.clone(), (stat.st_dev, stat.st_ino)));
             }
             match known {
                 None => plan.add(&path, Item::new(ChangeKind::Added)),
@@ -317,12 +329,21 @@ fn compare(tree: &mut Tree, below: &View) -> Result<Plan> {
         // The same file under the same names, or a tar that names some of them would part it from the others.
         let below = names[0].1;
         let together = below.is_some() && names.iter().all(|(_, inode)| *inode == below);
-        let all = below.and_then(|inode| links_below.get(&inode)).is_none_or(|count| *count == names.len());
+        let all = below.and_then(|inode| links_below.get(&inode)).is_none_or(|all| all.len() == names.len());
         let touched = names.iter().any(|(path, _)| plan.items.contains_key(&swap(path, b'/', 0)));
         if touched || !together || !all {
             for (path, inode) in names {
                 let kind = if inode.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
                 plan.items.entry(swap(&path, b'/', 0)).or_insert(Item::new(kind));
+            }
+        }
+    }
+    for mut names in links_below.into_values() {
+        // One file below, and several that are the same but for that: a tar that names none of them leaves them together.
+        names.retain(|(path, _)| !plan.items.contains_key(&swap(path, b'/', 0)));
+        if names.iter().any(|(_, inode)| *inode != names[0].1) {
+            for (path, _) in names {
+                plan.add(&path, Item::new(ChangeKind::Modified));
             }
         }
     }

@@ -118,6 +118,23 @@ fn attributes_of_the_file_are_kept_and_those_of_the_host_are_not() {
     assert_eq!((entry.uid, entry.gid), (5, 7));
 }
 
+/// Readers set what the entry of each name says, and some take from the file what it does not say.
+#[test]
+fn every_name_of_a_file_says_whose_it_is_and_which_attributes_it_has() {
+    let (_scratch, at) = place(&["tree"]);
+    fs::write(at("tree/a"), b"").unwrap();
+    mark(&at("tree/a"), c"user.rootlesscontainers", &[0x08, 5, 0x10, 7]);
+    mark(&at("tree/a"), c"user.kept", b"value");
+    fs::hard_link(at("tree/a"), at("tree/b")).unwrap();
+    let recorded = PackOptions { owners: PackOwners::Recorded, ..PackOptions::default() };
+    let found = entries(PackSource::Directory(&at("tree")), &recorded);
+    assert_eq!((found[0].kind, found[1].kind), (Kind::File, Kind::HardLink));
+    for entry in found {
+        assert_eq!((entry.uid, entry.gid), (5, 7));
+        assert_eq!(entry.xattrs, [(b"user.kept".to_vec(), b"value".to_vec())]);
+    }
+}
+
 /// What needs other files than those of the tree.
 #[test]
 fn a_file_that_overlay_has_redirected_is_refused() {
@@ -312,6 +329,36 @@ fn a_whole_tree_is_compared_with_what_it_began_as() {
         changed(source, &options),
         ["C /a", "D /a/gone", "C /a/one", "C /a/other", "C /a/touched", "C /a/two", "C /dir", "A /three"]
     );
+}
+
+/// Two names of one file below, and two files here that agree with it in everything else.
+#[test]
+fn names_that_a_container_has_parted_are_packed() {
+    let (_scratch, at) = place(&["low", "tree"]);
+    for name in ["low/a", "low/c"] {
+        fs::write(at(name), "0123").unwrap();
+    }
+    fs::hard_link(at("low/a"), at("low/b")).unwrap();
+    fs::hard_link(at("low/c"), at("low/d")).unwrap();
+    let below = View::new([at("low")], WhiteoutFormat::OverlayUser).unwrap();
+    let ownership = if is_root() { Ownership::Full } else { Ownership::Single };
+    crate::layer::copy(&below, &at("tree"), &ownership, crate::layer::Contents::SharedOrWritten).unwrap();
+    let tree = at("tree");
+    fs::set_permissions(&tree, at("low").metadata().unwrap().permissions()).unwrap();
+    let part = |name: &str| {
+        let time = at(name).metadata().unwrap().modified().unwrap();
+        fs::copy(at(name), at("tree/new")).unwrap();
+        File::options().write(true).open(at("tree/new")).unwrap().set_modified(time).unwrap();
+        fs::rename(at("tree/new"), at(name)).unwrap();
+    };
+    part("tree/b");
+    let source = PackSource::Tree { tree: &tree, below: &below };
+    let options = PackOptions::default();
+    assert_eq!(listed(source, &options), ["a", "b"]);
+    assert_eq!(changed(source, &options), ["C /a", "C /b"]);
+    // The other one is another in the layer, so that this one is alone without being named.
+    fs::write(at("tree/b"), "new").unwrap();
+    assert_eq!(listed(source, &options), ["b"]);
 }
 
 #[test]
