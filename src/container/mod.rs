@@ -220,10 +220,12 @@ impl Container {
     /// seconds to write the exit status down for those who wait for it. After that the container goes, and the status
     /// is known to that program alone.
     ///
+    /// The value goes on telling how it ended; there is nothing left that it could do.
+    ///
     /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
-    /// next open of the root.
-    pub fn remove(self) -> Result<()> {
+    /// [`Conflict`](ErrorKind::Conflict) while it runs, and then it goes on; otherwise what unlink(2) says, and what is
+    /// left is swept by the next open of the root.
+    pub fn remove(&self) -> Result<()> {
         self.inner.named(self.inner.remove())
     }
 

@@ -93,6 +93,39 @@ fn another_engine_sees_and_stops_a_container() {
     lab.assert_clean();
 }
 
+#[test]
+fn one_that_runs_is_not_removed_and_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    for keep in [false, true] {
+        let container = lab.engine.sandbox().command(["sleep", "1000"]).keep(keep).name("busy").spawn().unwrap();
+        let pid = container.pid().unwrap();
+        assert_eq!(container.remove().unwrap_err().kind(), ErrorKind::Conflict);
+        assert!(lives(pid) && container.try_wait().unwrap().is_none());
+        container.kill().unwrap();
+        container.wait().unwrap();
+        container.remove().unwrap();
+        lab.assert_clean();
+        // Another one may have the name now, and is nobody's to touch.
+        let other = lab.engine.sandbox().command(["sleep", "1000"]).keep(keep).name("busy").spawn().unwrap();
+        container.remove().unwrap();
+        container.kill().unwrap();
+        assert_eq!((container.wait().unwrap().signal(), container.info().state), (Some(9), State::Exited));
+        assert!(container.snapshot().is_err() && container.changes().is_err());
+        assert_eq!(container.usage().unwrap().bytes, 0);
+        drop(container);
+        let found = lab.engine.find_container("busy").unwrap();
+        assert_eq!((found.id(), found.info().state), (other.id(), State::Running));
+        assert_eq!(found.remove().unwrap_err().kind(), ErrorKind::Conflict);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        found.remove().unwrap();
+        found.remove().unwrap();
+        assert_eq!(found.kill().map_err(|error| error.kind()), Ok(()));
+        other.close().unwrap();
+        lab.assert_clean();
+    }
+}
+
 /// Makes writing the record of a container fail, for any user.
 fn block_record(lab: &Lab, container: &Container) -> PathBuf {
     let path = lab.root().join("containers").join(container.id().to_string()).join("state.json.new");
