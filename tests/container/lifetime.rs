@@ -126,6 +126,43 @@ fn one_that_runs_is_not_removed_and_goes_on() {
     }
 }
 
+/// A host program whose standard output takes nothing.
+pub fn stopped(root: &str) {
+    let engine = Engine::open(root).unwrap();
+    let script = "head -c 1000000 /dev/zero";
+    let builder = engine.sandbox().command(["/bin/sh", "-c", script]).stdout(coracle::Stdio::Inherit);
+    let container = builder.spawn().unwrap();
+    let pid = container.pid().unwrap();
+    // The first process waits for room, so that it is still there to be killed.
+    assert!(container.wait_timeout(Duration::from_millis(100)).unwrap().is_none() && lives(pid));
+    container.kill().unwrap();
+    let begin = Instant::now();
+    while container.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(container.wait_timeout(Duration::from_millis(50)).unwrap().unwrap().signal(), Some(9));
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    eprintln!("answered");
+    // Whoever closes it waits for the last of the output.
+    std::process::exit(0);
+}
+
+#[test]
+fn a_stopped_terminal_keeps_nobody_who_has_a_limit() {
+    let Some(lab) = Lab::new() else { return };
+    // A pipe with a name is relayed as a terminal is, and when it is full it takes as little.
+    let dir = super::support::scratch();
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let unread = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut host = super::host::role("stopped", &lab.root());
+    let mut host = host.stdout(unread).stderr(Process::piped()).spawn().unwrap();
+    eventually("the host program ends", || host.try_wait().unwrap().is_some());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut host.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("answered"), "{said}");
+}
+
 /// Makes writing the record of a container fail, for any user.
 fn block_record(lab: &Lab, container: &Container) -> PathBuf {
     let path = lab.root().join("containers").join(container.id().to_string()).join("state.json.new");
