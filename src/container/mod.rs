@@ -138,9 +138,18 @@ impl Container {
         self.inner.info()
     }
 
-    /// The pid of its first process, as this program sees pids; `None` once it has ended.
+    /// The pid of its first process, as this program sees pids; `None` once it has ended. Looks whether it has, as
+    /// [`try_wait`](Container::try_wait) does.
     pub fn pid(&self) -> Option<u32> {
-        self.inner.info().pid
+        match &self.inner.control {
+            // The guardian tells once, and not a fork of its host.
+            Control::Own(own) if own.process.is_ours() => match self.inner.wait(Some(Duration::ZERO)) {
+                Ok(None) => self.inner.info().pid,
+                // That its status is lost is an end, too.
+                Ok(Some(_)) | Err(_) => None,
+            },
+            _ => self.inner.info().pid,
+        }
     }
 
     /// What is enforced; `None` for a container of another program.

@@ -126,6 +126,17 @@ fn one_that_runs_is_not_removed_and_goes_on() {
     }
 }
 
+#[test]
+fn the_pid_goes_with_the_process_whether_somebody_waits_or_not() {
+    let Some(lab) = Lab::new() else { return };
+    let container = lab.engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+    let pid = container.pid().unwrap();
+    container.kill().unwrap();
+    eventually("the process is gone", || !lives(pid));
+    eventually("its number is not told any more", || container.pid().is_none());
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+}
+
 /// A host program whose standard output takes nothing.
 pub fn stopped(root: &str) {
     let engine = Engine::open(root).unwrap();
