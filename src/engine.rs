@@ -204,7 +204,17 @@ impl Engine {
     /// # Errors
     /// Those of [`EngineOptions::open`]; [`NotFound`](ErrorKind::NotFound) when there is no home directory.
     pub fn open_default() -> Result<Engine> {
-        Self::open(default_root()?)
+        Self::open_at_home(&default_root()?)
+    }
+
+    /// A user whose home is not there, or not to be written to, has to learn of other places.
+    fn open_at_home(root: &Path) -> Result<Engine> {
+        Self::open(root).map_err(|error| match (error.syscall(), error.kind()) {
+            (Some("mkdir"), kind) if kind != ErrorKind::Full => {
+                error.remedy("name a root with --root DIR (Engine::open), or set XDG_DATA_HOME to a directory of yours")
+            }
+            _ => error,
+        })
     }
 
     /// Opens an engine over a root directory with the default options.
@@ -578,6 +588,20 @@ mod tests {
 
         fn remove(&self, dir: &Path) -> Result<()> {
             self.0.remove(dir)
+        }
+    }
+
+    #[test]
+    fn who_has_no_home_learns_where_else_a_root_can_be() {
+        // Nobody makes directories there, not even root; in the other place anybody but root is denied it.
+        for home in ["/proc/nobody", "/nonexistent"] {
+            let root = Path::new(home).join(".local/share/coracle");
+            if home == "/nonexistent" && nix::unistd::geteuid().is_root() {
+                continue;
+            }
+            let error = Engine::open_at_home(&root).unwrap_err();
+            let remedy = error.remedy_hint().unwrap();
+            assert!(remedy.contains("--root DIR") && remedy.contains("XDG_DATA_HOME"), "{error}");
         }
     }
 
