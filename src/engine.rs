@@ -691,7 +691,10 @@ mod tests {
             });
             std::fs::write(dir.join("state.json"), record.to_string()).unwrap();
         };
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep");
+        child.arg("1000");
+        // One that stays frozen must not keep whoever reads what this test says.
+        let mut child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         for path in group.paths() {
             std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
         }
