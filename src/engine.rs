@@ -204,7 +204,17 @@ impl Engine {
     /// # Errors
     /// Those of [`EngineOptions::open`]; [`NotFound`](ErrorKind::NotFound) when there is no home directory.
     pub fn open_default() -> Result<Engine> {
-        Self::open(default_root()?)
+        Self::open_at_home(&default_root()?)
+    }
+
+    /// A user whose home is not there, or not to be written to, has to learn of other places.
+    fn open_at_home(root: &Path) -> Result<Engine> {
+        Self::open(root).map_err(|error| match (error.syscall(), error.kind()) {
+            (Some("mkdir"), kind) if kind != ErrorKind::Full => {
+                error.remedy("name a root with --root DIR (Engine::open), or set XDG_DATA_HOME to a directory of yours")
+            }
+            _ => error,
+        })
     }
 
     /// Opens an engine over a root directory with the default options.
@@ -582,6 +592,20 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_home_learns_where_else_a_root_can_be() {
+        // Nobody makes directories there, not even root; in the other place anybody but root is denied it.
+        for home in ["/proc/nobody", "/nonexistent"] {
+            let root = Path::new(home).join(".local/share/coracle");
+            if home == "/nonexistent" && nix::unistd::geteuid().is_root() {
+                continue;
+            }
+            let error = Engine::open_at_home(&root).unwrap_err();
+            let remedy = error.remedy_hint().unwrap();
+            assert!(remedy.contains("--root DIR") && remedy.contains("XDG_DATA_HOME"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_container_whose_record_cannot_be_written_is_gone_when_that_is_told() {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let host = Host::probe();
@@ -637,20 +661,68 @@ mod tests {
         assert!(group.paths().iter().all(|path| !path.exists()));
     }
 
-    /// A program in another control group made the container's group elsewhere than this one would.
+    /// A container's group as a program in another control group makes it: elsewhere than this one would.
+    fn group_elsewhere(engine: &Engine, place: &str, id: &str) -> Option<crate::cgroup::Group> {
+        let parent = crate::cgroup::Parent::OwnNamed(format!("coracle-{place}-{}", std::process::id()));
+        let driver = crate::cgroup::Direct::new(crate::cgroup::Hierarchies::detect().unwrap(), parent);
+        let request = crate::cgroup::Request { track: crate::cgroup::Controllers::PIDS, ..Default::default() };
+        let group = crate::cgroup::Driver::create(&driver, id, &request).unwrap();
+        if engine.runtime.identity.is_rootless() || !group.can_kill() {
+            eprintln!("SKIP: no control groups here");
+            group.remove().unwrap();
+            return None;
+        }
+        Some(group)
+    }
+
+    #[test]
+    fn a_group_that_was_recorded_elsewhere_is_thawed() {
+        let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
+        let id = crate::name::ContainerId::random().unwrap();
+        let Some(group) = group_elsewhere(&engine, "frozen", &id.to_string()) else { return };
+        let dir = engine.root().join("containers").join(id.to_string());
+        let mark = dir.join("frozen");
+        std::fs::create_dir_all(dir.join("upper")).unwrap();
+        let owner = engine.runtime.owner().unwrap();
+        let record = |groups: &[PathBuf]| {
+            let record = serde_json::json!({
+                "id": id, "base": "/", "command": ["sleep"], "created": "2020-01-02T03:04:05Z", "state": "running",
+                "keep": true, "stop_signal": 15, "owner": owner.name(), "groups": groups,
+            });
+            std::fs::write(dir.join("state.json"), record.to_string()).unwrap();
+        };
+        let mut child = std::process::Command::new("sleep");
+        child.arg("1000");
+        // One that stays frozen must not keep whoever reads what this test says.
+        let mut child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        for path in group.paths() {
+            std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        group.freeze().unwrap();
+        std::fs::write(&mark, "").unwrap();
+        // Where it cannot be found, somebody else has to be able to see that it is frozen.
+        let nowhere: Vec<PathBuf> =
+            group.paths().iter().map(|path| Path::new("/absent").join(path.file_name().unwrap())).collect();
+        record(&nowhere);
+        let leftovers = Engine::open(engine.root()).unwrap().leftovers().concat();
+        assert!(leftovers.contains("cannot be found from here") && mark.exists(), "{leftovers}");
+        record(&group.paths());
+        assert_eq!(Engine::open(engine.root()).unwrap().leftovers(), &[] as &[String]);
+        assert!(!mark.exists());
+        let runtime = &engine.runtime;
+        assert!(runtime.open_group(&id.to_string(), &[]).is_none());
+        assert!(runtime.open_group(&id.to_string(), &group.paths()).is_some());
+        // The signal reaches one that is thawed only.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        group.remove().unwrap();
+    }
+
     #[test]
     fn a_group_that_was_recorded_elsewhere_is_cleared() {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let id = crate::name::ContainerId::random().unwrap();
-        let name = format!("coracle-elsewhere-{}", std::process::id());
-        let parent = crate::cgroup::Parent::OwnNamed(name);
-        let driver = crate::cgroup::Direct::new(crate::cgroup::Hierarchies::detect().unwrap(), parent);
-        let request = crate::cgroup::Request { track: crate::cgroup::Controllers::PIDS, ..Default::default() };
-        let group = crate::cgroup::Driver::create(&driver, &id.to_string(), &request).unwrap();
-        if engine.runtime.identity.is_rootless() || !group.can_kill() {
-            eprintln!("SKIP: no control groups here");
-            return group.remove().unwrap();
-        }
+        let Some(group) = group_elsewhere(&engine, "elsewhere", &id.to_string()) else { return };
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         for path in group.paths() {
             std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();

@@ -100,9 +100,12 @@ impl Inner {
         if running == Running::Refuse {
             return refuse(ErrorKind::Conflict, "it is running");
         }
-        match self.runtime.open_group(&group_name(&info.id)) {
+        match self.runtime.open_group(&group_name(&info.id), &info.groups) {
             Some(group) => Frozen::new(group, &record::directory(self.runtime.root(), &info.id)).map(Some),
-            None => refuse(ErrorKind::Unsupported, "it is running, and has no control group that could be frozen"),
+            None if info.groups.is_empty() => {
+                refuse(ErrorKind::Unsupported, "it is running, and has no control group that could be frozen")
+            }
+            None => refuse(ErrorKind::Unsupported, "it is running, and its control group cannot be found from here"),
         }
     }
 }
@@ -150,8 +153,15 @@ pub(super) fn thaw_again(runtime: &Runtime, info: &Info) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
         other => other?,
     };
-    if let Some(group) = runtime.open_group(&group_name(&info.id)) {
-        group.thaw()?;
+    match runtime.open_group(&group_name(&info.id), &info.groups) {
+        Some(group) => group.thaw()?,
+        // Whoever finds it thaws it. One that has ended needs none.
+        None if info.state == State::Running && !info.groups.is_empty() => {
+            return Err(Error::new(ErrorKind::Unsupported, step)
+                .because("a commit that was killed has frozen it, and its control group cannot be found from here")
+                .remedy("open the root where the control group file systems are mounted"));
+        }
+        None => {}
     }
     match std::fs::remove_file(&mark) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(step, "unlink", error).path(&mark)),

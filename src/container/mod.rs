@@ -34,7 +34,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
 pub use io::Stdio;
@@ -95,7 +95,7 @@ struct Own {
     process: Process,
     group: Option<Group>,
     enforcement: Enforcement,
-    relays: Mutex<Relays>,
+    relays: Relays,
     output_limit: u64,
     /// Its end is known here, and could not be written down.
     unsaved: AtomicBool,
@@ -118,7 +118,7 @@ impl Container {
             process,
             group: made.group,
             enforcement,
-            relays: Mutex::new(relays),
+            relays,
             output_limit,
             unsaved: AtomicBool::new(false),
             _owner: made.owner,
@@ -138,9 +138,18 @@ impl Container {
         self.inner.info()
     }
 
-    /// The pid of its first process, as this program sees pids; `None` once it has ended.
+    /// The pid of its first process, as this program sees pids; `None` once it has ended. Looks whether it has, as
+    /// [`try_wait`](Container::try_wait) does.
     pub fn pid(&self) -> Option<u32> {
-        self.inner.info().pid
+        match &self.inner.control {
+            // The guardian tells once, and not a fork of its host.
+            Control::Own(own) if own.process.is_ours() => match self.inner.wait(Some(Duration::ZERO)) {
+                Ok(None) => self.inner.info().pid,
+                // That its status is lost is an end, too.
+                Ok(Some(_)) | Err(_) => None,
+            },
+            _ => self.inner.info().pid,
+        }
     }
 
     /// What is enforced; `None` for a container of another program.
@@ -154,7 +163,8 @@ impl Container {
     /// Waits for its end. May be called from several threads and again: the answer stays the same.
     ///
     /// Like `std::process::Child::wait` this does not close `stdin`; a container that reads to the end of its input
-    /// waits for that.
+    /// waits for that. All that it wrote has arrived where this program's own streams go, then, or is lost for a reason
+    /// that [`check_output`](Container::check_output) tells.
     ///
     /// # Errors
     /// [`Launch`](ErrorKind::Launch) when the exit status is lost, because the program or the guardian that ran it was
@@ -169,7 +179,8 @@ impl Container {
     }
 
     /// [`wait`](Container::wait), at most for `limit`; `None` when it still runs then, or when the program that it
-    /// belongs to has not told its status by then.
+    /// belongs to has not told its status by then. What it wrote last may still be on its way to a
+    /// [relayed](Stdio::Inherit) stream when the time is over: a terminal takes nothing after ^S.
     ///
     /// # Errors
     /// As [`wait`](Container::wait).
@@ -177,7 +188,8 @@ impl Container {
         self.inner.named(self.inner.wait(Some(limit)))
     }
 
-    /// Its exit status, if it has ended and the program that it belongs to has told; never waits.
+    /// Its exit status, if it has ended and the program that it belongs to has told; never waits, for the last of its
+    /// output neither.
     ///
     /// # Errors
     /// As [`wait`](Container::wait).
@@ -208,6 +220,7 @@ impl Container {
     pub fn stop(&self, patience: Duration) -> Result<ExitStatus> {
         self.signal(Signal::from_number(self.inner.info().stop_signal)?)?;
         if let Some(status) = self.wait_timeout(patience)? {
+            self.inner.finish();
             return Ok(status);
         }
         self.kill()?;
@@ -220,10 +233,12 @@ impl Container {
     /// seconds to write the exit status down for those who wait for it. After that the container goes, and the status
     /// is known to that program alone.
     ///
+    /// The value goes on telling how it ended; there is nothing left that it could do.
+    ///
     /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict) while it runs; otherwise what unlink(2) says, and what is left is swept by the
-    /// next open of the root.
-    pub fn remove(self) -> Result<()> {
+    /// [`Conflict`](ErrorKind::Conflict) while it runs, and then it goes on; otherwise what unlink(2) says, and what is
+    /// left is swept by the next open of the root.
+    pub fn remove(&self) -> Result<()> {
         self.inner.named(self.inner.remove())
     }
 
@@ -299,9 +314,10 @@ impl Inner {
         match &self.control {
             Control::Foreign(foreign) => foreign.wait(limit),
             Control::Own(own) => {
+                let begin = Instant::now();
                 let Some(ended) = own.process.wait(limit)? else { return Ok(None) };
                 let status = ExitStatus::from(ended);
-                own.relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
+                own.relays.finish(limit.map(|limit| limit.saturating_sub(begin.elapsed())));
                 let mut info = self.lock();
                 if info.exit.is_none() {
                     info.exit = Some(status);
@@ -357,10 +373,19 @@ impl Inner {
         take_away(&self.runtime, &self.lock(), self.group())
     }
 
+    /// Waits for the last of the output of a container that has ended.
+    fn finish(&self) {
+        match &self.control {
+            // In a fork of the host the threads that are waited for are not there.
+            Control::Own(own) if own.process.is_ours() && self.lock().exit.is_some() => own.relays.finish(None),
+            _ => {}
+        }
+    }
+
     fn check_output(&self) -> Result<()> {
         let Control::Own(own) = &self.control else { return Ok(()) };
-        let failure = own.relays.lock().unwrap_or_else(PoisonError::into_inner).failure();
-        let Some(errno) = failure else { return Ok(()) };
+        self.finish();
+        let Some(errno) = own.relays.failure() else { return Ok(()) };
         let error = Error::sys("pass the container's output on", "write", errno as i32);
         Err(match errno {
             nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => error

@@ -1,5 +1,6 @@
 //! Which process a container belongs to: a locked file per runtime. However the process ends, the kernel takes the lock
-//! away; the guardian holds it too, so it goes only after the last container is reaped.
+//! away; the guardian holds it too, so it goes only after the last container is reaped. So does a fork of the program that
+//! does not exec: what a killed program leaves stays as long as that lives.
 
 use std::fs::{File, TryLockError};
 use std::io;

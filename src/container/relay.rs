@@ -2,7 +2,9 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,14 +15,23 @@ use nix::unistd::{read, write};
 /// What is copied at once: as much as a pipe holds.
 const PIECE: usize = 64 * 1024;
 
+/// How long to wait between two looks at threads that may not be joined yet.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// The relays of one container. Dropping them tells them that the container has ended.
 #[derive(Default, Debug)]
 pub(super) struct Relays {
-    outputs: Vec<JoinHandle<Option<Errno>>>,
+    /// Locked by who waits for them, for as long as that takes.
+    outputs: Mutex<Vec<JoinHandle<Option<Errno>>>>,
     /// The first failure to pass output on, until somebody has been told.
-    failure: Option<Errno>,
+    failure: Mutex<Option<Errno>>,
     /// Its writer is never written to: what readers wait for is that it is closed.
-    bell: Option<(PipeReader, PipeWriter)>,
+    bell: Mutex<Option<(PipeReader, PipeWriter)>>,
+}
+
+/// A list and two options are whole whatever a thread that panicked was about.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Relays {
@@ -40,33 +51,57 @@ impl Relays {
         let ended = self.ended()?;
         let (reader, writer) = io::pipe()?;
         let thread = spawn("coracle-output", move || drain(reader.as_fd(), to.as_fd(), ended.as_fd()))?;
-        self.outputs.push(thread);
+        lock(&self.outputs).push(thread);
         Ok(writer)
     }
 
-    /// The container has ended: waits until everything that it wrote has arrived, and reads no more input.
-    pub(super) fn finish(&mut self) {
-        self.bell = None;
-        for thread in self.outputs.drain(..) {
-            let failure = thread.join().unwrap_or(Some(Errno::EIO));
-            self.failure = self.failure.or(failure);
+    /// The container has ended: reads no more input, and waits until everything that it wrote has arrived, at most for
+    /// `limit`. A terminal that its user has stopped takes nothing for as long as he likes.
+    pub(super) fn finish(&self, limit: Option<Duration>) {
+        *lock(&self.bell) = None;
+        let Some(limit) = limit else { return self.join(lock(&self.outputs)) };
+        let begin = Instant::now();
+        loop {
+            let outputs = match self.outputs.try_lock() {
+                Ok(outputs) => Some(outputs),
+                Err(TryLockError::Poisoned(outputs)) => Some(outputs.into_inner()),
+                // Somebody waits for them without a limit.
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(outputs) = outputs
+                && outputs.iter().all(JoinHandle::is_finished)
+            {
+                return self.join(outputs);
+            }
+            let left = limit.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(PAUSE.min(left));
+        }
+    }
+
+    fn join(&self, mut outputs: MutexGuard<'_, Vec<JoinHandle<Option<Errno>>>>) {
+        for thread in outputs.drain(..) {
+            let lost = thread.join().unwrap_or(Some(Errno::EIO));
+            let mut failure = lock(&self.failure);
+            *failure = failure.or(lost);
         }
     }
 
     /// Why part of the output is lost, for the first who asks. A reader who went away wanted no more of it, which is no
     /// failure.
-    pub(super) fn failure(&mut self) -> Option<Errno> {
-        self.failure.take().filter(|errno| *errno != Errno::EPIPE)
+    pub(super) fn failure(&self) -> Option<Errno> {
+        lock(&self.failure).take().filter(|errno| *errno != Errno::EPIPE)
     }
 
     fn ended(&mut self) -> io::Result<PipeReader> {
-        let bell = match self.bell.take() {
+        let mut bell = lock(&self.bell);
+        let bell = match &mut *bell {
             Some(bell) => bell,
-            None => io::pipe()?,
+            none => none.insert(io::pipe()?),
         };
-        let copy = bell.0.try_clone();
-        self.bell = Some(bell);
-        copy
+        bell.0.try_clone()
     }
 }
 
@@ -207,7 +242,7 @@ mod tests {
             inside.read_exact(&mut byte).unwrap();
             // Either is an end: the container is gone, or it has closed its input.
             match finish {
-                true => relays.finish(),
+                true => relays.finish(None),
                 false => drop(inside),
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -232,8 +267,30 @@ mod tests {
         });
         inside.write_all(&vec![b'x'; 500_000]).unwrap();
         // Still open here.
-        relays.finish();
+        relays.finish(None);
         assert_eq!(collector.join().unwrap(), 500_000);
+        drop(inside);
+    }
+
+    #[test]
+    fn output_that_nobody_takes_keeps_no_longer_than_allowed() {
+        let (mut reader, to) = io::pipe().unwrap();
+        let mut relays = Relays::default();
+        let mut inside = relays.output(to.into()).unwrap();
+        // More than the other pipe holds, and no more than both.
+        inside.write_all(&vec![b'x'; 100_000]).unwrap();
+        relays.finish(Some(Duration::ZERO));
+        std::thread::scope(|scope| {
+            scope.spawn(|| relays.finish(None));
+            // Whoever waits without a limit keeps nobody either.
+            let begin = Instant::now();
+            relays.finish(Some(Duration::from_millis(50)));
+            assert!((50..10_000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+            let mut got = vec![0; 100_000];
+            reader.read_exact(&mut got).unwrap();
+        });
+        relays.finish(Some(Duration::from_secs(60)));
+        assert_eq!(relays.failure(), None);
         drop(inside);
     }
 
@@ -245,7 +302,7 @@ mod tests {
             // The pipe may be closed already.
             let _ = inside.write_all(b"x");
             drop(inside);
-            relays.finish();
+            relays.finish(None);
             (relays.failure(), relays.failure())
         };
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

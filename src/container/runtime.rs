@@ -144,9 +144,12 @@ impl Runtime {
         self.unlimited.get_or_init(|| self.cgroups().map(cgroup::Direct::unavailable).unwrap_or_default())
     }
 
-    /// The control group of a container of any program; `None` where there is none, or none that can be looked for.
-    pub(crate) fn open_group(&self, name: &str) -> Option<Group> {
-        self.cgroups()?.open(name).ok().flatten()
+    /// The control group of a container of any program; `None` where there is none, or none that can be looked for. A
+    /// program in another control group has made it elsewhere than this one would: in the `recorded` directories.
+    pub(crate) fn open_group(&self, name: &str, recorded: &[PathBuf]) -> Option<Group> {
+        let driver = self.cgroups()?;
+        let found = driver.open_recorded(name, recorded).ok().flatten();
+        found.or_else(|| driver.open(name).ok().flatten())
     }
 
     /// Kills what another program left in a container's control group, and removes that; one that is not there, or

@@ -61,21 +61,54 @@ impl FromStr for Signal {
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let offset = |rest: &str| rest.get(1..).and_then(|digits| digits.parse::<i32>().ok());
+        let offset = |rest: &str, sign| {
+            let digits = rest.strip_prefix(sign)?;
+            // `parse` would take a sign of its own.
+            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i32>().ok())?
+        };
         let number = match name {
             "RTMIN" => Some(REALTIME_MIN),
             "RTMAX" => Some(LAST),
             "POLL" => Some(libc::SIGIO),
             "IOT" => Some(libc::SIGABRT),
             _ => match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-                (Some(rest), _) if rest.starts_with('+') => offset(rest).map(|offset| REALTIME_MIN + offset),
-                (_, Some(rest)) if rest.starts_with('-') => offset(rest).map(|offset| LAST - offset),
+                (Some(rest), _) => offset(rest, '+').and_then(|offset| REALTIME_MIN.checked_add(offset)),
+                (_, Some(rest)) => offset(rest, '-').and_then(|offset| LAST.checked_sub(offset)),
                 _ => nix::sys::signal::Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32),
             },
         };
         match number {
             Some(number) if (1..=LAST).contains(&number) => Ok(Signal(number)),
             _ => Err(unknown(text)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn realtime_signals_are_a_distance_in_digits() {
+        let number = |text: &str| text.parse::<Signal>().unwrap().number();
+        assert_eq!(["RTMIN", "RTMIN+0", "SIGRTMIN+30", "RTMAX-30", "RTMAX"].map(number), [34, 34, 64, 34, 64]);
+        // An image says what its stop signal is.
+        for text in [
+            "RTMIN+31",
+            "RTMIN+2147483647",
+            "RTMIN+99999999999",
+            "RTMAX-2147483647",
+            "RTMAX--2147483648",
+            "RTMIN+-5",
+            "RTMIN++5",
+            "RTMAX-+5",
+            "RTMIN+",
+            "RTMIN-1",
+            "RTMAX+1",
+            "RTMIN5",
+        ] {
+            assert_eq!(text.parse::<Signal>().unwrap_err().kind(), ErrorKind::Invalid, "{text}");
         }
     }
 }

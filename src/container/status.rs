@@ -82,6 +82,7 @@ impl fmt::Display for ExitStatus {
 
 /// What [`output`](super::ContainerBuilder::output) returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,

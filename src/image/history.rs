@@ -6,6 +6,7 @@ use crate::name::DiffId;
 
 /// One step of an image's making and what it left.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Step {
     /// What the config tells about the step; empty where it tells of fewer steps than there are layers.
     pub history: History,

@@ -296,6 +296,7 @@ fn blobs_of(image: &Image) -> Vec<Digest> {
 
 /// A line of [`Images::list`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Listed {
     /// The image.
     pub image: Image,

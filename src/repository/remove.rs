@@ -17,6 +17,7 @@ use crate::sys;
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Removed {
     /// Names that are gone, sorted.
     pub untagged: Vec<Reference>,

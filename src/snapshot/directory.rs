@@ -5,8 +5,9 @@
 //! *has* mounts inside; there the root is a recursive read-only bind, and the directories without mounts inside get the
 //! overlays.
 //!
-//! A socket below an overlay is dead, but one below a bind is not: being read-only keeps nobody from connecting. Sockets
-//! that lie in the directories on the way down are covered; where nothing looks for them, a note says so.
+//! A socket or a named pipe below an overlay is dead, but one below a bind is not: being read-only keeps nobody from
+//! connecting or from writing to it. Those that lie in the directories on the way down are covered; where nothing looks
+//! for them, a note says so.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -35,7 +36,8 @@ struct Mounted {
     at: PathBuf,
     kind: String,
     directory: bool,
-    socket: bool,
+    /// A socket or a named pipe.
+    reaches: bool,
 }
 
 impl Mounted {
@@ -86,9 +88,14 @@ pub(super) fn read_only(base: &Path) -> Result<Snapshot> {
     require_mount_points(&base)?;
     let inner = if base.join("run").is_dir() { vec![("run".into(), Mount::Tmpfs { mode: 0o755 })] } else { vec![] };
     let notes = vec![format!("overlay cannot be used here, so nothing below {} can be written", base.display())];
-    let sockets = vec![format!("the host's sockets below {} can be connected to", base.display())];
+    let sockets = vec![reachable(&base)];
     let root = Mount::Bind { source: base, read_only: true, recursive: true };
     Ok(Snapshot { inner, notes, sockets, ..Snapshot::of(root) })
+}
+
+/// What a bind gives away although it is read-only.
+fn reachable(below: &Path) -> String {
+    format!("the host's sockets and named pipes below {} can be connected and written to", below.display())
 }
 
 /// In a tree that is bound read-only, the directories that every container mounts on have to be there.
@@ -167,8 +174,8 @@ impl Maker<'_> {
         if self.temporary(&mount.at, mount.directory) {
             return Ok(());
         }
-        // Not carried over: what lies below it is part of the overlay, where a socket is dead.
-        if mount.socket {
+        // Not carried over: what lies below it is part of the overlay, where a socket or a named pipe is dead.
+        if mount.reaches {
             return Ok(());
         }
         self.foreign(mount);
@@ -217,9 +224,9 @@ impl Maker<'_> {
         }
     }
 
-    /// Says that sockets may lie there that nothing covers.
+    /// Says that sockets and named pipes may lie there that nothing covers.
     fn connectable(&mut self, at: &Path) {
-        self.sockets.push(format!("the host's sockets below {} can be connected to", at.display()));
+        self.sockets.push(reachable(at));
     }
 
     /// A directory for temporary files that cannot be overlaid: an empty one, thrown away as the rest is.
@@ -253,7 +260,7 @@ impl Maker<'_> {
             }
             let itself = mounts.iter().find(|mount| mount.at == path);
             // The directory's entry tells of what the mount lies on.
-            if itself.map_or(kind.is_socket(), |mount| mount.socket) {
+            if itself.map_or(kind.is_socket() || kind.is_fifo(), |mount| mount.reaches) {
                 self.masked.push(self.relative(&path));
             }
             if !kind.is_dir() {
@@ -303,7 +310,7 @@ fn visible(mut mounts: Vec<Mounted>, base: &Path) -> Vec<Mounted> {
         let kind = sys::fs::c_string(mount.at.as_os_str().as_bytes()).and_then(|path| sys::fs::type_unasked(&path));
         // Out of this user's reach, or below something that covers it.
         let Ok(kind) = kind else { continue };
-        (mount.directory, mount.socket) = (kind == libc::S_IFDIR, kind == libc::S_IFSOCK);
+        (mount.directory, mount.reaches) = (kind == libc::S_IFDIR, matches!(kind, libc::S_IFSOCK | libc::S_IFIFO));
         match visible.last_mut() {
             Some(last) if last.at == mount.at => *last = mount,
             _ => visible.push(mount),
@@ -323,7 +330,7 @@ fn parse(table: &[u8]) -> Vec<Mounted> {
             at: PathBuf::from(std::ffi::OsString::from_vec(unescape(at))),
             kind: String::from_utf8_lossy(kind).into_owned(),
             directory: true,
-            socket: false,
+            reaches: false,
         });
     }
     mounts
@@ -354,7 +361,7 @@ mod tests {
     use super::*;
 
     fn mounted(at: &Path, kind: &str) -> Mounted {
-        Mounted { at: at.to_owned(), kind: kind.into(), directory: true, socket: false }
+        Mounted { at: at.to_owned(), kind: kind.into(), directory: true, reaches: false }
     }
 
     #[test]
@@ -375,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn on_the_way_down_sockets_are_covered_and_the_rest_is_told() {
+    fn on_the_way_down_sockets_and_named_pipes_are_covered_and_the_rest_is_told() {
         let (base, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let at = |name: &str| base.path().join(name);
         for name in ["etc", "srv/data", "srv/disk", "srv/fuse", "tmp/disk", "var/tmp", "dev"] {
@@ -383,10 +390,13 @@ mod tests {
         }
         let listen = |name: &str| std::os::unix::net::UnixListener::bind(at(name)).unwrap();
         let _sockets = ["top.sock", "srv/in.sock", "etc/below.sock", "tmp/x.sock", "dev/x"].map(listen);
+        for name in ["fifo", "srv/fifo", "etc/below.fifo"] {
+            nix::unistd::mkfifo(&at(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
         std::fs::write(at("srv/file"), b"").unwrap();
         let mounts = [
             mounted(&at("srv/disk"), "ext4"),
-            Mounted { socket: true, directory: false, ..mounted(&at("srv/file"), "ext4") },
+            Mounted { reaches: true, directory: false, ..mounted(&at("srv/file"), "ext4") },
             mounted(&at("srv/fuse"), "fuse"),
             mounted(&at("tmp/disk"), "ext4"),
         ];
@@ -401,17 +411,15 @@ mod tests {
             sockets: vec![],
         };
         maker.descend(base.path(), &mounts, false).unwrap();
-        assert_eq!(maker.masked, ["srv/file", "srv/in.sock", "top.sock"].map(PathBuf::from));
+        assert_eq!(maker.masked, ["fifo", "srv/fifo", "srv/file", "srv/in.sock", "top.sock"].map(PathBuf::from));
         let overlays: Vec<_> =
             maker.inner.iter().filter(|(_, mount)| matches!(mount, Mount::Overlay { .. })).map(|(at, _)| at).collect();
         assert_eq!(overlays, ["etc", "srv/data", "srv/disk", "var"].map(Path::new).iter().collect::<Vec<_>>());
         assert!(maker.inner.contains(&("tmp".into(), Mount::Tmpfs { mode: 0o1777 })));
         let told = |name: &str| maker.notes.iter().any(|note| note.starts_with(&format!("{} ", at(name).display())));
         assert_eq!(["srv", "srv/fuse", "tmp", "var"].map(told), [true, true, true, false]);
-        assert_eq!(
-            maker.sockets,
-            [format!("the host's sockets below {} can be connected to", at("srv/fuse").display())]
-        );
+        let told = format!("the host's sockets and named pipes below {} can be", at("srv/fuse").display());
+        assert!(maker.sockets.len() == 1 && maker.sockets[0].starts_with(&told), "{:?}", maker.sockets);
     }
 
     #[test]

@@ -107,13 +107,13 @@ pub struct Snapshot {
     pub root: Mount,
     /// `(path inside the root, mount)`.
     pub inner: Vec<(PathBuf, Mount)>,
-    /// Paths inside the root, relative to it, that the host's null device covers where they exist: sockets, which a
-    /// read-only mount does not keep anybody from connecting to.
+    /// Paths inside the root, relative to it, that the host's null device covers where they exist: sockets and named
+    /// pipes, which a read-only mount does not keep anybody from connecting or from writing to.
     pub masked: Vec<PathBuf>,
     /// What could not be given fully, in words; empty where nothing was lost.
     pub notes: Vec<String>,
     /// What of the host can be reached through the tree although nothing of it can be written, in words: sockets that
-    /// something listens on.
+    /// something listens on, and named pipes.
     pub sockets: Vec<String>,
 }
 

@@ -1,6 +1,9 @@
 //! commit and diff.
 
-use crate::support::{Root, busybox, needs_containers};
+use std::path::PathBuf;
+
+use super::shared::skip::{missing, other_user};
+use crate::support::{COMMAND, Root, busybox, finish, needs_containers};
 
 /// A container called `one` of an image `tools` that has made these changes.
 fn changed() -> Option<Root> {
@@ -25,6 +28,68 @@ fn changes_are_listed_and_committed() {
     let history = root.json(&["history", "made:1"]);
     assert_eq!((&history[0]["author"], &history[0]["comment"]), (&"me".into(), &"a remark".into()));
     assert_eq!(root.json(&["commit", "--compression", "none", "one"])["names"], serde_json::json!([]));
+}
+
+/// Control groups below this program's own, one in each hierarchy in which one can be made here.
+struct Elsewhere(Vec<PathBuf>);
+
+impl Elsewhere {
+    fn new() -> Elsewhere {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let name = format!("coracle-test-elsewhere-{}", std::process::id());
+        let places = own.lines().filter_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let mounts: &[&str] = match controllers {
+                "" => &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"],
+                "freezer" => &["/sys/fs/cgroup/freezer"],
+                _ => return None,
+            };
+            let above = mounts.iter().map(|mount| format!("{mount}{path}"));
+            let above = above.map(PathBuf::from).find(|above| above.join("cgroup.procs").exists())?;
+            let place = above.join(&name);
+            // Two deep, so that nobody takes this program's own group for the one above.
+            std::fs::create_dir_all(place.join("inner")).ok().map(|()| place)
+        });
+        Elsewhere(places.collect())
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            let _ = std::fs::remove_dir(place.join("inner"));
+            let _ = std::fs::remove_dir(place);
+        }
+    }
+}
+
+#[test]
+fn a_container_that_runs_is_committed_from_another_control_group() {
+    needs_containers!();
+    if !nix::unistd::geteuid().is_root() {
+        return other_user("root");
+    }
+    let Some(root) = changed() else { return };
+    let places = Elsewhere::new();
+    if places.0.is_empty() {
+        return missing("control groups");
+    }
+    let script = "echo new > /etc/third; echo ready; exec sleep 1000";
+    let mut running = root.start(&["run", "--name", "runs", "tools:1", "/bin/sh", "-c", script]);
+    assert_eq!(running.line(), "ready");
+    root.until_running("runs");
+    let enter = "for place in \"$@\"; do echo $$ > $place/inner/cgroup.procs || exit 9; done";
+    let commit = format!("{enter}; exec {COMMAND} --root {} commit runs made:1", root.path().display());
+    let mut command = std::process::Command::new("sh");
+    let output = finish({
+        command.args(["-c", &commit, "sh"]).args(&places.0);
+        command
+    });
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(root.ok(&["run", "--rm", "made:1", "/bin/cat", "/etc/third"]), "new\n");
+    root.ok(&["kill", "runs"]);
+    assert_eq!(running.status(), 137);
 }
 
 #[test]

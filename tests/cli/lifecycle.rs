@@ -17,7 +17,7 @@ fn a_container_from_start_to_removal() {
     let headings: Vec<&str> = lines.next().unwrap().split("   ").filter(|it| !it.is_empty()).map(str::trim).collect();
     assert_eq!(headings, ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
     let line = lines.next().unwrap();
-    assert!(line.contains("Up ") && line.ends_with("one") && line.contains("\"sh -c trap"), "{line}");
+    assert!(line.contains("Up ") && line.ends_with("one") && line.contains("\"sh -c 'trap 'exit 4…\""), "{line}");
     let id = root.ok(&["ps", "-q"]).trim_end().to_owned();
     assert_eq!(id.len(), 12);
     assert!(line.starts_with(&id));

@@ -44,6 +44,22 @@ fn an_empty_option_is_one_that_was_not_given() {
 }
 
 #[test]
+fn a_name_alone_in_a_file_takes_nothing_away() {
+    needs_containers!();
+    let root = Root::new();
+    let Some(tree) = busybox(&root) else { return };
+    root.ok(&["import", "--owner", "0:0", "-c", "ENV FROM_IMAGE=yes", tree.to_str().unwrap(), "tools:1"]);
+    let file = root.file("env");
+    std::fs::write(&file, "FROM_IMAGE\n").unwrap();
+    let seen = |options: &[&str]| {
+        let all = [&["run", "--rm"], options, &["tools:1", "env"]].concat();
+        root.ok(&all).lines().any(|line| line == "FROM_IMAGE=yes")
+    };
+    assert!(seen(&["--env-file", file.to_str().unwrap()]));
+    assert!(!seen(&["-e", "FROM_IMAGE"]));
+}
+
+#[test]
 fn mounts_in_all_spellings() {
     needs_containers!();
     let root = Root::new();

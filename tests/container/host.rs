@@ -26,6 +26,7 @@ fn role_entry() {
     match role.as_str() {
         "victim" => super::lifetime::victim(&root),
         "guardian" => super::lifetime::guardian(&root),
+        "stopped" => super::lifetime::stopped(&root),
         "starved" => super::records::starved(&root),
         "storm" => storm(&root, 50),
         "ignoring" => {

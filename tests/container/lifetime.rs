@@ -93,6 +93,87 @@ fn another_engine_sees_and_stops_a_container() {
     lab.assert_clean();
 }
 
+#[test]
+fn one_that_runs_is_not_removed_and_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    for keep in [false, true] {
+        let container = lab.engine.sandbox().command(["sleep", "1000"]).keep(keep).name("busy").spawn().unwrap();
+        let pid = container.pid().unwrap();
+        assert_eq!(container.remove().unwrap_err().kind(), ErrorKind::Conflict);
+        assert!(lives(pid) && container.try_wait().unwrap().is_none());
+        container.kill().unwrap();
+        container.wait().unwrap();
+        container.remove().unwrap();
+        lab.assert_clean();
+        // Another one may have the name now, and is nobody's to touch.
+        let other = lab.engine.sandbox().command(["sleep", "1000"]).keep(keep).name("busy").spawn().unwrap();
+        container.remove().unwrap();
+        container.kill().unwrap();
+        assert_eq!((container.wait().unwrap().signal(), container.info().state), (Some(9), State::Exited));
+        assert!(container.snapshot().is_err() && container.changes().is_err());
+        assert_eq!(container.usage().unwrap().bytes, 0);
+        drop(container);
+        let found = lab.engine.find_container("busy").unwrap();
+        assert_eq!((found.id(), found.info().state), (other.id(), State::Running));
+        assert_eq!(found.remove().unwrap_err().kind(), ErrorKind::Conflict);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        found.remove().unwrap();
+        found.remove().unwrap();
+        assert_eq!(found.kill().map_err(|error| error.kind()), Ok(()));
+        other.close().unwrap();
+        lab.assert_clean();
+    }
+}
+
+#[test]
+fn the_pid_goes_with_the_process_whether_somebody_waits_or_not() {
+    let Some(lab) = Lab::new() else { return };
+    let container = lab.engine.sandbox().command(["sleep", "1000"]).spawn().unwrap();
+    let pid = container.pid().unwrap();
+    container.kill().unwrap();
+    eventually("the process is gone", || !lives(pid));
+    eventually("its number is not told any more", || container.pid().is_none());
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+}
+
+/// A host program whose standard output takes nothing.
+pub fn stopped(root: &str) {
+    let engine = Engine::open(root).unwrap();
+    let script = "head -c 1000000 /dev/zero";
+    let builder = engine.sandbox().command(["/bin/sh", "-c", script]).stdout(coracle::Stdio::Inherit);
+    let container = builder.spawn().unwrap();
+    let pid = container.pid().unwrap();
+    // The first process waits for room, so that it is still there to be killed.
+    assert!(container.wait_timeout(Duration::from_millis(100)).unwrap().is_none() && lives(pid));
+    container.kill().unwrap();
+    let begin = Instant::now();
+    while container.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(container.wait_timeout(Duration::from_millis(50)).unwrap().unwrap().signal(), Some(9));
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    eprintln!("answered");
+    // Whoever closes it waits for the last of the output.
+    std::process::exit(0);
+}
+
+#[test]
+fn a_stopped_terminal_keeps_nobody_who_has_a_limit() {
+    let Some(lab) = Lab::new() else { return };
+    // A pipe with a name is relayed as a terminal is, and when it is full it takes as little.
+    let dir = super::support::scratch();
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let unread = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut host = super::host::role("stopped", &lab.root());
+    let mut host = host.stdout(unread).stderr(Process::piped()).spawn().unwrap();
+    eventually("the host program ends", || host.try_wait().unwrap().is_some());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut host.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("answered"), "{said}");
+}
+
 /// Makes writing the record of a container fail, for any user.
 fn block_record(lab: &Lab, container: &Container) -> PathBuf {
     let path = lab.root().join("containers").join(container.id().to_string()).join("state.json.new");

@@ -99,7 +99,7 @@ pub fn starved(root: &str) {
             let options = PruneOptions { containers: true, all_images: true, ..Default::default() };
             let _ = engine.prune(&options);
             for id in &ids {
-                assert!(engine.find_container(id).and_then(Container::remove).is_err());
+                assert!(engine.find_container(id).and_then(|container| container.remove()).is_err());
             }
         }
         for id in &ids {

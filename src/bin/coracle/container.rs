@@ -73,7 +73,7 @@ pub fn list(context: &mut Context, arguments: &cli::Ps) -> Result<u8, Failure> {
     let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
     let mut table = Table::new(head.into_iter().chain(size));
     for info in &containers {
-        let command = info.command.join(" ");
+        let command = info.command.iter().map(|word| human::quoted(word)).collect::<Vec<_>>().join(" ");
         let command = if arguments.no_trunc { command } else { human::shorten(&command, 20) };
         let size = arguments.size.then(|| usage(info).map_or_else(|| "-".to_owned(), |usage| human::size(usage.bytes)));
         let row = [

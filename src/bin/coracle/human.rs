@@ -1,5 +1,7 @@
 //! Sizes, ages and commands as people read them, in docker's forms.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 /// Three digits and a decimal unit: `0B`, `999B`, `1.23kB`, `77.8MB`.
@@ -67,6 +69,11 @@ pub fn shorten(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// A word of a command as docker lists it: one with blanks stands between single quotes, and nothing else is changed.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    if word.contains(' ') { Cow::Owned(format!("'{word}'")) } else { Cow::Borrowed(word) }
+}
+
 /// The first 12 digits of a digest or ID.
 pub fn short_id(id: &str) -> &str {
     let hex = id.split_once(':').map_or(id, |(_, hex)| hex);
@@ -123,6 +130,7 @@ mod tests {
     fn long_texts_end_in_an_ellipsis() {
         assert_eq!(shorten("abc", 3), "abc");
         assert_eq!(shorten("äbcd", 3), "äb…");
+        assert_eq!(["a", "a b", ""].map(quoted), ["a", "'a b'", ""]);
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
     }
 }

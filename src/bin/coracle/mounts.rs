@@ -170,8 +170,11 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
                 (None | Some("enabled"), false) => mount,
                 (Some("disabled"), false) => mount.alone(),
                 (Some("disabled"), true) => mount.alone().read_only(),
-                // The mounts inside stay as they are.
-                (Some("writable"), true) => mount.option("ro"),
+                // A limit of a mount holds on those inside it, too.
+                (Some("writable"), true) => {
+                    let refusal = no("a read-only mount whose mounts inside can be written is not there yet");
+                    return Err(refusal.remedy("bind-recursive=disabled, and a mount of its own for each of those"));
+                }
                 (_, true) => mount.read_only(),
                 (Some(value), false) => return Err(no(&format!("bind-recursive={value} is for readonly mounts"))),
             };
@@ -229,7 +232,7 @@ mod tests {
         assert_eq!(of("bind-recursive=disabled").unwrap(), bind.clone().alone());
         assert_eq!(of("bind-nonrecursive").unwrap(), bind.clone().alone());
         assert_eq!(of("bind-nonrecursive=false").unwrap(), bind);
-        assert_eq!(of("ro,bind-recursive=writable").unwrap(), bind.clone().option("ro"));
+        assert!(of("ro,bind-recursive=writable").unwrap_err().message().contains("not there yet"));
         assert_eq!(of("ro,bind-recursive=readonly").unwrap(), bind.clone().read_only());
         assert_eq!(of("bind-propagation=rslave").unwrap(), bind.option("rslave"));
         for bad in [

@@ -31,8 +31,9 @@ pub fn variable(text: &str) -> Result<(String, Option<String>), Failure> {
     }
 }
 
-/// The variables of a file: one a line, `#` begins a comment line, nothing is unquoted.
-pub fn variables(path: &Path) -> Result<Vec<(String, Option<String>)>, Failure> {
+/// The variables of a file: one a line, `#` begins a comment line, nothing is unquoted. `NAME` alone, where this program
+/// has no such variable, leaves the image's as it is: only the command line takes one away.
+pub fn variables(path: &Path) -> Result<Vec<(String, String)>, Failure> {
     let step = "read the variables";
     let text = std::fs::read_to_string(path).map_err(|error| Failure::io(step, Some(path), &error))?;
     let mut list = vec![];
@@ -46,7 +47,9 @@ pub fn variables(path: &Path) -> Result<Vec<(String, Option<String>)>, Failure> 
             let place = format!("{}:{}", path.display(), number + 1);
             return Err(refuse(step, &place, "a variable's name contains no blanks"));
         }
-        list.push(variable(line)?);
+        if let (key, Some(value)) = variable(line)? {
+            list.push((key, value));
+        }
     }
     Ok(list)
 }

@@ -82,7 +82,7 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let single = arguments.env.iter().map(|text| options::variable(text)).collect::<Result<Vec<_>, _>>()?;
     // The command line counts more than files.
-    for (key, value) in files.into_iter().flatten().chain(single) {
+    for (key, value) in files.into_iter().flatten().map(|(key, value)| (key, Some(value))).chain(single) {
         builder = match value {
             Some(value) => builder.env(key, value),
             None => builder.env_remove(key),
