@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::content::lock::Held;
+use crate::content::tmp;
 use crate::{Error, Result, sys};
 
 const STEP: &str = "mark this program as an owner of containers";
@@ -39,9 +40,7 @@ impl Owner {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other.map_err(fail("open"))?,
             };
-            file.lock().map_err(fail("flock"))?;
-            // A sweep between creation and lock has taken it for a dead one's.
-            if file.metadata().map_err(fail("fstat"))?.nlink() > 0 {
+            if tmp::take_new(&file, &path).map_err(fail("flock"))? {
                 return Ok(Owner { name, path, file });
             }
         }

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::Store;
 use super::lock::{Held, Lock};
+use super::tmp;
 use crate::name::Digest;
 use crate::{Error, Result, sys};
 
@@ -90,9 +91,7 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other.map_err(|error| Error::io(STEP, "open", error).path(&path))?,
             };
-            file.lock().map_err(|error| Error::io(STEP, "flock", error).path(&path))?;
-            // A collection between creation and lock has taken the file for garbage.
-            if file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.nlink() > 0 {
+            if tmp::take_new(&file, &path).map_err(|error| Error::io(STEP, "flock", error).path(&path))? {
                 return Ok(Lease { store: self.clone(), path, file: Mutex::new(Lines { file, whole: 0 }) });
             }
         }

@@ -1,11 +1,10 @@
 //! Things being made. A file or directory here is locked (flock(2)) by its maker for as long as it lives in `tmp/`;
 //! the kernel drops the lock however the maker ends, and then the thing is garbage that anyone may sweep.
 //!
-//! Maker and sweeper can meet between creation and lock: the sweeper then removes an empty thing, and the maker, who
-//! looks after locking whether the thing still has its name, makes another.
+//! Maker and sweeper can meet between creation and lock: the sweeper then has an empty thing, and the maker makes another.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -24,6 +23,20 @@ fn random_name() -> Result<String> {
 
 const STEP: &str = "make a temporary file of the store";
 
+/// Locks what was made at `path` a moment ago; false where a sweeper has taken it for a dead maker's, and another has to be
+/// made. Nobody is waited for: a sweeper may keep its find for long, and may itself wait for a lock that the maker has.
+pub(crate) fn take_new(file: &File, path: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(file.metadata()?.nlink() > 0),
+        Err(TryLockError::WouldBlock) => {
+            // Who only looks for garbage would leave it there.
+            let _ = remove(path);
+            Ok(false)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// Makes something at a fresh path with `make` and locks what it returns.
 fn create_locked(dir: &Path, make: impl Fn(&Path) -> io::Result<File>) -> Result<(PathBuf, File)> {
     // Each round lost means that a sweeper came exactly between; a second loss in a row is already improbable.
@@ -36,9 +49,7 @@ fn create_locked(dir: &Path, make: impl Fn(&Path) -> io::Result<File>) -> Result
             Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
             Err(error) => return Err(Error::io(STEP, "open", error).path(path)),
         };
-        file.lock().map_err(|error| Error::io(STEP, "flock", error).path(&path))?;
-        let links = file.metadata().map_err(|error| Error::io(STEP, "fstat", error).path(&path))?.nlink();
-        if links > 0 {
+        if take_new(&file, &path).map_err(|error| Error::io(STEP, "flock", error).path(&path))? {
             return Ok((path, file));
         }
     }
@@ -208,4 +219,32 @@ pub(crate) fn stale(dir: &Path) -> io::Result<Vec<Stale>> {
         found.extend(lock.map(|lock| Stale { name: entry.file_name(), _lock: lock }));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_maker_waits_for_no_sweeper() {
+        let dir = tempfile::tempdir().unwrap();
+        let sweeper = RefCell::new(None);
+        let (path, file) = create_locked(dir.path(), |path| {
+            let made = File::create_new(path)?;
+            if sweeper.borrow().is_none() {
+                let seen = File::open(path)?;
+                seen.lock()?;
+                *sweeper.borrow_mut() = Some(seen);
+            }
+            Ok(made)
+        })
+        .unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 1);
+        // What the sweeper has is gone, too.
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [path]);
+    }
 }

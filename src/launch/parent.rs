@@ -28,7 +28,8 @@ const STEP: &str = "start the container";
 /// that from it. So another identity needs another guardian.
 ///
 /// All of it is asked for at each launch, for a thread may have changed any of it since its last one. What is not part of
-/// it, and so comes from the thread that launched first: the affinity to CPUs, scheduling class and nice value.
+/// it, and so comes from the thread that launched first: the affinity to CPUs, scheduling class and nice value,
+/// limits but that of open files, control groups, a security label, a landlock domain.
 #[derive(Debug, PartialEq, Eq, Clone)]
 struct Identity {
     pid: u32,
