@@ -143,7 +143,7 @@ pub struct ContainerBuilder {
 
 /// The streams of the next start.
 #[derive(Debug, Default)]
-struct Slots(std::sync::Mutex<[Option<Slot>; 3]>);
+pub(super) struct Slots(std::sync::Mutex<[Option<Slot>; 3]>);
 
 /// A [`Stdio`] that can be cloned without an error to hide: the descriptor is duplicated by the start that needs it.
 #[derive(Debug, Clone)]
@@ -160,7 +160,7 @@ impl Slots {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn set(&self, index: usize, stdio: Stdio) {
+    pub(super) fn set(&self, index: usize, stdio: Stdio) {
         self.lock()[index] = Some(match stdio {
             Stdio::Null => Slot::Null,
             Stdio::Piped => Slot::Piped,
@@ -169,7 +169,7 @@ impl Slots {
         });
     }
 
-    fn take(&self) -> Result<[Option<Stdio>; 3]> {
+    pub(super) fn take(&self) -> Result<[Option<Stdio>; 3]> {
         let [stdin, stdout, stderr] = std::mem::take(&mut *self.lock());
         let stdio = |slot: Option<Slot>| -> Result<Option<Stdio>> {
             Ok(match slot {

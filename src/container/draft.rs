@@ -7,6 +7,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 
 use super::builder::{ContainerBuilder, From, Network};
+use super::exec::Template;
 use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
@@ -108,6 +109,7 @@ impl ContainerBuilder {
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
             groups: vec![],
+            template: Template::of(&decided.spec, &self.profile.seccomp, decided.seccomp.as_deref()),
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);

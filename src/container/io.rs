@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
 use nix::sys::statfs::fstatfs;
 
@@ -181,7 +182,8 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
 /// What is captured of one stream unless the caller says otherwise: more than anybody wants to hold in memory.
 pub(super) const OUTPUT_LIMIT: u64 = 1 << 30;
 
-/// Reads both pipes to their ends at once, so that neither fills up while the other is waited for.
+/// Reads both pipes at once, so that neither fills up while the other is waited for: to their ends or, where a pidfd is
+/// given, until that process has ended and what was in the pipes then has been read. Others may have them open.
 ///
 /// # Errors
 /// [`Limit`](ErrorKind::Limit) when one of them has more than `limit` bytes (CVE-2022-31030: a container that writes
@@ -190,51 +192,89 @@ pub(super) fn read_both(
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
     limit: u64,
+    until: Option<BorrowedFd<'_>>,
 ) -> Result<(Vec<u8>, Vec<u8>)> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut pipes = [(stdout, Vec::new()), (stderr, Vec::new())];
+    let collected = |pipe, name| Collected { pipe, bytes: vec![], name, limit };
+    let mut both = [collected(stdout, "standard output"), collected(stderr, "standard error")];
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let mut ready = [false; 2];
-        {
-            let mut fds = Vec::with_capacity(2);
-            let mut which = Vec::with_capacity(2);
-            for (index, (pipe, _)) in pipes.iter().enumerate() {
-                if let Some(pipe) = pipe {
-                    fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-                    which.push(index);
-                }
-            }
-            if fds.is_empty() {
-                break;
-            }
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => {}
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(errno) => return Err(Error::sys("read the container's output", "poll", errno as i32)),
-            }
-            for (fd, index) in fds.iter().zip(which) {
-                ready[index] = fd.any().unwrap_or(true);
-            }
+        let mut fds = Vec::with_capacity(3);
+        fds.extend(both.iter().filter_map(|one| Some(PollFd::new(one.pipe.as_ref()?.as_fd(), PollFlags::POLLIN))));
+        if fds.is_empty() {
+            break;
         }
-        for (index, (pipe, bytes)) in pipes.iter_mut().enumerate() {
-            let Some(reader) = pipe.as_mut().filter(|_| ready[index]) else { continue };
-            match reader.read(&mut buffer) {
-                Ok(0) => *pipe = None,
-                Ok(count) if (bytes.len() + count) as u64 > limit => {
-                    let name = ["standard output", "standard error"][index];
-                    return Err(Error::new(ErrorKind::Limit, "collect the container's output")
-                        .because(format!("{name} has more than output_limit = {limit} bytes; the container was killed"))
-                        .remedy("raise the limit, or read from a pipe (Stdio::Piped) piece by piece"));
-                }
-                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read the container's output", "read", error)),
+        fds.extend(until.map(|process| PollFd::new(process, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => return Err(Error::sys("read the container's output", "poll", errno as i32)),
+        }
+        let ended = until.is_some() && fds.pop().is_some_and(|fd| fd.any().unwrap_or(true));
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+        let open = both.iter_mut().filter(|one| one.pipe.is_some());
+        for one in open.zip(ready).filter_map(|(one, ready)| ready.then_some(one)) {
+            one.read(&mut buffer)?;
+        }
+        if ended {
+            for one in &mut both {
+                one.read_rest(&mut buffer)?;
             }
+            break;
         }
     }
-    let [(_, out), (_, err)] = pipes;
-    Ok((out, err))
+    let [out, err] = both;
+    Ok((out.bytes, err.bytes))
+}
+
+/// A stream that is being read.
+struct Collected {
+    /// Open until its end has been read.
+    pipe: Option<PipeReader>,
+    bytes: Vec<u8>,
+    name: &'static str,
+    limit: u64,
+}
+
+impl Collected {
+    /// Reads once, and waits if there is nothing.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let Some(reader) = &mut self.pipe else { return Ok(0) };
+        match reader.read(buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                Ok(0)
+            }
+            Ok(count) if (self.bytes.len() + count) as u64 > self.limit => {
+                let (name, limit) = (self.name, self.limit);
+                Err(Error::new(ErrorKind::Limit, "collect the container's output")
+                    .because(format!("{name} has more than output_limit = {limit} bytes; the container was killed"))
+                    .remedy("raise the limit, or read from a pipe (Stdio::Piped) piece by piece"))
+            }
+            Ok(count) => {
+                self.bytes.extend_from_slice(&buffer[..count]);
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(Error::io("read the container's output", "read", error)),
+        }
+    }
+
+    /// Reads what is in the pipe, and no more than a pipe can hold: whoever still writes is not waited for.
+    fn read_rest(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        let size = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap_or(0);
+        let mut left = usize::try_from(size).unwrap_or(0);
+        while let (Some(pipe), 1..) = (&self.pipe, left) {
+            let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::ZERO) {
+                Ok(0) => break,
+                Ok(_) => left = left.saturating_sub(self.read(buffer)?),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(Error::sys("read the container's output", "poll", errno as i32)),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

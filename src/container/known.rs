@@ -84,6 +84,19 @@ impl Foreign {
         }
     }
 
+    /// Its first process; `None` when that has ended, or when it takes too long to be started.
+    pub(super) fn process(&self) -> Result<Option<BorrowedFd<'_>>> {
+        let (process, _) = self.started(Some(PATIENCE))?;
+        match process {
+            Some(process) => {
+                let ended = pidfd::wait(process, Some(Duration::ZERO))
+                    .map_err(|error| Error::io("look at the container", "poll", error))?;
+                Ok(Some(process).filter(|_| !ended))
+            }
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
         let process = match self.started(Some(PATIENCE))? {
             (Some(process), _) => process,

@@ -17,6 +17,7 @@ mod builder;
 mod commit;
 mod decide;
 mod draft;
+mod exec;
 mod io;
 mod known;
 pub(crate) mod owner;
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
+pub use exec::{Exec, ExecBuilder};
 pub use io::Stdio;
 pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};
@@ -274,7 +276,7 @@ impl Container {
             Control::Own(own) => own.output_limit,
             Control::Foreign(_) => io::OUTPUT_LIMIT,
         };
-        let (stdout, stderr) = match io::read_both(self.stdout.take(), self.stderr.take(), limit) {
+        let (stdout, stderr) = match io::read_both(self.stdout.take(), self.stderr.take(), limit, None) {
             Err(error) if error.kind() == ErrorKind::Limit => {
                 self.kill()?;
                 // Nobody reads any more, so a container that does not die is no reason to hide why.
@@ -385,14 +387,7 @@ impl Inner {
     fn check_output(&self) -> Result<()> {
         let Control::Own(own) = &self.control else { return Ok(()) };
         self.finish();
-        let Some(errno) = own.relays.failure() else { return Ok(()) };
-        let error = Error::sys("pass the container's output on", "write", errno as i32);
-        Err(match errno {
-            nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => error
-                .because("the file that it goes to has no room left; the rest is lost")
-                .remedy("free some space, or send it to another file system"),
-            _ => error.because("the rest of it is lost"),
-        })
+        lost_output(&own.relays)
     }
 
     /// Goes on after a failure, and tells lost output first.
@@ -454,6 +449,18 @@ impl Drop for Container {
             });
         }
     }
+}
+
+/// What of the output could not be passed on; told once.
+fn lost_output(relays: &Relays) -> Result<()> {
+    let Some(errno) = relays.failure() else { return Ok(()) };
+    let error = Error::sys("pass the container's output on", "write", errno as i32);
+    Err(match errno {
+        nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => error
+            .because("the file that it goes to has no room left; the rest is lost")
+            .remedy("free some space, or send it to another file system"),
+        _ => error.because("the rest of it is lost"),
+    })
 }
 
 /// The name of a container's control group.

@@ -152,6 +152,14 @@ impl Runtime {
         found.or_else(|| driver.open(name).ok().flatten())
     }
 
+    /// The control group of a container of any program, as its record names it; `None` where it is gone.
+    pub(crate) fn open_recorded_group(&self, name: &str, recorded: &[PathBuf]) -> Result<Option<Group>> {
+        let driver = self.driver().map_err(|why| {
+            Error::new(ErrorKind::Weaker, "look for the container's control group").because(why.to_owned())
+        })?;
+        driver.open_recorded(name, recorded)
+    }
+
     /// Kills what another program left in a container's control group, and removes that; one that is not there, or
     /// that cannot be looked for, is fine. It is looked for below this program's own group and in the `recorded`
     /// directories, of which only those count that are a group of this name.

@@ -4,7 +4,7 @@ use crate::layer::View;
 use crate::{Error, ErrorKind, Result};
 
 /// What is read of an image's passwd and group file at most; larger ones are refused, not read in part.
-const LIMIT: u64 = 4 << 20;
+pub(super) const LIMIT: u64 = 4 << 20;
 /// Supplementary groups that one user may have.
 const GROUPS: usize = 256;
 
@@ -54,7 +54,7 @@ pub(crate) fn resolve(text: &str, view: &View) -> Result<User> {
     resolve_in(text, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
-fn resolve_in(text: &str, passwd: &[u8], group: &[u8]) -> Result<User> {
+pub(super) fn resolve_in(text: &str, passwd: &[u8], group: &[u8]) -> Result<User> {
     let (user_text, group_text) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),

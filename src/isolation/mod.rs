@@ -14,7 +14,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
@@ -243,6 +243,11 @@ impl Identity {
         !matches!(self, Identity::Host)
     }
 
+    /// Is there one user in the container, whichever it is called?
+    pub(crate) fn shows_one(&self) -> bool {
+        matches!(self, Identity::Single { .. })
+    }
+
     /// Can a process inside have these ids? `None` says yes, else why not and what would change that.
     pub(crate) fn refuses(&self, uid: u32, gid: u32, groups: &[u32]) -> Option<(String, &'static str)> {
         const RANGE: &str =
@@ -318,6 +323,22 @@ pub(crate) struct Request<'a> {
     pub(crate) cgroup_v2: bool,
 }
 
+/// Everything a backend needs to plan a further process of a container.
+pub(crate) struct ExecRequest<'a> {
+    pub(crate) process: &'a Process,
+    /// Those that the container has of its own.
+    pub(crate) namespaces: &'a [LinuxNamespaceType],
+    /// A pidfd of its first process.
+    pub(crate) container: BorrowedFd<'a>,
+    pub(crate) identity: &'a Identity,
+    pub(crate) stdio: [Stream; 3],
+    /// As in [`Request`].
+    pub(crate) stdio_made: [bool; 3],
+    pub(crate) seccomp: Option<&'a [u8]>,
+    /// Files that the process writes `0` to in order to be in the container's control group.
+    pub(crate) groups: Vec<OwnedFd>,
+}
+
 /// An isolation backend: a rung of the ladder.
 pub(crate) trait Isolation: fmt::Debug + Send + Sync {
     /// What it will enforce for this request. Pure: nothing is tried.
@@ -325,6 +346,10 @@ pub(crate) trait Isolation: fmt::Debug + Send + Sync {
 
     /// The launch plan. Nothing is left behind after an error.
     fn plan(&self, request: Request<'_>) -> Result<Plan>;
+
+    /// The launch plan of a further process of a container that this backend has planned. Nothing is left behind after an
+    /// error.
+    fn exec(&self, request: ExecRequest<'_>) -> Result<Plan>;
 }
 
 #[cfg(test)]

@@ -215,6 +215,25 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::Pivot, Sys::PivotRoot, libc::EINVAL) => error
             .because("the root of this machine is an initramfs, which cannot be pivoted away from")
             .remedy("boot from a real root file system, or switch_root to a tmpfs first"),
+        (Op::Join, Sys::Setns, libc::ESRCH) => error
+            .kind_is(ErrorKind::Conflict)
+            .because("the container has ended")
+            .remedy("`coracle ps -a` shows how"),
+        (Op::Join, Sys::Setns, libc::EPERM) => error
+            .kind_is(ErrorKind::Denied)
+            .because("the container is another user's, or what its first process runs may not be read by this one")
+            .remedy("run this as the user who started the container"),
+        (Op::Join, Sys::Clone, libc::ENOMEM) => {
+            error.kind_is(ErrorKind::Conflict).because("the container is ending: its first process is gone")
+        }
+        (Op::Join, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
+        (Op::JoinedNull, _, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::ENXIO) => error
+            .kind_is(ErrorKind::Hostile)
+            .because("the container has put something else in its place, or nothing")
+            .remedy("give the command pipes for its streams"),
+        (Op::Enter, _, libc::ENOENT | libc::ENOTDIR) => {
+            error.kind_is(ErrorKind::NotFound).because("there is no such directory in the container")
+        }
         (Op::WorkDir, _, libc::ENOTDIR) => error.because("the working directory is not a directory in this image"),
         (Op::WorkDir, _, libc::EROFS) => {
             error.because("it does not exist, and the root is read-only").remedy("choose another working directory")

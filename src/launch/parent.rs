@@ -17,7 +17,8 @@ use nix::sys::socket::{
 use super::failure;
 use super::plan::{Finished, Plan};
 use super::protocol::{
-    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, NOTE, Note, READY, RELEASE, REPORT, Report, SIGNAL, STARTED, Sys,
+    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT, Report, SIGNAL,
+    STARTED, Sys,
 };
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
@@ -258,6 +259,24 @@ pub(crate) struct Ended {
     pub(crate) peak: u64,
 }
 
+/// What the guardian's last note says; `None` for any other.
+fn last(note: Note) -> Option<Ended> {
+    let Note { kind: EXITED, a: code, b: status, user, system, peak, .. } = note else { return None };
+    let exited = code == libc::CLD_EXITED as u32;
+    Some(Ended {
+        code: exited.then_some(status as i32),
+        signal: (!exited).then_some(status as i32),
+        user: Duration::from_micros(user),
+        system: Duration::from_micros(system),
+        peak: peak.saturating_mul(1024),
+    })
+}
+
+fn guardian_killed() -> Error {
+    Error::new(ErrorKind::Launch, "wait for the container")
+        .because("its guardian was killed, and it was killed with it; the exit status is lost")
+}
+
 /// A launched process, known by its channel to the guardian. Dropping it kills the process, unless released.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -349,7 +368,7 @@ fn finish(
             .remedy("raise the limit of open files (ulimit -n)"));
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
-    let process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
+    let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
     let heard = hear(&report).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
@@ -359,7 +378,12 @@ fn finish(
         Heard { malformed: true, .. } => {
             Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed")
         }
-        Heard { ready: true, .. } => return Ok(process),
+        Heard { ready: true, .. } => {
+            if plan.joins {
+                process.follow()?;
+            }
+            return Ok(process);
+        }
         // Reaped before we say so, see below.
         _ => return Err(failure::early(process.wait(None)?)),
     };
@@ -453,9 +477,33 @@ impl Process {
         self.pid
     }
 
+    /// Readable once it has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Was it launched by this very process, and not by one that this is a fork of?
     pub(crate) fn is_ours(&self) -> bool {
         self.home == std::process::id()
+    }
+
+    /// The process has gone on as another: waits to be told which, by whoever reaps the first. What had nothing more to do
+    /// than end may have ended.
+    fn follow(&mut self) -> Result<()> {
+        match receive(self.channel.as_fd(), true)? {
+            Some((Note { kind: MOVED, a, .. }, fds)) => {
+                let pidfd = fds.into_iter().next();
+                self.pidfd =
+                    pidfd.ok_or_else(|| Error::sys(STEP, "recvmsg", libc::EMFILE).kind_is(ErrorKind::Limit))?;
+                self.pid = a;
+                Ok(())
+            }
+            Some((note, _)) => {
+                *self.ended.get_mut().unwrap_or_else(PoisonError::into_inner) = last(note);
+                Ok(())
+            }
+            None => Err(guardian_killed()),
+        }
     }
 
     /// The guardian is gone: ends the process, and with it everything in its pid namespace.
@@ -532,23 +580,13 @@ impl Process {
             Err(error) => return Err(error),
         };
         match note {
-            Some((Note { kind: EXITED, a: code, b: status, user, system, peak }, ..)) => {
-                let exited = code == libc::CLD_EXITED as u32;
-                let now = Ended {
-                    code: exited.then_some(status as i32),
-                    signal: (!exited).then_some(status as i32),
-                    user: Duration::from_micros(user),
-                    system: Duration::from_micros(system),
-                    peak: peak.saturating_mul(1024),
-                };
-                *ended = Some(now);
-                Ok(Some(now))
+            Some((note, ..)) => {
+                *ended = last(note);
+                Ok(*ended)
             }
-            Some(_) => Ok(None),
             None => {
                 self.end_without_guardian()?;
-                Err(Error::new(ErrorKind::Launch, "wait for the container")
-                    .because("its guardian was killed, and it was killed with it; the exit status is lost"))
+                Err(guardian_killed())
             }
         }
     }

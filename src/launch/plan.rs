@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{MAGIC, MAX_FDS, MAX_PLAN, MAX_REGISTERS, NONE, Op, PLAN_HEADER, PLAN_MAP_HELPER};
+use super::protocol::{MAGIC, MAX_FDS, MAX_PLAN, MAX_REGISTERS, NONE, Op, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A descriptor in the child: one that was sent along, or one that a step opens.
@@ -161,6 +161,27 @@ impl Plan {
                 }
             }
         });
+    }
+
+    /// Goes on inside the namespaces (`CLONE_NEW*` kinds) of the process that a pidfd stands for.
+    pub(crate) fn join(&mut self, process: Reg, kinds: u64) {
+        self.flags |= PLAN_JOINS;
+        self.step(Op::Join, Subject::Nothing, |p| {
+            p.u32(process.0);
+            p.u64(kinds);
+        });
+    }
+
+    /// The null device of the container that was joined.
+    pub(crate) fn joined_null(&mut self) -> Reg {
+        let out = self.fresh();
+        self.step(Op::JoinedNull, Subject::Path("/dev/null".into()), |p| p.u32(out.0));
+        out
+    }
+
+    /// A working directory that has to be there.
+    pub(crate) fn enter(&mut self, path: &Path) {
+        self.step(Op::Enter, Subject::Path(path.to_owned()), |p| p.str(path.as_os_str().as_bytes()));
     }
 
     /// Takes on a user, its group and its supplementary groups.
@@ -469,7 +490,8 @@ impl Plan {
             )));
         }
         let user_namespace = self.namespaces & libc::CLONE_NEWUSER as u64 != 0;
-        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace })
+        let joins = self.flags & PLAN_JOINS != 0;
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace, joins })
     }
 }
 
@@ -480,6 +502,8 @@ pub(crate) struct Finished {
     pub(crate) steps: Vec<(Op, Subject)>,
     /// The process gets a user namespace of its own.
     pub(crate) user_namespace: bool,
+    /// The process goes on as another one, inside a container.
+    pub(crate) joins: bool,
 }
 
 impl Finished {

@@ -66,6 +66,8 @@ pub const STARTED: u32 = 16;
 pub const FAILED: u32 = 17;
 /// Channel, to the host: `a`: `CLD_*` code, `b`: status, then user and system time (µs) and peak resident set (KiB).
 pub const EXITED: u32 = 18;
+/// Channel, to the host: the process goes on as another, `a`, which has joined a container ([`Op::Join`]); with its pidfd.
+pub const MOVED: u32 = 19;
 /// Channel, to the guardian: send signal `a` to the first process.
 pub const SIGNAL: u32 = 32;
 /// Channel, to the guardian: from now on the container lives as long as the host program, not as long as the channel.
@@ -86,6 +88,8 @@ pub const UNCOVERED: u32 = 10;
 
 /// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
 pub const PLAN_MAP_HELPER: u32 = 1;
+/// Plan flag: the plan has an [`Op::Join`].
+pub const PLAN_JOINS: u32 = 2;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
 macro_rules! codes {
@@ -199,6 +203,13 @@ codes! {
         Measure = 41, "measure a directory tree";
         /// `source, target, type: str, flags: u64, data: str`: mount(2), for kernels without what `FsMount` needs.
         LegacyMount = 40, "mount a file system";
+        /// `process: reg, kinds: u64`: enter these namespaces of a process, by its pidfd, and go on in a child of the
+        /// guardian's that lives in them; see the stub.
+        Join = 51, "enter the container";
+        /// `out: reg`: the container's `/dev/null`, proven to be the null device.
+        JoinedNull = 52, "open the container's null device";
+        /// `path: str`: a directory that is there.
+        Enter = 53, "enter the working directory";
         /// Keep permitted capabilities over a change of uid.
         KeepCaps = 42, "keep capabilities over a change of user";
         /// Re-arm and check the tie to the guardian; a change of uid clears it.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unsafe_code)]
 
 mod basics;
+mod exec;
 mod host;
 mod input;
 mod lifetime;

@@ -13,13 +13,14 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
-use super::{Aspect, Enforcement, Identity, Isolation, Level, Request, Stream};
+use super::{Aspect, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 
+const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_NEWNS: u64 = 0x0002_0000;
 const CLONE_NEWCGROUP: u64 = 0x0200_0000;
 const CLONE_NEWUTS: u64 = 0x0400_0000;
@@ -152,7 +153,65 @@ impl Isolation for Namespaces {
         if has(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
-        command(plan, request, process, parts)
+        // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
+        // id is all that there is.
+        let owner = match request.identity {
+            Identity::Single { .. } => (process.user().uid(), process.user().gid()),
+            _ => (0, 0),
+        };
+        plan.work_dir(process.cwd(), owner.0, owner.1);
+        let last = Last {
+            process,
+            identity: request.identity,
+            stdio: request.stdio,
+            stdio_made: request.stdio_made,
+            null: Null::Part(parts),
+            seccomp: request.seccomp,
+            init: request.init,
+        };
+        command(plan, last)
+    }
+
+    fn exec(&self, request: ExecRequest<'_>) -> Result<Plan> {
+        let mut plan = Plan::new(0);
+        plan.plain(Op::DieWithParent);
+        for group in request.groups {
+            let tasks = plan.send(group);
+            plan.write(tasks, b"0", "write to its list of tasks");
+        }
+        let kinds = request.namespaces.iter().fold(0, |kinds, kind| {
+            kinds
+                | match kind {
+                    LinuxNamespaceType::Mount => CLONE_NEWNS,
+                    LinuxNamespaceType::Cgroup => CLONE_NEWCGROUP,
+                    LinuxNamespaceType::Uts => CLONE_NEWUTS,
+                    LinuxNamespaceType::Ipc => CLONE_NEWIPC,
+                    LinuxNamespaceType::User => CLONE_NEWUSER,
+                    LinuxNamespaceType::Pid => CLONE_NEWPID,
+                    LinuxNamespaceType::Network => CLONE_NEWNET,
+                    LinuxNamespaceType::Time => CLONE_NEWTIME,
+                }
+        });
+        let container = plan.send_copy(request.container)?;
+        plan.join(container, kinds);
+        plan.plain(Op::DieWithParent);
+        plan.plain(Op::Session);
+        plan.plain(Op::Keyring);
+        if let Identity::Range { .. } = request.identity {
+            // The caller's groups have no business in there.
+            plan.ids(0, 0, Some(&[]));
+        }
+        plan.enter(request.process.cwd());
+        let last = Last {
+            process: request.process,
+            identity: request.identity,
+            stdio: request.stdio,
+            stdio_made: request.stdio_made,
+            null: Null::Joined,
+            seccomp: request.seccomp,
+            init: false,
+        };
+        command(plan, last)
     }
 }
 
@@ -265,14 +324,30 @@ pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
     }
 }
 
-/// From the finished tree to exec: working directory, limits, privileges, descriptors.
-fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) -> Result<Plan> {
+/// What the last steps are about.
+struct Last<'a> {
+    process: &'a Process,
+    identity: &'a Identity,
+    stdio: [Stream; 3],
+    stdio_made: [bool; 3],
+    null: Null,
+    seccomp: Option<&'a [u8]>,
+    init: bool,
+}
+
+/// Where the null device of the container is.
+enum Null {
+    /// In the parts that its tree was built of.
+    Part(Reg),
+    /// At its place.
+    Joined,
+}
+
+/// From the working directory to exec: limits, privileges, descriptors.
+fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
+    let process = request.process;
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
-    // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
-    // id is all that there is.
-    let owner = if matches!(request.identity, Identity::Single { .. }) { (uid, gid) } else { (0, 0) };
-    plan.work_dir(process.cwd(), owner.0, owner.1);
     for limit in process.rlimits().iter().flatten() {
         let (resource, name) = resource(limit.typ());
         plan.rlimit(resource, limit.soft(), limit.hard(), name);
@@ -293,7 +368,10 @@ fn command(mut plan: Plan, request: Request<'_>, process: &Process, parts: Reg) 
     plan.mask64(Op::Bounding, bounding);
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let stdio = request.stdio.map(|stream| match stream {
-        Stream::Null => plan.open_null(parts),
+        Stream::Null => match request.null {
+            Null::Part(parts) => plan.open_null(parts),
+            Null::Joined => plan.joined_null(),
+        },
         Stream::Fd(fd) => plan.send(fd),
     });
     for (register, made) in stdio.iter().zip(request.stdio_made) {

@@ -1,6 +1,8 @@
 //! A container's first process, from clone to exec: walks the plan, one step after the other, and reports the step
 //! that failed.
 
+use core::sync::atomic::AtomicU32;
+
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
@@ -21,6 +23,8 @@ pub struct Launch<'a> {
     pub network: i32,
     /// The list of processes of the v2 cgroup that this one could not be born in; -1 where it could.
     pub join: i32,
+    /// Where the guardian looks for the process that goes on after [`Op::Join`].
+    pub moved: &'a AtomicU32,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -57,6 +61,7 @@ pub struct Child<'a> {
     root: i32,
     /// Loopback is up already.
     loopback: bool,
+    moved: &'a AtomicU32,
     /// Position of the step that is being done.
     index: u32,
     /// Steps that are done right before the exec.
@@ -161,6 +166,7 @@ pub fn run(launch: Launch<'_>) -> ! {
         procfs: launch.procfs,
         root: -1,
         loopback: launch.network >= 0,
+        moved: launch.moved,
         index: 0,
         filter: None,
         capabilities: None,
@@ -267,6 +273,9 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
             Ok(())
         }
         Op::WorkDir => working_directory(child, p),
+        Op::Enter => enter(child, p),
+        Op::Join => join(child, p),
+        Op::JoinedNull => mount::joined_null(child, p),
         Op::ChangeDir => change_directory(child, p),
         Op::Bounding => bounding(p.u64()?),
         Op::KeepCaps => {
@@ -288,10 +297,7 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
             Ok(())
         }
         Op::Seccomp => kernel::seccomp(p.blob()?).map_err(at(Sys::Seccomp)),
-        Op::Dumpable => {
-            const PR_SET_DUMPABLE: usize = 4;
-            kernel::prctl(PR_SET_DUMPABLE, (p.u32()? != 0) as usize, 0).map(drop).map_err(at(Sys::Prctl))
-        }
+        Op::Dumpable => dumpable(p.u32()? != 0),
         Op::GiveAway => {
             let (register, uid, gid) = (p.u32()?, p.u32()?, p.u32()?);
             let _ = kernel::fchown(child.register(register)?, uid, gid);
@@ -341,6 +347,32 @@ fn die_with_parent(child: &Child) -> Result<(), Trouble> {
         kernel::exit(127);
     }
     Ok(())
+}
+
+/// Enters the namespaces of a container and goes on in a second process, for a pid namespace is one's children's: a child
+/// of the guardian's, as this one is, which ends here.
+///
+/// From then on processes of the container see it, and may be root in its user namespace. It cannot be traced, its memory
+/// holds nothing but the plan, the program that it runs cannot be written, and of the host it has the descriptors that
+/// the command is to get, and pipes.
+fn join(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (register, kinds) = (p.u32()?, p.u64()?);
+    let process = child.register(register)?;
+    dumpable(false)?;
+    kernel::setns(process, kinds).map_err(at(Sys::Setns))?;
+    child.forget_root();
+    child.fill(register, -1)?;
+    kernel::close(child.procfs);
+    child.procfs = -1;
+    match kernel::fork_beside(child.moved).map_err(at(Sys::Clone))? {
+        0 => dumpable(false),
+        _ => kernel::exit(0),
+    }
+}
+
+fn dumpable(on: bool) -> Result<(), Trouble> {
+    const PR_SET_DUMPABLE: usize = 4;
+    kernel::prctl(PR_SET_DUMPABLE, on as usize, 0).map(drop).map_err(at(Sys::Prctl))
 }
 
 fn map_self(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
@@ -451,6 +483,15 @@ pub fn same(expected: &Status, found: &Status) -> Result<(), Trouble> {
 fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
     let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)), mount::Links::Followed)?;
+    go_to(dir)
+}
+
+/// A working directory that has to be there.
+fn enter(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    go_to(mount::ensure(child.root()?, p.cstr()?, mount::Target::Existing, None, mount::Links::Followed)?)
+}
+
+fn go_to(dir: i32) -> Result<(), Trouble> {
     let entered = kernel::fchdir(dir).map_err(at(Sys::Chdir));
     kernel::close(dir);
     entered?;

@@ -5,14 +5,15 @@
 //! with newuidmap) waits in a process of its own.
 
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::arch::EpollEvent;
 use crate::child::{self, Launch};
 use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
-    EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, NONE, NOTE, Note,
-    PLAN_HEADER, PLAN_MAP_HELPER, RELEASE, SIGNAL, STARTED, Sys, word,
+    EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
+    Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, RELEASE, SIGNAL, STARTED, Sys, word,
 };
 
 const CONTROL: i32 = 0;
@@ -41,6 +42,11 @@ struct Slot {
     lease: i32,
     /// Lives as long as the host program, not as long as the channel.
     released: bool,
+    /// Its process is about to go on as another, whose pid the kernel writes into this slot's word of
+    /// [`Guardian::moved`].
+    joins: bool,
+    /// That other one has ended, and been reaped, before the first.
+    gone: bool,
     /// Tells a reused slot from the one that an event was meant for.
     generation: u32,
 }
@@ -57,6 +63,8 @@ struct Guardian {
     /// Launches with a network namespace of their own, up to two.
     networks: u32,
     used: usize,
+    /// A word for each slot; 0 before it is needed.
+    moved: Option<&'static [AtomicU32]>,
     /// Slots below this index have been used at some time.
     top: usize,
     slots: [Slot; MAX_CONTAINERS],
@@ -70,6 +78,20 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         kernel::unmap(self.0);
     }
+}
+
+/// For plans without [`PLAN_JOINS`].
+static NOWHERE: AtomicU32 = AtomicU32::new(0);
+
+/// A slot's word, zeroed. The words are made when the first is needed.
+fn word_of(words: &mut Option<&'static [AtomicU32]>, index: usize) -> Result<&'static AtomicU32, i32> {
+    let words = match *words {
+        Some(words) => words,
+        None => words.insert(kernel::shared_words(MAX_CONTAINERS)?),
+    };
+    let word = words.get(index).ok_or(kernel::EINVAL)?;
+    word.store(0, Ordering::Relaxed);
+    Ok(word)
 }
 
 struct Whole(UnsafeCell<Guardian>);
@@ -86,8 +108,10 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     spare: 0,
     networks: 0,
     used: 0,
+    moved: None,
     top: 0,
-    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, generation: 0 }; MAX_CONTAINERS],
+    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, joins: false, gone: false, generation: 0 };
+        MAX_CONTAINERS],
     buffer: [0; HEADER + INLINE_PLAN],
 }));
 
@@ -168,10 +192,8 @@ impl Guardian {
 
     /// The host program is gone, or has closed its end: every container goes, then this process.
     fn end(&mut self) -> ! {
-        for slot in self.slots.iter().take(self.top) {
-            if slot.pid != 0 {
-                let _ = kernel::kill(slot.pid, kernel::SIGKILL);
-            }
+        for index in 0..self.top {
+            self.kill(index, kernel::SIGKILL);
         }
         // Leases are held until the last container is reaped, so that a sweep by another program finds no survivor.
         while self.used > 0 {
@@ -264,6 +286,7 @@ impl Guardian {
         let flags = (header(4) as u64 | (header(8) as u64) << 32) & NAMESPACES;
         let cgroup = header(12);
         let map_helper = header(16) & PLAN_MAP_HELPER != 0;
+        let joins = header(16) & PLAN_JOINS != 0;
         let steps = plan.get(PLAN_HEADER..).unwrap_or(&[]);
         let cgroup = match (cgroup, fds.get((cgroup as usize).saturating_add(2))) {
             (NONE, _) => None,
@@ -276,6 +299,10 @@ impl Guardian {
         let slot = match self.slots.iter().position(|slot| slot.pid == 0) {
             Some(slot) => slot,
             None => return fail(Sys::Plan, kernel::ENOSYS),
+        };
+        let moved = match if joins { word_of(&mut self.moved, slot) } else { Ok(&NOWHERE) } {
+            Ok(word) => word,
+            Err(errno) => return fail(Sys::Mmap, errno),
         };
         // Made here and not by the host: a fork of the host program at the wrong moment would hold its writing end open.
         let report = match kernel::pipe() {
@@ -304,6 +331,7 @@ impl Guardian {
             procfs: self.procfs,
             network: if spare > 0 { spare } else { -1 },
             join: -1,
+            moved,
         };
         let (forked, join) = match kernel::fork(flags, cgroup) {
             // A filter around the host program. The cgroup's list of processes leads there as well.
@@ -342,7 +370,7 @@ impl Guardian {
         }
         let Some(place) = self.slots.get_mut(slot) else { return false };
         let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
-        *place = Slot { pid, channel, lease, released: false, generation };
+        *place = Slot { pid, channel, lease, released: false, joins, gone: false, generation };
         self.used += 1;
         self.top = self.top.max(slot + 1);
         // Unwatched it could outlive its handle.
@@ -365,7 +393,7 @@ impl Guardian {
         kernel::close(report.1);
         if let Some((sys, errno)) = failed {
             // Killed before the host hears of it; its slot is there until it has been reaped.
-            let _ = kernel::kill(pid, kernel::SIGKILL);
+            self.kill(slot, kernel::SIGKILL);
             let note = Note { kind: FAILED, a: sys as u32, b: errno as u32, ..Note::default() };
             let _ = kernel::send(channel, &note.encode());
         }
@@ -430,10 +458,7 @@ impl Guardian {
         }
         match received {
             Ok(length) if length > 0 => match Note::decode(bytes.get(..length).unwrap_or(&[])) {
-                // The pid cannot have been reused: this process is its parent and has not reaped it.
-                Some(Note { kind: SIGNAL, a: signal, .. }) if signal <= 64 => {
-                    let _ = kernel::kill(slot.pid, signal);
-                }
+                Some(Note { kind: SIGNAL, a: signal, .. }) if signal <= 64 => self.kill(index, signal),
                 Some(Note { kind: RELEASE, .. }) => slot.released = true,
                 _ => {}
             },
@@ -444,7 +469,7 @@ impl Guardian {
                 kernel::close(slot.channel);
                 slot.channel = -1;
                 if !slot.released {
-                    let _ = kernel::kill(slot.pid, kernel::SIGKILL);
+                    self.kill(index, kernel::SIGKILL);
                 }
             }
         }
@@ -456,19 +481,73 @@ impl Guardian {
         let mut signal = [0u8; 128];
         let _ = kernel::read(self.children, &mut signal);
         while let Some(ended) = kernel::reap() {
-            let Ended { pid, code, status, user, system, peak } = ended;
-            let top = self.top;
-            let Some(slot) = self.slots.iter_mut().take(top).find(|slot| slot.pid == pid) else { continue };
-            if slot.channel >= 0 {
-                let note = Note { kind: EXITED, a: code, b: status, user, system, peak };
-                let _ = kernel::send(slot.channel, &note.encode());
-                kernel::epoll_remove(self.epoll, slot.channel);
-                kernel::close(slot.channel);
+            let pid = ended.pid;
+            let found = |index: &usize| {
+                let slot = self.slots.get(*index);
+                slot.is_some_and(|slot| slot.pid == pid || slot.pid != 0 && self.successor(*index) == pid)
+            };
+            if let Some(index) = (0..self.top).find(found) {
+                self.ended(index, ended);
             }
-            kernel::close(slot.lease);
-            slot.pid = 0;
-            slot.channel = -1;
-            self.used = self.used.saturating_sub(1);
         }
+    }
+
+    /// The pid of the process that this slot's is about to go on as; 0 where there is none, or none yet.
+    fn successor(&self, index: usize) -> i32 {
+        match (self.slots.get(index), self.moved) {
+            (Some(Slot { joins: true, gone: false, .. }), Some(words)) => {
+                words.get(index).map_or(0, |word| word.load(Ordering::Relaxed) as i32)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Signals a slot's process, or both of them while one goes on as the other. No pid can have been reused: this process
+    /// is their parent and has not reaped them.
+    fn kill(&self, index: usize, signal: u32) {
+        let first = self.slots.get(index).map_or(0, |slot| slot.pid);
+        for pid in [first, self.successor(index)] {
+            if pid > 0 {
+                let _ = kernel::kill(pid, signal);
+            }
+        }
+    }
+
+    /// A process of this slot has been reaped.
+    fn ended(&mut self, index: usize, ended: Ended) {
+        let successor = self.successor(index);
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Ended { pid, code, status, user, system, peak } = ended;
+        if pid == slot.pid && successor != 0 {
+            // It has gone on as another.
+            slot.pid = successor;
+            slot.joins = false;
+            let told = kernel::pidfd_open(successor).and_then(|process| {
+                let note = Note { kind: MOVED, a: successor as u32, ..Note::default() };
+                let told = kernel::send_with(slot.channel, &note.encode(), process, None);
+                kernel::close(process);
+                told
+            });
+            // The host could not follow it; whether it is there to hear that, too, is its channel's to say.
+            if told.is_err() && !slot.released {
+                let _ = kernel::kill(successor, kernel::SIGKILL);
+            }
+            return;
+        }
+        if slot.channel >= 0 {
+            let note = Note { kind: EXITED, a: code, b: status, user, system, peak };
+            let _ = kernel::send(slot.channel, &note.encode());
+            kernel::epoll_remove(self.epoll, slot.channel);
+            kernel::close(slot.channel);
+            slot.channel = -1;
+        }
+        if pid != slot.pid {
+            // The first has still to be reaped, which is ending.
+            slot.gone = true;
+            return;
+        }
+        kernel::close(slot.lease);
+        slot.pid = 0;
+        self.used = self.used.saturating_sub(1);
     }
 }

@@ -4,6 +4,8 @@
 //! paths are byte strings that end in NUL (`path` checks that); integers cannot break memory safety of this process,
 //! which shares memory with nobody.
 
+use core::sync::atomic::AtomicU32;
+
 use crate::arch::{EpollEvent, common, nr, syscall6};
 
 pub type Outcome<T> = Result<T, i32>;
@@ -18,6 +20,7 @@ pub const O_WRONLY: u32 = 1;
 pub const O_RDWR: u32 = 2;
 pub const O_CREAT: u32 = 0o100;
 pub const O_EXCL: u32 = 0o200;
+pub const O_NOCTTY: u32 = 0o400;
 pub const O_NONBLOCK: u32 = 0o4000;
 pub const O_CLOEXEC: u32 = 0o2000000;
 pub const O_PATH: u32 = 0o10000000;
@@ -246,6 +249,22 @@ pub fn fork(flags: u64, cgroup: Option<i32>) -> Outcome<i32> {
         Err(ENOSYS | EPERM) if cgroup.is_none() => {
             call(nr::CLONE, flags as usize | SIGCHLD as usize, 0, 0, 0, 0, 0).map(|pid| pid as i32)
         }
+        other => other.map(|pid| pid as i32),
+    }
+}
+
+/// A copy of this process as a child of its parent's, whose pid the kernel writes to `pid` before the copy runs; 0 in the
+/// copy.
+pub fn fork_beside(pid: &AtomicU32) -> Outcome<i32> {
+    const CLONE_PARENT: u64 = 0x8000;
+    const CLONE_PARENT_SETTID: u64 = 0x10_0000;
+    let flags = CLONE_PARENT | CLONE_PARENT_SETTID;
+    // Its exit signal is this process's own; none may be asked for beside CLONE_PARENT.
+    let arguments = CloneArguments { flags, parent_tid: pid.as_ptr() as u64, ..CloneArguments::default() };
+    let length = size_of::<CloneArguments>();
+    match call(common::CLONE3, &raw const arguments as usize, length, 0, 0, 0, 0) {
+        // As in `fork`.
+        Err(ENOSYS | EPERM) => call(nr::CLONE, flags as usize, 0, pid.as_ptr() as usize, 0, 0, 0).map(|pid| pid as i32),
         other => other.map(|pid| pid as i32),
     }
 }
@@ -771,6 +790,17 @@ pub fn fresh_words(count: usize) -> Outcome<&'static mut [usize]> {
     let at = call(nr::MMAP, 0, length, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1isize as usize, 0)?;
     // SAFETY: fresh anonymous memory of that length, page-aligned, zero (a valid word), referenced nowhere else.
     Ok(unsafe { core::slice::from_raw_parts_mut(at as *mut usize, count) })
+}
+
+/// Zeroed words that this process and its children see alike.
+pub fn shared_words(count: usize) -> Outcome<&'static [AtomicU32]> {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_SHARED_ANONYMOUS: usize = 1 | 0x20;
+    let length = count.checked_mul(size_of::<AtomicU32>()).ok_or(EINVAL)?;
+    let at = call(nr::MMAP, 0, length, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS, -1isize as usize, 0)?;
+    // SAFETY: fresh memory of that length, page-aligned, zero (a valid word), never unmapped; whoever else writes to it
+    // (the kernel, children) writes whole words.
+    Ok(unsafe { core::slice::from_raw_parts(at as *const AtomicU32, count) })
 }
 
 /// Replaces this program. `vectors` holds NUL-terminated strings' addresses: arguments, 0, environment, 0.

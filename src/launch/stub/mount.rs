@@ -240,6 +240,19 @@ pub fn open_null(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     child.fill(out, null)
 }
 
+/// Opens the null device of a container that was joined. Whoever is root in there may have put anything in its place: what
+/// is opened waits for nobody, and is used only if it is that device.
+pub fn joined_null(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let out = p.u32()?;
+    let dev = ensure(child.root()?, b"dev\0", Target::Existing, None, Links::Refused)?;
+    let flags = kernel::O_RDWR | kernel::O_NOFOLLOW | kernel::O_NONBLOCK | kernel::O_NOCTTY;
+    let null = kernel::openat(dev, b"null\0", flags, 0).map_err(at(Sys::Openat));
+    kernel::close(dev);
+    let null = null?;
+    is_null(null)?;
+    child.fill(out, null)
+}
+
 /// Mounts a path over itself, read-only.
 pub fn read_only(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     const OPEN_TREE_CLONE: usize = 1;

@@ -1,0 +1,565 @@
+//! Further commands in a container that runs.
+//!
+//! ```text
+//! Container::exec ── ExecBuilder ── plan ──────────── guardian ────────────── Exec
+//!                    the container's own  groups, then   joins by pidfd, goes
+//!                    user, variables, …   namespaces     on in a child
+//! ```
+//! Nobody who has run the container is needed for that, only its record and its first process.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::builder::Slots;
+use super::io::{self, Stdio};
+use super::record::Info;
+use super::relay::Relays;
+use super::runtime::Runtime;
+use super::user::{self, User};
+use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
+use crate::isolation::ExecRequest;
+use crate::launch::{self, Process};
+use crate::security::{Capability, CapabilitySet, Seccomp};
+use crate::sys::path::Root;
+use crate::sys::pidfd;
+use crate::{Error, ErrorKind, Result};
+
+/// What further commands of a container are started with: kept in its record, so that another program can start them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Template {
+    namespaces: Vec<LinuxNamespaceType>,
+    /// Without its arguments.
+    process: SpecProcess,
+    filter: Filter,
+}
+
+/// Which system call filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Filter {
+    None,
+    #[serde(rename = "docker-2026-11")]
+    Docker2026_11,
+    #[serde(rename = "strict-2026-11")]
+    Strict2026_11,
+    /// One of the caller's own: `struct sock_filter` entries in hexadecimal digits.
+    Program(String),
+}
+
+impl Template {
+    pub(super) fn of(spec: &Spec, seccomp: &Seccomp, program: Option<&[u8]>) -> Option<Box<Template>> {
+        let mut process = spec.process().clone()?;
+        process.set_args(None);
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let namespaces = namespaces.into_iter().flatten().map(|namespace| namespace.typ()).collect();
+        let filter = match (seccomp, program) {
+            (Seccomp::Docker2026_11, _) => Filter::Docker2026_11,
+            (Seccomp::Strict2026_11, _) => Filter::Strict2026_11,
+            (_, Some(program)) => Filter::Program(program.iter().map(|byte| format!("{byte:02x}")).collect()),
+            (_, None) => Filter::None,
+        };
+        Some(Box::new(Template { namespaces, process, filter }))
+    }
+
+    /// The filter's program, for this machine.
+    fn program(&self, runtime: &Runtime) -> Result<Option<Arc<[u8]>>> {
+        let named = match &self.filter {
+            Filter::None => return Ok(None),
+            Filter::Docker2026_11 => Seccomp::Docker2026_11,
+            Filter::Strict2026_11 => Seccomp::Strict2026_11,
+            Filter::Program(digits) => {
+                let pairs = digits.as_bytes().chunks(2);
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+                let program: Option<Vec<u8>> = pairs.map(byte).collect();
+                let program = program.ok_or_else(|| {
+                    Error::new(ErrorKind::Corrupt, "read the container's record").because("its filter is damaged")
+                })?;
+                return Ok(Some(program.into()));
+            }
+        };
+        let sets = self.process.capabilities().as_ref();
+        let bounding = sets.and_then(|sets| sets.bounding().as_ref()).into_iter().flatten();
+        let names = bounding.filter_map(|capability| format!("CAP_{capability}").parse::<Capability>().ok());
+        let capabilities = names.fold(CapabilitySet::EMPTY, CapabilitySet::with);
+        runtime.filters.get(&named, capabilities, runtime.host.kernel())
+    }
+}
+
+/// A further command that is being described; see [`Container::exec`]. It works like a
+/// [`ContainerBuilder`](super::ContainerBuilder): it can be used again, and its streams are for the next start only.
+#[derive(Debug, Clone)]
+#[must_use = "a builder starts nothing by itself"]
+pub struct ExecBuilder {
+    inner: Arc<Inner>,
+    command: Vec<String>,
+    env: BTreeMap<String, Option<String>>,
+    workdir: Option<PathBuf>,
+    user: Option<String>,
+    streams: Slots,
+    output_limit: u64,
+}
+
+/// A further command that was started in a container. Dropping the value kills it, and so does the end of the container
+/// or of this program.
+#[derive(Debug)]
+pub struct Exec {
+    /// Standard input, when it is [`Stdio::Piped`].
+    pub stdin: Option<PipeWriter>,
+    /// Standard output, when it is [`Stdio::Piped`].
+    pub stdout: Option<PipeReader>,
+    /// Standard error, when it is [`Stdio::Piped`].
+    pub stderr: Option<PipeReader>,
+    inner: Arc<Inner>,
+    process: Process,
+    relays: Mutex<Relays>,
+    output_limit: u64,
+    _owner: Arc<owner::Owner>,
+}
+
+impl Container {
+    /// Describes a further command for this container, which has to be running: one of this program's, or of another's.
+    ///
+    /// It is the container's equal: it has its user, variables, working directory, capabilities and system call filter, lives
+    /// in its namespaces and its control group, and is killed when its first process ends. While it is set up it cannot be
+    /// traced from inside, and of the host it holds nothing but its streams.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// # let engine = coracle::Engine::open_default()?;
+    /// let container = engine.find_container("web")?;
+    /// let out = container.exec().command(["cat", "/etc/hostname"]).output()?;
+    /// assert!(out.status.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exec(&self) -> ExecBuilder {
+        ExecBuilder {
+            inner: self.inner.clone(),
+            command: vec![],
+            env: BTreeMap::new(),
+            workdir: None,
+            user: None,
+            streams: Slots::default(),
+            output_limit: io::OUTPUT_LIMIT,
+        }
+    }
+}
+
+impl ExecBuilder {
+    /// Command and arguments. The image's entrypoint has no part in it.
+    pub fn command(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.command = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, word: impl Into<String>) -> Self {
+        self.command.push(word.into());
+        self
+    }
+
+    /// Sets a variable, in place of the container's if that has it.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Takes a variable away that the container has.
+    pub fn env_remove(mut self, key: impl Into<String>) -> Self {
+        self.env.insert(key.into(), None);
+        self
+    }
+
+    /// An absolute path inside, of a directory that is there.
+    pub fn workdir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.workdir = Some(path.into());
+        self
+    }
+
+    /// `user[:group]`, names or numbers, as the container's files say now.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Standard input of the next start; the starts after it get [`Stdio::Null`] again.
+    pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
+        self.streams.set(0, stdio.into());
+        self
+    }
+
+    /// Standard output of the next start.
+    pub fn stdout(self, stdio: impl Into<Stdio>) -> Self {
+        self.streams.set(1, stdio.into());
+        self
+    }
+
+    /// Standard error of the next start.
+    pub fn stderr(self, stdio: impl Into<Stdio>) -> Self {
+        self.streams.set(2, stdio.into());
+        self
+    }
+
+    /// How many bytes of each stream [`output`](Self::output) and [`Exec::wait_with_output`] hold in memory at most; 1 GiB
+    /// by default. A command that writes more is killed, and that is a [`Limit`](ErrorKind::Limit) error.
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// Starts it, waits for its end, and returns what it wrote. Standard output and error are captured unless they were
+    /// set.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn) and of [`Exec::wait_with_output`]. A command that fails is no error: see
+    /// [`Output::status`].
+    pub fn output(&self) -> Result<Output> {
+        let [stdin, stdout, stderr] = self.streams.take()?;
+        let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
+        self.named(self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr)))?.wait_with_output()
+    }
+
+    /// Starts it, waits for its end, and returns its status. Output goes to this program's own unless it was set.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn), [`Exec::wait`] and [`Exec::check_output`].
+    pub fn status(&self) -> Result<ExitStatus> {
+        let [stdin, stdout, stderr] = self.streams.take()?;
+        let own = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Inherit);
+        let mut exec = self.named(self.start(stdin.unwrap_or_default(), own(stdout), own(stderr)))?;
+        drop(exec.stdin.take());
+        let status = exec.wait()?;
+        exec.check_output()?;
+        Ok(status)
+    }
+
+    /// Starts it and returns when its command has been executed. All three streams are [`Stdio::Null`] unless they were
+    /// set.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict) when the container is not running;
+    /// [`CommandNotFound`](ErrorKind::CommandNotFound) and
+    /// [`CommandNotExecutable`](ErrorKind::CommandNotExecutable) for the command;
+    /// [`NotFound`](ErrorKind::NotFound) for a user that the container does not know;
+    /// [`Weaker`](ErrorKind::Weaker) when it could not be put into the container's control group;
+    /// [`Launch`](ErrorKind::Launch) for what the kernel refused. No process is left after any of them.
+    pub fn spawn(&self) -> Result<Exec> {
+        let [stdin, stdout, stderr] = self.streams.take()?;
+        self.named(self.start(stdin.unwrap_or_default(), stdout.unwrap_or_default(), stderr.unwrap_or_default()))
+    }
+
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        self.inner.named(result)
+    }
+
+    fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Exec> {
+        let runtime = &self.inner.runtime;
+        let info = self.inner.info();
+        let container = self.inner.first_process(&info)?;
+        let template = info.template.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "start a command in the container")
+                .because("an earlier release started it, and has not written down how")
+        })?;
+        let process = self.process(template, &container)?;
+        let program = template.program(runtime)?;
+        let groups = groups(runtime, &info)?;
+        let owner = runtime.owner()?;
+        let streams = io::connect(stdin, stdout, stderr)?;
+        let plan = runtime.isolation.exec(ExecRequest {
+            process: &process,
+            namespaces: &template.namespaces,
+            container: container.fd(),
+            identity: &runtime.identity,
+            stdio: streams.inside,
+            stdio_made: streams.made,
+            seccomp: program.as_deref(),
+            groups,
+        })?;
+        let process = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"))?;
+        Ok(Exec {
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            inner: self.inner.clone(),
+            process,
+            relays: Mutex::new(streams.relays),
+            output_limit: self.output_limit,
+            _owner: owner,
+        })
+    }
+
+    /// What the container's processes have, changed as was asked.
+    fn process(&self, template: &Template, container: &First<'_>) -> Result<SpecProcess> {
+        let invalid = |step: &str, why: &'static str| Error::new(ErrorKind::Invalid, step.to_owned()).because(why);
+        if self.command.is_empty() {
+            return Err(invalid("start a command in the container", "none was given").remedy("name a command, e.g. sh"));
+        }
+        let mut process = template.process.clone();
+        process.set_args(Some(self.command.clone()));
+        let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+        let mut set = |key: &str, value: Option<&str>| {
+            let of_key = |variable: &String| variable.split_once('=').is_some_and(|(known, _)| known == key);
+            let at = env.iter().position(of_key);
+            env.retain(|variable| !of_key(variable));
+            if let Some(value) = value {
+                env.insert(at.unwrap_or(env.len()).min(env.len()), format!("{key}={value}"));
+            }
+        };
+        if let Some(text) = &self.user {
+            let User { uid, gid, groups, home } = container.user(text)?;
+            let runtime = &self.inner.runtime;
+            if let Some((why, remedy)) = runtime.identity.refuses(uid, gid, &groups) {
+                let step = format!("run as the user {text:?}");
+                return Err(Error::new(ErrorKind::Unsupported, step).because(why).remedy(remedy));
+            }
+            let shown = (template.process.user().uid(), template.process.user().gid());
+            if runtime.identity.shows_one() && (uid, gid) != shown {
+                return Err(Error::new(ErrorKind::Unsupported, format!("run as the user {text:?}"))
+                    .because(format!("in this container one user id is shown, {}:{}", shown.0, shown.1))
+                    .remedy("give this user a range in /etc/subuid and /etc/subgid, and start the container again"));
+            }
+            set("HOME", Some(&home));
+            let all = std::iter::once(gid).chain(groups).collect::<Vec<_>>();
+            let mut user = UserBuilder::default().uid(uid).gid(gid).additional_gids(all);
+            if let Some(umask) = process.user().umask() {
+                user = user.umask(umask);
+            }
+            let user = user
+                .build()
+                .map_err(|error| Error::new(ErrorKind::Invalid, "write the command's spec").source_is(error))?;
+            process.set_user(user);
+        }
+        for (key, value) in &self.env {
+            if key.is_empty() || key.contains(['=', '\0']) {
+                return Err(invalid(
+                    &format!("set the variable {key:?}"),
+                    "a name is not empty and holds neither = nor NUL",
+                ));
+            }
+            set(key, value.as_deref());
+        }
+        process.set_env(Some(env));
+        if let Some(path) = &self.workdir {
+            if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+                return Err(invalid(
+                    "enter the working directory",
+                    "it has to be an absolute path inside the container, without `..`",
+                )
+                .path(path));
+            }
+            process.set_cwd(path.clone());
+        }
+        Ok(process)
+    }
+}
+
+/// The files that a process writes `0` to in order to be in the container's control group.
+fn groups(runtime: &Runtime, info: &Info) -> Result<Vec<OwnedFd>> {
+    if info.groups.is_empty() {
+        return Ok(vec![]);
+    }
+    let step = "join the container's control group";
+    let group = runtime
+        .open_recorded_group(&super::group_name(&info.id), &info.groups)?
+        .ok_or_else(|| Error::new(ErrorKind::Weaker, step).because("it is not where the container's record says"))?;
+    let open = |path: &PathBuf| {
+        let open = |name: &str| File::options().write(true).open(path.join(name));
+        match open("tasks") {
+            // Version 2.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => open("cgroup.procs"),
+            other => other,
+        }
+        .map(OwnedFd::from)
+        .map_err(|error| Error::io(step, "open", error).path(path).kind_is(ErrorKind::Weaker))
+    };
+    let paths = group.paths();
+    if paths.len() < info.groups.len() {
+        return Err(
+            Error::new(ErrorKind::Weaker, step).because("a part of it is not where the container's record says")
+        );
+    }
+    paths.iter().map(open).collect()
+}
+
+/// The first process of a container: nothing that its number names by now, but that process.
+struct First<'a> {
+    fd: Handle<'a>,
+    pid: u32,
+}
+
+enum Handle<'a> {
+    Ours(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl First<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match &self.fd {
+            Handle::Ours(fd) => *fd,
+            Handle::Opened(fd) => fd.as_fd(),
+        }
+    }
+
+    /// As the container's passwd(5) and group(5) say now, looked for beneath its root.
+    fn user(&self, text: &str) -> Result<User> {
+        let step = "look up the user in the container";
+        let link = PathBuf::from(format!("/proc/{}/root", self.pid));
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(&link, flags, nix::sys::stat::Mode::empty())
+            .map_err(|errno| Error::sys(step, "open", errno as i32).path(&link))?;
+        // Whose root that is, is known as long as the process has not ended.
+        if pidfd::wait(self.fd(), Some(Duration::ZERO)).map_err(|error| Error::io(step, "poll", error))? {
+            return Err(not_running());
+        }
+        let root = Root::new(root);
+        let read = |path: &std::ffi::CStr| -> Result<Vec<u8>> {
+            let fail = |syscall: &'static str| {
+                move |error| Error::io(step, syscall, error).path(Path::new(&*path.to_string_lossy()))
+            };
+            // What lies there may be anything: a pipe that nobody writes to, a file without an end.
+            let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+            let file = match root.open_in_root(path, flags, 0) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+                other => File::from(other.map_err(fail("openat2"))?),
+            };
+            let status = file.metadata().map_err(fail("fstat"))?;
+            if !status.is_file() {
+                return Err(Error::new(ErrorKind::Hostile, step)
+                    .path(Path::new(&*path.to_string_lossy()))
+                    .because("it is no plain file"));
+            }
+            let mut bytes = vec![];
+            file.take(user::LIMIT + 1).read_to_end(&mut bytes).map_err(fail("read"))?;
+            if bytes.len() as u64 > user::LIMIT {
+                return Err(Error::new(ErrorKind::Limit, step)
+                    .path(Path::new(&*path.to_string_lossy()))
+                    .because(format!("it has more than {} bytes", user::LIMIT)));
+            }
+            Ok(bytes)
+        };
+        user::resolve_in(text, &read(c"/etc/passwd")?, &read(c"/etc/group")?)
+    }
+}
+
+fn not_running() -> Error {
+    Error::new(ErrorKind::Conflict, "start a command in the container")
+        .because("the container is not running")
+        .remedy("`coracle ps -a` shows how it ended")
+}
+
+impl Inner {
+    fn first_process(&self, info: &Info) -> Result<First<'_>> {
+        let pid = info.pid.ok_or_else(not_running)?;
+        match &self.control {
+            Control::Own(own) => match own.process.look()? {
+                Some(_) => Err(not_running()),
+                None => Ok(First { fd: Handle::Ours(own.process.pidfd()), pid }),
+            },
+            Control::Foreign(foreign) => {
+                let fd = foreign.process()?.ok_or_else(not_running)?;
+                let fd = fd
+                    .try_clone_to_owned()
+                    .map_err(|error| Error::io("start a command in the container", "fcntl", error))?;
+                Ok(First { fd: Handle::Opened(fd), pid })
+            }
+        }
+    }
+}
+
+impl Exec {
+    /// Its pid, as this program sees pids. Reused by the kernel once it has ended.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits for its end. May be called from several threads and again: the answer stays the same.
+    ///
+    /// # Errors
+    /// [`Launch`](ErrorKind::Launch) when the exit status is lost, because the guardian was killed.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.wait_at_most(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// [`wait`](Exec::wait), at most for `limit`; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// As [`wait`](Exec::wait).
+    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>> {
+        self.wait_at_most(Some(limit))
+    }
+
+    /// Its exit status, if it has ended; never waits.
+    ///
+    /// # Errors
+    /// As [`wait`](Exec::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.wait_at_most(Some(Duration::ZERO))
+    }
+
+    fn wait_at_most(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        let Some(ended) = self.inner.named(self.process.wait(limit))? else { return Ok(None) };
+        // What it has started may go on to write there, and is not waited for.
+        if limit.is_none() {
+            self.relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        }
+        Ok(Some(ExitStatus::from(ended)))
+    }
+
+    /// Sends it a signal; one that has ended is left alone.
+    ///
+    /// # Errors
+    /// Only those of talking to the guardian.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.inner.named(self.process.signal(signal.number()).map(drop))
+    }
+
+    /// Kills it. What it has started in the container stays.
+    ///
+    /// # Errors
+    /// As [`signal`](Exec::signal).
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// As [`Container::check_output`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_output(&self) -> Result<()> {
+        super::lost_output(&self.relays)
+    }
+
+    /// Waits, collecting what it writes; returns when it has ended and what it wrote has been read, even if something that
+    /// it has started keeps the pipes open.
+    ///
+    /// # Errors
+    /// As [`wait`](Exec::wait); [`Limit`](ErrorKind::Limit) when a stream has more than the
+    /// [`output_limit`](ExecBuilder::output_limit), and the command has been killed for that.
+    pub fn wait_with_output(mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        let read = io::read_both(self.stdout.take(), self.stderr.take(), self.output_limit, Some(self.process.pidfd()));
+        let (stdout, stderr) = match read {
+            Err(error) if error.kind() == ErrorKind::Limit => {
+                self.kill()?;
+                let _ = self.wait();
+                return Err(self.inner.lock().which(error));
+            }
+            other => self.inner.named(other)?,
+        };
+        let status = self.wait()?;
+        self.check_output()?;
+        Ok(Output { status, stdout, stderr })
+    }
+}
