@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,7 @@ pub struct Exec {
     pub stderr: Option<PipeReader>,
     inner: Arc<Inner>,
     process: Process,
-    relays: Mutex<Relays>,
+    relays: Relays,
     output_limit: u64,
     _owner: Arc<owner::Owner>,
 }
@@ -290,7 +290,7 @@ impl ExecBuilder {
             stderr: streams.stderr,
             inner: self.inner.clone(),
             process,
-            relays: Mutex::new(streams.relays),
+            relays: streams.relays,
             output_limit: self.output_limit,
             _owner: owner,
         })
@@ -509,11 +509,10 @@ impl Exec {
     }
 
     fn wait_at_most(&self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        let begin = Instant::now();
         let Some(ended) = self.inner.named(self.process.wait(limit))? else { return Ok(None) };
         // What it has started may go on to write there, and is not waited for.
-        if limit.is_none() {
-            self.relays.lock().unwrap_or_else(PoisonError::into_inner).finish();
-        }
+        self.relays.finish(limit.map(|limit| limit.saturating_sub(begin.elapsed())));
         Ok(Some(ExitStatus::from(ended)))
     }
 
@@ -538,6 +537,9 @@ impl Exec {
     /// # Errors
     /// As there.
     pub fn check_output(&self) -> Result<()> {
+        if self.try_wait()?.is_some() {
+            self.relays.finish(None);
+        }
         super::lost_output(&self.relays)
     }
 

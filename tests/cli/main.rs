@@ -10,6 +10,7 @@ mod support;
 
 mod commit;
 mod crash;
+mod exec;
 mod hosts;
 mod images;
 mod lifecycle;

@@ -46,6 +46,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Run a command in a new container
     Run(Box<Run>),
+    /// Run a further command in a container that runs
+    Exec(Exec),
     /// Make an image of what a container has changed
     Commit(Commit),
     /// List what a container has changed: A added, C changed, D deleted
@@ -287,6 +289,32 @@ pub struct Run {
     pub detach: bool,
     /// The image (none with --rootfs and --snapshot), the command and its arguments
     #[arg(trailing_var_arg = true, required_unless_present_any = ["rootfs", "snapshot"], value_name = "IMAGE")]
+    pub words: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Exec {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Set a variable; NAME alone takes the value from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Set the variables of a file, one NAME=VALUE or NAME a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Start in this directory of the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<OsString>,
+    /// Run as this user
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    #[arg(short, long, hide = true)]
+    pub tty: bool,
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+    /// The container, the command and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "CONTAINER")]
     pub words: Vec<String>,
 }
 

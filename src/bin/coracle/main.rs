@@ -100,6 +100,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<u8, Failure> {
         Command::History(arguments) => image::history(context, &arguments),
         Command::Inspect(arguments) => inspect::inspect(context, &arguments),
         Command::Run(arguments) => run::run(context, *arguments),
+        Command::Exec(arguments) => run::exec(context, arguments),
         Command::Commit(arguments) => commit::commit(context, arguments),
         Command::Diff(arguments) => commit::diff(context, &arguments),
         Command::Ps(arguments) => container::list(context, &arguments),

@@ -12,14 +12,79 @@ use crate::{Context, cli, mounts, options};
 /// Gives the command's status; 125 for our own failure, 126 and 127 for a command that cannot be executed or found,
 /// 128 + n after signal n.
 pub fn run(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
-    run_in(context, arguments).map_err(|failure| {
-        let code = match failure.kind() {
-            Some(ErrorKind::CommandNotFound) => 127,
-            Some(ErrorKind::CommandNotExecutable) => 126,
-            _ => 125,
+    run_in(context, arguments).map_err(with_code)
+}
+
+/// Ends with the program: a signal to that is the end of the command.
+pub fn exec(context: &mut Context, arguments: cli::Exec) -> Result<u8, Failure> {
+    exec_in(context, arguments).map_err(with_code)
+}
+
+/// As docker has them.
+fn with_code(failure: Failure) -> Failure {
+    let code = match failure.kind() {
+        Some(ErrorKind::CommandNotFound) => 127,
+        Some(ErrorKind::CommandNotExecutable) => 126,
+        _ => 125,
+    };
+    failure.exits(code)
+}
+
+fn exec_in(context: &mut Context, arguments: cli::Exec) -> Result<u8, Failure> {
+    if arguments.detach {
+        let refusal = Failure::new(
+            ErrorKind::Unsupported,
+            "run the command in the background",
+            "a command of the command line lives as long as its `coracle exec`",
+        );
+        return Err(refusal.remedy("leave --detach out, and let the shell run it in the background with `&`"));
+    }
+    if arguments.tty {
+        return Err(no_terminal("give the command a terminal"));
+    }
+    let engine = context.engine()?;
+    let Some((container, command)) = arguments.words.split_first() else {
+        return Err(Failure::new(ErrorKind::Invalid, "run a further command", "no container was named"));
+    };
+    let mut builder = engine.find_container(container)?.exec().command(command);
+    for (key, value) in variables(&arguments.env_file, &arguments.env)? {
+        builder = match value {
+            Some(value) => builder.env(key, value),
+            None => builder.env_remove(key),
         };
-        failure.exits(code)
-    })
+    }
+    if let Some(directory) = arguments.workdir {
+        builder = builder.workdir(directory);
+    }
+    if let Some(user) = arguments.user {
+        builder = builder.user(user);
+    }
+    let stdin = if arguments.interactive { Stdio::Inherit } else { Stdio::Null };
+    let exec = builder.stdin(stdin).stdout(Stdio::Inherit).stderr(Stdio::Inherit).spawn()?;
+    let status = exit_code(&exec.wait()?);
+    match exec.check_output() {
+        Ok(()) => Ok(status),
+        // As for `run`.
+        Err(error) => {
+            let code = Failure::from(error).exits(125).tell(context.json);
+            Ok(if status == 0 { code } else { status })
+        }
+    }
+}
+
+fn no_terminal(step: &'static str) -> Failure {
+    let refusal = Failure::new(ErrorKind::Unsupported, step, "terminals of a container's own are not there yet");
+    refusal.remedy("leave --tty out; -i passes standard input on")
+}
+
+/// Those of files, and then those of the command line, which count more.
+fn variables(
+    files: &[std::path::PathBuf],
+    single: &[String],
+) -> Result<impl Iterator<Item = (String, Option<String>)>, Failure> {
+    let files = files.iter().map(|path| options::variables(path)).collect::<Result<Vec<_>, _>>()?;
+    let single = single.iter().map(|text| options::variable(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(files.into_iter().flatten().map(|(key, value)| (key, Some(value))).chain(single))
 }
 
 fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
@@ -61,12 +126,7 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         return Err(refusal.remedy("leave --detach out, and let the shell run it in the background with `&`"));
     }
     if arguments.tty {
-        let refusal = Failure::new(
-            ErrorKind::Unsupported,
-            "give the container a terminal",
-            "terminals of a container's own are not there yet",
-        );
-        return Err(refusal.remedy("leave --tty out; -i passes standard input on"));
+        return Err(no_terminal("give the container a terminal"));
     }
     let words = &*arguments.words;
     let (mut builder, command) = match (&arguments.rootfs, &arguments.snapshot, words.split_first()) {
@@ -78,11 +138,7 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
     if !command.is_empty() {
         builder = builder.command(command);
     }
-    let files = arguments.env_file.iter().map(|path| options::variables(path));
-    let files = files.collect::<Result<Vec<_>, _>>()?;
-    let single = arguments.env.iter().map(|text| options::variable(text)).collect::<Result<Vec<_>, _>>()?;
-    // The command line counts more than files.
-    for (key, value) in files.into_iter().flatten().map(|(key, value)| (key, Some(value))).chain(single) {
+    for (key, value) in variables(&arguments.env_file, &arguments.env)? {
         builder = match value {
             Some(value) => builder.env(key, value),
             None => builder.env_remove(key),
