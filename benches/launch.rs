@@ -24,8 +24,10 @@ fn main() {
         std::fs::create_dir_all(tree.join(name)).unwrap();
     }
     let program = tree.join("bin/true");
-    std::fs::write(&program, support::tiny_program()).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, waits) in [(&program, false), (&tree.join("bin/wait"), true)] {
+        std::fs::write(path, support::tiny_program(waits)).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
 
     let engine = coracle::Engine::open(dir.path().join("root")).unwrap();
     let image = engine.import(tree.as_path(), None).unwrap();
@@ -45,6 +47,19 @@ fn main() {
             ],
         );
     }
+    let waiting = image.container().command(["/bin/wait"]).stdin(coracle::Stdio::Piped).spawn().unwrap();
+    let exec = waiting.exec().command(["/bin/true"]);
+    let further = || assert!(exec.status().unwrap().success());
+    compare(
+        "true in a container that runs",
+        500,
+        Duration::ZERO,
+        vec![
+            Candidate { name: "floor: raw system calls", turn: Box::new(|| enter(waiting.pid().unwrap())) },
+            Candidate { name: "coracle exec", turn: Box::new(further) },
+        ],
+    );
+    many_at_once(&exec);
     // A host program with much memory: what a plain fork would have to copy page tables for.
     let gib: usize = if support::is_trial() { 1 } else { 4 };
     let mut ballast = vec![0u8; gib << 30];
@@ -58,9 +73,65 @@ fn main() {
         vec![
             Candidate { name: "a plain fork of the host program", turn: Box::new(fork) },
             Candidate { name: "coracle", turn: Box::new(ours) },
+            Candidate { name: "coracle exec", turn: Box::new(further) },
         ],
     );
     drop(std::hint::black_box(ballast));
+    waiting.close().unwrap();
+}
+
+/// A thousand commands that all run at the same time.
+fn many_at_once(exec: &coracle::container::ExecBuilder) {
+    let begin = std::time::Instant::now();
+    let count = if support::is_trial() { 100 } else { 1000 };
+    std::thread::scope(|scope| {
+        for thread in 0..20 {
+            let waiting = exec.clone().command(["/bin/wait"]);
+            scope.spawn(move || {
+                let share = count / 20 + usize::from(thread < count % 20);
+                let start = |_| waiting.clone().stdin(coracle::Stdio::Piped).spawn().unwrap();
+                let mut all: Vec<_> = (0..share).map(start).collect();
+                all.iter_mut().for_each(|one| drop(one.stdin.take()));
+                assert!(all.iter().all(|one| one.wait().unwrap().success()));
+            });
+        }
+    });
+    println!("{count} commands at once in one container: {:.3} s", begin.elapsed().as_secs_f64());
+}
+
+/// setns(2) by pidfd, a fork for the pid namespace, exec, wait.
+fn enter(pid: u32) {
+    let kinds = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP;
+    let wait = |child: i32| {
+        let mut status = 0;
+        // SAFETY: a child of ours and a live integer.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        status
+    };
+    // SAFETY: plain integers; the children call only the kernel, on live C strings, and end in exec or exit.
+    unsafe {
+        let pidfd = libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32;
+        let child = libc::fork();
+        if child == 0 {
+            if libc::setns(pidfd, kinds) < 0 {
+                libc::_exit(1);
+            }
+            let inside = libc::fork();
+            if inside == 0 {
+                let argv = [c"true".as_ptr(), std::ptr::null()];
+                libc::execve(c"/bin/true".as_ptr(), argv.as_ptr(), argv[1..].as_ptr());
+                libc::_exit(127);
+            }
+            libc::_exit(libc::WEXITSTATUS(wait(inside)));
+        }
+        assert_eq!(wait(child), 0);
+        libc::close(pidfd);
+    }
 }
 
 fn fork() {

@@ -189,7 +189,7 @@ fn commit(source: &Path, dir: &Path) {
         let image = engine.import(source, Some("bench".parse().unwrap())).unwrap();
         // Whether its command is there does not matter: what counts is that its directories were made.
         let tiny = dir.join("tiny");
-        std::fs::write(&tiny, support::tiny_program()).unwrap();
+        std::fs::write(&tiny, support::tiny_program(false)).unwrap();
         std::fs::set_permissions(&tiny, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let mount = coracle::container::Mount::bind(&tiny, "/tiny").read_only();
         let container = image.container().mount(mount).keep(true).command(["/tiny"]).spawn().unwrap();

@@ -126,13 +126,21 @@ pub fn peak_of(work: impl FnOnce()) -> u64 {
     status("VmHWM").saturating_sub(before)
 }
 
-/// The smallest program that ends with status 0: an ELF header, a program header, three instructions.
-pub fn tiny_program() -> Vec<u8> {
+/// The smallest program that ends with status 0: an ELF header, a program header, three instructions; and six more where
+/// it is to wait for its standard input first.
+pub fn tiny_program(waits: bool) -> Vec<u8> {
+    // read(0, below the stack, 1)
     #[cfg(target_arch = "x86_64")]
-    let (machine, code) = (62u16, vec![0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]);
+    let read = vec![0x31, 0xc0, 0x31, 0xff, 0x48, 0x8d, 0x74, 0x24, 0xf0, 0xba, 1, 0, 0, 0, 0x0f, 0x05];
+    #[cfg(target_arch = "x86_64")]
+    let (machine, end) = (62u16, vec![0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]);
+    // mov x8, #63; mov x0, #0; sub x1, sp, #16; mov x2, #1; svc #0
+    #[cfg(target_arch = "aarch64")]
+    let read = vec![0xe8, 7, 0x80, 0xd2, 0, 0, 0x80, 0xd2, 0xe1, 0x43, 0, 0xd1, 0x22, 0, 0x80, 0xd2, 1, 0, 0, 0xd4];
     // mov x8, #93; mov x0, #0; svc #0
     #[cfg(target_arch = "aarch64")]
-    let (machine, code) = (183u16, vec![0xa8, 0x0b, 0x80, 0xd2, 0, 0, 0x80, 0xd2, 1, 0, 0, 0xd4]);
+    let (machine, end) = (183u16, vec![0xa8, 0x0b, 0x80, 0xd2, 0, 0, 0x80, 0xd2, 1, 0, 0, 0xd4]);
+    let code = if waits { [read, end].concat() } else { end };
     const BASE: u64 = 0x40_0000;
     let entry = BASE + 120;
     let size = 120 + code.len() as u64;

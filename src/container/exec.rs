@@ -25,7 +25,7 @@ use super::relay::Relays;
 use super::runtime::Runtime;
 use super::user::{self, User};
 use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
-use crate::isolation::ExecRequest;
+use crate::isolation::{ExecRequest, Joining};
 use crate::launch::{self, Process};
 use crate::security::{Capability, CapabilitySet, Seccomp};
 use crate::sys::path::Root;
@@ -270,7 +270,7 @@ impl ExecBuilder {
         })?;
         let process = self.process(template, &container)?;
         let program = template.program(runtime)?;
-        let groups = groups(runtime, &info)?;
+        let joining = joining(runtime, &info)?;
         let owner = runtime.owner()?;
         let streams = io::connect(stdin, stdout, stderr)?;
         let plan = runtime.isolation.exec(ExecRequest {
@@ -281,7 +281,7 @@ impl ExecBuilder {
             stdio: streams.inside,
             stdio_made: streams.made,
             seccomp: program.as_deref(),
-            groups,
+            joining,
         })?;
         let process = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"))?;
         Ok(Exec {
@@ -361,32 +361,33 @@ impl ExecBuilder {
     }
 }
 
-/// The files that a process writes `0` to in order to be in the container's control group.
-fn groups(runtime: &Runtime, info: &Info) -> Result<Vec<OwnedFd>> {
+/// How a process comes into the container's control group.
+fn joining(runtime: &Runtime, info: &Info) -> Result<Joining> {
+    let mut joining = Joining::default();
     if info.groups.is_empty() {
-        return Ok(vec![]);
+        return Ok(joining);
     }
     let step = "join the container's control group";
+    let weaker = |why: &'static str| Error::new(ErrorKind::Weaker, step).because(why);
     let group = runtime
         .open_recorded_group(&super::group_name(&info.id), &info.groups)?
-        .ok_or_else(|| Error::new(ErrorKind::Weaker, step).because("it is not where the container's record says"))?;
-    let open = |path: &PathBuf| {
-        let open = |name: &str| File::options().write(true).open(path.join(name));
-        match open("tasks") {
-            // Version 2.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => open("cgroup.procs"),
-            other => other,
-        }
-        .map(OwnedFd::from)
-        .map_err(|error| Error::io(step, "open", error).path(path).kind_is(ErrorKind::Weaker))
-    };
+        .ok_or_else(|| weaker("it is not where the container's record says"))?;
     let paths = group.paths();
     if paths.len() < info.groups.len() {
-        return Err(
-            Error::new(ErrorKind::Weaker, step).because("a part of it is not where the container's record says")
-        );
+        return Err(weaker("a part of it is not where the container's record says"));
     }
-    paths.iter().map(open).collect()
+    for path in paths {
+        let fail = |error| Error::io(step, "open", error).path(&path).kind_is(ErrorKind::Weaker);
+        match File::options().write(true).open(path.join("tasks")) {
+            Ok(tasks) => joining.tasks.push(tasks.into()),
+            // Version 2.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                joining.born_in = Some(File::open(&path).map_err(fail)?.into());
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(joining)
 }
 
 /// The first process of a container: nothing that its number names by now, but that process.

@@ -335,8 +335,17 @@ pub(crate) struct ExecRequest<'a> {
     /// As in [`Request`].
     pub(crate) stdio_made: [bool; 3],
     pub(crate) seccomp: Option<&'a [u8]>,
-    /// Files that the process writes `0` to in order to be in the container's control group.
-    pub(crate) groups: Vec<OwnedFd>,
+    pub(crate) joining: Joining,
+}
+
+/// How a process comes into a control group that is there. Both cost next to nothing; to be moved by its number from
+/// outside, or by itself on version 2, would cost it a grace period of the kernel's.
+#[derive(Debug, Default)]
+pub(crate) struct Joining {
+    /// The directory of the version 2 group, to be born in.
+    pub(crate) born_in: Option<OwnedFd>,
+    /// The `tasks` of the version 1 groups, to write `0` to.
+    pub(crate) tasks: Vec<OwnedFd>,
 }
 
 /// An isolation backend: a rung of the ladder.

@@ -175,8 +175,12 @@ impl Isolation for Namespaces {
     fn exec(&self, request: ExecRequest<'_>) -> Result<Plan> {
         let mut plan = Plan::new(0);
         plan.plain(Op::DieWithParent);
-        for group in request.groups {
-            let tasks = plan.send(group);
+        if let Some(group) = request.joining.born_in {
+            let register = plan.send(group);
+            plan.born_in(register);
+        }
+        for tasks in request.joining.tasks {
+            let tasks = plan.send(tasks);
             plan.write(tasks, b"0", "write to its list of tasks");
         }
         let kinds = request.namespaces.iter().fold(0, |kinds, kind| {
