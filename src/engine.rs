@@ -416,11 +416,7 @@ impl Engine {
 
     /// `rootful`, `rootless with a range`, or `rootless with one id`.
     pub fn identity(&self) -> &'static str {
-        match self.runtime.identity {
-            Identity::Host => "rootful",
-            Identity::Range { .. } => "rootless with a range",
-            Identity::Single { .. } => "rootless with one id",
-        }
+        self.runtime.identity.name()
     }
 }
 

@@ -109,7 +109,7 @@ impl ContainerBuilder {
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
             groups: vec![],
-            template: Template::of(&decided.spec, &self.profile.seccomp, decided.seccomp.as_deref()),
+            template: Template::of(runtime, &decided.spec, &self.profile.seccomp, decided.seccomp.as_deref()),
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);

@@ -35,6 +35,8 @@ use crate::{Error, ErrorKind, Result};
 /// What further commands of a container are started with: kept in its record, so that another program can start them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Template {
+    /// Whose ids the container runs with, see [`Identity::name`](crate::isolation::Identity::name).
+    identity: String,
     namespaces: Vec<LinuxNamespaceType>,
     /// Without its arguments.
     process: SpecProcess,
@@ -55,7 +57,13 @@ enum Filter {
 }
 
 impl Template {
-    pub(super) fn of(spec: &Spec, seccomp: &Seccomp, program: Option<&[u8]>) -> Option<Box<Template>> {
+    /// As the record holds it. Nothing else of a record may become unreadable by it.
+    pub(super) fn of(
+        runtime: &Runtime,
+        spec: &Spec,
+        seccomp: &Seccomp,
+        program: Option<&[u8]>,
+    ) -> Option<serde_json::Value> {
         let mut process = spec.process().clone()?;
         process.set_args(None);
         let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
@@ -66,7 +74,29 @@ impl Template {
             (_, Some(program)) => Filter::Program(program.iter().map(|byte| format!("{byte:02x}")).collect()),
             (_, None) => Filter::None,
         };
-        Some(Box::new(Template { namespaces, process, filter }))
+        let identity = runtime.identity.name().to_owned();
+        serde_json::to_value(Template { identity, namespaces, process, filter }).ok()
+    }
+
+    fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
+        let step = "start a command in the container";
+        let template = info.template.clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, step)
+                .because("an earlier release started it, and has not written down how")
+        })?;
+        let template: Template = serde_json::from_value(template).map_err(|error| {
+            Error::new(ErrorKind::Unsupported, step)
+                .because("what its record says of how it was started is damaged, or of another release")
+                .source_is(error)
+        })?;
+        // Its users are others, and the steps that make a process one of them.
+        let own = runtime.identity.name();
+        if template.identity != own {
+            return Err(Error::new(ErrorKind::Unsupported, step)
+                .because(format!("it was started {}, and this program would start one {own}", template.identity))
+                .remedy("use a program that starts containers as that one does"));
+        }
+        Ok(template)
     }
 
     /// The filter's program, for this machine.
@@ -262,13 +292,9 @@ impl ExecBuilder {
 
     fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Exec> {
         let runtime = &self.inner.runtime;
-        let info = self.inner.info();
-        let container = self.inner.first_process(&info)?;
-        let template = info.template.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "start a command in the container")
-                .because("an earlier release started it, and has not written down how")
-        })?;
-        let process = self.process(template, &container)?;
+        let (info, container) = self.inner.first_process()?;
+        let template = Template::read(runtime, &info)?;
+        let process = self.process(&template, &container)?;
         let program = template.program(runtime)?;
         let joining = joining(runtime, &info)?;
         let owner = runtime.owner()?;
@@ -283,7 +309,12 @@ impl ExecBuilder {
             seccomp: program.as_deref(),
             joining,
         })?;
-        let process = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"))?;
+        let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));
+        // Killed with it, if it has ended meanwhile, and that is all there is to say.
+        let process = launched.map_err(|error| match container.has_ended() {
+            Ok(true) => not_running().source_is(error),
+            _ => error,
+        })?;
         Ok(Exec {
             stdin: streams.stdin,
             stdout: streams.stdout,
@@ -409,6 +440,10 @@ impl First<'_> {
         }
     }
 
+    fn has_ended(&self) -> Result<bool> {
+        pidfd::wait(self.fd(), Some(Duration::ZERO)).map_err(|error| Error::io("look at the container", "poll", error))
+    }
+
     /// As the container's passwd(5) and group(5) say now, looked for beneath its root.
     fn user(&self, text: &str) -> Result<User> {
         let step = "look up the user in the container";
@@ -417,7 +452,7 @@ impl First<'_> {
         let root = nix::fcntl::open(&link, flags, nix::sys::stat::Mode::empty())
             .map_err(|errno| Error::sys(step, "open", errno as i32).path(&link))?;
         // Whose root that is, is known as long as the process has not ended.
-        if pidfd::wait(self.fd(), Some(Duration::ZERO)).map_err(|error| Error::io(step, "poll", error))? {
+        if self.has_ended()? {
             return Err(not_running());
         }
         let root = Root::new(root);
@@ -457,20 +492,22 @@ fn not_running() -> Error {
 }
 
 impl Inner {
-    fn first_process(&self, info: &Info) -> Result<First<'_>> {
-        let pid = info.pid.ok_or_else(not_running)?;
-        match &self.control {
-            Control::Own(own) => match own.process.look()? {
-                Some(_) => Err(not_running()),
-                None => Ok(First { fd: Handle::Ours(own.process.pidfd()), pid }),
-            },
+    /// What is known of it, and its first process, which has not ended.
+    fn first_process(&self) -> Result<(Info, First<'_>)> {
+        let fd = match &self.control {
+            // Its end is for `wait` to hear of.
+            Control::Own(own) => Handle::Ours(own.process.pidfd()),
             Control::Foreign(foreign) => {
-                let fd = foreign.process()?.ok_or_else(not_running)?;
-                let fd = fd
-                    .try_clone_to_owned()
-                    .map_err(|error| Error::io("start a command in the container", "fcntl", error))?;
-                Ok(First { fd: Handle::Opened(fd), pid })
+                let fd = foreign.process()?.ok_or_else(not_running)?.try_clone_to_owned();
+                Handle::Opened(fd.map_err(|error| Error::io("start a command in the container", "fcntl", error))?)
             }
+        };
+        // Read after one that was being started has been waited for.
+        let info = self.info();
+        let first = First { fd, pid: info.pid.ok_or_else(not_running)? };
+        match first.has_ended()? {
+            true => Err(not_running()),
+            false => Ok((info, first)),
         }
     }
 }

@@ -247,7 +247,7 @@ impl Collected {
             Ok(count) if (self.bytes.len() + count) as u64 > self.limit => {
                 let (name, limit) = (self.name, self.limit);
                 Err(Error::new(ErrorKind::Limit, "collect the container's output")
-                    .because(format!("{name} has more than output_limit = {limit} bytes; the container was killed"))
+                    .because(format!("{name} has more than output_limit = {limit} bytes; what wrote it was killed"))
                     .remedy("raise the limit, or read from a pipe (Stdio::Piped) piece by piece"))
             }
             Ok(count) => {

@@ -434,6 +434,10 @@ impl Drop for Container {
         drop(self.stdin.take());
         let attached = self.inner.lifetime == Lifetime::Attached;
         let Control::Own(own) = &self.inner.control else { return };
+        if !attached {
+            // Commands of it that are still described, or still run, keep the rest of it; it ends here all the same.
+            let _ = self.inner.close();
+        }
         // In a fork of the program that launched it, to ask for its end would be to take the answer from that.
         if !attached
             || !own.process.is_ours()

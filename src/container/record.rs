@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::exec::Template;
 use super::status::ExitStatus;
 use crate::content::Durability;
 use crate::content::lock::{Held, Lock};
@@ -99,9 +98,9 @@ pub struct Info {
     /// The directories of its control group. Where the next program looks depends on the group that it is in itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<PathBuf>,
-    /// What further commands are started with.
+    /// What further commands are started with, see [`Template`](super::exec::Template).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) template: Option<Box<Template>>,
+    pub(crate) template: Option<serde_json::Value>,
     /// The mark of the program that it belongs to.
     pub(crate) owner: String,
 }

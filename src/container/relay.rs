@@ -170,7 +170,12 @@ fn feed(from: BorrowedFd<'_>, pipe: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
 fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> Option<Errno> {
     let mut buffer = vec![0; PIECE];
     let mut last = false;
+    // Who still writes after the end is waited for no longer than until what was in the pipe then has been read.
+    let mut left = usize::MAX;
     loop {
+        if left == 0 {
+            return None;
+        }
         let limit = if last { PollTimeout::ZERO } else { PollTimeout::NONE };
         let wanted = [(pipe, PollFlags::POLLIN), (ended, PollFlags::POLLIN)];
         let Some([more, over]) = wait(wanted, limit) else { return Some(Errno::EIO) };
@@ -181,9 +186,15 @@ fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> Opt
             last = !over.is_empty();
             continue;
         }
+        if left == usize::MAX && !over.is_empty() {
+            left = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).map_or(0, |size| usize::try_from(size).unwrap_or(0));
+        }
         match read(pipe, &mut buffer) {
             Ok(0) => return None,
             Ok(count) => {
+                if left != usize::MAX {
+                    left = left.saturating_sub(count);
+                }
                 if let Err(errno) = write_all(to, &buffer[..count]) {
                     return Some(errno);
                 }

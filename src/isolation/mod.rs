@@ -243,6 +243,15 @@ impl Identity {
         !matches!(self, Identity::Host)
     }
 
+    /// In a word or two.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Identity::Host => "rootful",
+            Identity::Range { .. } => "rootless with a range",
+            Identity::Single { .. } => "rootless with one id",
+        }
+    }
+
     /// Is there one user in the container, whichever it is called?
     pub(crate) fn shows_one(&self) -> bool {
         matches!(self, Identity::Single { .. })

@@ -223,10 +223,10 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .kind_is(ErrorKind::Denied)
             .because("the container is another user's, or what its first process runs may not be read by this one")
             .remedy("run this as the user who started the container"),
-        (Op::Join, Sys::Clone, libc::ENOMEM) => {
+        (Op::Beside, Sys::Clone, libc::ENOMEM) => {
             error.kind_is(ErrorKind::Conflict).because("the container is ending: its first process is gone")
         }
-        (Op::Join, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
+        (Op::Beside, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
         (Op::JoinedNull, _, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::ENXIO) => error
             .kind_is(ErrorKind::Hostile)
             .because("the container has put something else in its place, or nothing")

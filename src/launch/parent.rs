@@ -369,7 +369,7 @@ fn finish(
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
     let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
-    let heard = hear(&report).inspect_err(|_| {
+    let heard = hear(&report, plan.joins.then_some(PATIENCE)).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
     })?;
@@ -380,7 +380,10 @@ fn finish(
         }
         Heard { ready: true, .. } => {
             if plan.joins {
-                process.follow()?;
+                process.follow().inspect_err(|_| {
+                    let _ = process.signal(libc::SIGKILL);
+                    let _ = process.wait(None);
+                })?;
             }
             return Ok(process);
         }
@@ -414,11 +417,21 @@ struct Heard {
     malformed: bool,
 }
 
+/// How long a process may take that others see while it is set up: they could stop it for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits for the end of the report pipe and reads what is in it.
-fn hear(pipe: &OwnedFd) -> Result<Heard> {
+fn hear(pipe: &OwnedFd, limit: Option<Duration>) -> Result<Heard> {
     // Asked for nothing, poll(2) wakes us at the end only, and not once more for the one word that is mostly all.
+    let millis = limit.map(|limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
+    let limit = millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
     loop {
-        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], PollTimeout::NONE) {
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], limit) {
+            Ok(0) => {
+                return Err(Error::new(ErrorKind::Conflict, STEP)
+                    .because("a process of the container keeps it from being set up, or the machine does")
+                    .remedy("look for stopped processes in it, or start the container again"));
+            }
             Ok(_) => break,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::sys(STEP, "poll", errno as i32)),
@@ -497,6 +510,9 @@ impl Process {
                     pidfd.ok_or_else(|| Error::sys(STEP, "recvmsg", libc::EMFILE).kind_is(ErrorKind::Limit))?;
                 self.pid = a;
                 Ok(())
+            }
+            Some((Note { kind: FAILED, a, b, .. }, _)) => {
+                Err(failure::no_process(Sys::from_u32(a).unwrap_or(Sys::Plan), b as i32, false))
             }
             Some((note, _)) => {
                 *self.ended.get_mut().unwrap_or_else(PoisonError::into_inner) = last(note);

@@ -163,13 +163,18 @@ impl Plan {
         });
     }
 
-    /// Goes on inside the namespaces (`CLONE_NEW*` kinds) of the process that a pidfd stands for.
+    /// Enters the namespaces (`CLONE_NEW*` kinds) of the process that a pidfd stands for.
     pub(crate) fn join(&mut self, process: Reg, kinds: u64) {
-        self.flags |= PLAN_JOINS;
         self.step(Op::Join, Subject::Nothing, |p| {
             p.u32(process.0);
             p.u64(kinds);
         });
+    }
+
+    /// Goes on in a process that lives in the pid namespace that was joined.
+    pub(crate) fn beside(&mut self) {
+        self.flags |= PLAN_JOINS;
+        self.plain(Op::Beside);
     }
 
     /// The null device of the container that was joined.

@@ -66,7 +66,7 @@ pub const STARTED: u32 = 16;
 pub const FAILED: u32 = 17;
 /// Channel, to the host: `a`: `CLD_*` code, `b`: status, then user and system time (µs) and peak resident set (KiB).
 pub const EXITED: u32 = 18;
-/// Channel, to the host: the process goes on as another, `a`, which has joined a container ([`Op::Join`]); with its pidfd.
+/// Channel, to the host: the process goes on as another, `a`, which lives in a container ([`Op::Beside`]); with its pidfd.
 pub const MOVED: u32 = 19;
 /// Channel, to the guardian: send signal `a` to the first process.
 pub const SIGNAL: u32 = 32;
@@ -88,7 +88,7 @@ pub const UNCOVERED: u32 = 10;
 
 /// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
 pub const PLAN_MAP_HELPER: u32 = 1;
-/// Plan flag: the plan has an [`Op::Join`].
+/// Plan flag: the plan has an [`Op::Beside`].
 pub const PLAN_JOINS: u32 = 2;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
@@ -203,9 +203,12 @@ codes! {
         Measure = 41, "measure a directory tree";
         /// `source, target, type: str, flags: u64, data: str`: mount(2), for kernels without what `FsMount` needs.
         LegacyMount = 40, "mount a file system";
-        /// `process: reg, kinds: u64`: enter these namespaces of a process, by its pidfd, and go on in a child of the
-        /// guardian's that lives in them; see the stub.
+        /// `process: reg, kinds: u64`: enter these namespaces of a process, by its pidfd. A pid namespace is one's
+        /// children's: to be followed by [`Op::Beside`].
         Join = 51, "enter the container";
+        /// Go on in a further child of the guardian's, which lives in the pid namespace that was joined, and holds nothing
+        /// but its streams; see the stub.
+        Beside = 54, "start a process in the container";
         /// `out: reg`: the container's `/dev/null`, proven to be the null device.
         JoinedNull = 52, "open the container's null device";
         /// `path: str`: a directory that is there.

@@ -198,8 +198,6 @@ impl Isolation for Namespaces {
         });
         let container = plan.send_copy(request.container)?;
         plan.join(container, kinds);
-        plan.plain(Op::DieWithParent);
-        plan.plain(Op::Session);
         plan.plain(Op::Keyring);
         if let Identity::Range { .. } = request.identity {
             // The caller's groups have no business in there.
@@ -421,6 +419,11 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     }
     if request.init {
         plan.plain(Op::Init);
+    }
+    if let Null::Joined = request.null {
+        plan.beside();
+        plan.plain(Op::DieWithParent);
+        plan.plain(Op::Session);
     }
     let arguments: Vec<Vec<u8>> = process.args().iter().flatten().map(|word| word.clone().into_bytes()).collect();
     let environment: Vec<Vec<u8>> = process.env().iter().flatten().map(|word| word.clone().into_bytes()).collect();

@@ -40,6 +40,7 @@ mod machine {
         pub const FSTAT: usize = 5;
         pub const MMAP: usize = 9;
         pub const MUNMAP: usize = 11;
+        pub const MADVISE: usize = 28;
         pub const RT_SIGACTION: usize = 13;
         pub const RT_SIGPROCMASK: usize = 14;
         pub const IOCTL: usize = 16;
@@ -155,6 +156,7 @@ mod machine {
         pub const FSTAT: usize = 80;
         pub const MMAP: usize = 222;
         pub const MUNMAP: usize = 215;
+        pub const MADVISE: usize = 233;
         pub const RT_SIGACTION: usize = 134;
         pub const RT_SIGPROCMASK: usize = 135;
         pub const IOCTL: usize = 29;

@@ -1,7 +1,7 @@
 //! A container's first process, from clone to exec: walks the plan, one step after the other, and reports the step
 //! that failed.
 
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
@@ -23,8 +23,9 @@ pub struct Launch<'a> {
     pub network: i32,
     /// The list of processes of the v2 cgroup that this one could not be born in; -1 where it could.
     pub join: i32,
-    /// Where the guardian looks for the process that goes on after [`Op::Join`].
-    pub moved: &'a AtomicU32,
+    /// Where the guardian looks for the process that goes on after [`Op::Beside`]: the word of this slot.
+    pub words: &'static [AtomicU32],
+    pub slot: usize,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -61,7 +62,8 @@ pub struct Child<'a> {
     root: i32,
     /// Loopback is up already.
     loopback: bool,
-    moved: &'a AtomicU32,
+    words: &'static [AtomicU32],
+    slot: usize,
     /// Position of the step that is being done.
     index: u32,
     /// Steps that are done right before the exec.
@@ -166,7 +168,8 @@ pub fn run(launch: Launch<'_>) -> ! {
         procfs: launch.procfs,
         root: -1,
         loopback: launch.network >= 0,
-        moved: launch.moved,
+        words: launch.words,
+        slot: launch.slot,
         index: 0,
         filter: None,
         capabilities: None,
@@ -275,6 +278,7 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
         Op::WorkDir => working_directory(child, p),
         Op::Enter => enter(child, p),
         Op::Join => join(child, p),
+        Op::Beside => beside(child),
         Op::JoinedNull => mount::joined_null(child, p),
         Op::ChangeDir => change_directory(child, p),
         Op::Bounding => bounding(p.u64()?),
@@ -349,28 +353,38 @@ fn die_with_parent(child: &Child) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Enters the namespaces of a container and goes on in a second process, for a pid namespace is one's children's: a child
-/// of the guardian's, as this one is, which ends here.
-///
-/// From then on processes of the container see it, and may be root in its user namespace. It cannot be traced, its memory
-/// holds nothing but the plan, the program that it runs cannot be written, and of the host it has the descriptors that
-/// the command is to get, and pipes.
+/// Enters the namespaces of a container, as far as one can: processes in it do not see this one, whose own pid namespace
+/// stays the guardian's. Here everything is prepared that needs a right.
 fn join(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
     let (register, kinds) = (p.u32()?, p.u64()?);
-    let process = child.register(register)?;
     dumpable(false)?;
-    kernel::setns(process, kinds).map_err(at(Sys::Setns))?;
+    kernel::setns(child.register(register)?, kinds).map_err(at(Sys::Setns))?;
     child.forget_root();
-    child.fill(register, -1)?;
+    child.fill(register, -1)
+}
+
+/// Goes on in a second process, a child of the guardian's as this one is, which ends here. That one lives in the pid
+/// namespace, so the container's processes see it, and those with `CAP_SYS_PTRACE` may well do as they like with it.
+/// Nothing is left in it to gain: it is what the command will be, with its streams and two pipes, and the program that it
+/// runs cannot be written. For all others it cannot be traced.
+fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
+    dumpable(false)?;
+    let keep = [child.report, child.life, child.procfs].into_iter();
+    descriptors::keep_only(Some(child.procfs), 3, keep).map_err(at(Sys::CloseRange))?;
     kernel::close(child.procfs);
     child.procfs = -1;
-    match kernel::fork_beside(child.moved).map_err(at(Sys::Clone))? {
-        0 => dumpable(false),
+    // The guardian's words are not for the second process; and the page has to be here when the kernel writes to it, for
+    // it does not tell whether it could.
+    let word = child.words.get(child.slot).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?;
+    word.store(0, Ordering::Relaxed);
+    kernel::inherit(child.words, false).map_err(at(Sys::Mmap))?;
+    match kernel::fork_beside(word).map_err(at(Sys::Clone))? {
+        0 => Ok(()),
         _ => kernel::exit(0),
     }
 }
 
-fn dumpable(on: bool) -> Result<(), Trouble> {
+pub fn dumpable(on: bool) -> Result<(), Trouble> {
     const PR_SET_DUMPABLE: usize = 4;
     kernel::prctl(PR_SET_DUMPABLE, on as usize, 0).map(drop).map_err(at(Sys::Prctl))
 }

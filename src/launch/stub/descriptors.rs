@@ -38,8 +38,8 @@ pub fn keep_only(procfs: Option<i32>, first: i32, keep: impl Iterator<Item = i32
 /// Leaves nothing but 0, 1 and 2 to the program that is executed next.
 pub fn close_on_exec(procfs: i32) -> Outcome<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    // Before Linux 5.11 the flag is unknown.
-    if kernel::close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC).is_ok() {
+    // Before Linux 5.11 the flag is unknown. Without procfs there is nothing open but what was made close-on-exec.
+    if kernel::close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC).is_ok() || procfs < 0 {
         return Ok(());
     }
     let mut done = Ok(());

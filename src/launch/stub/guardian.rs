@@ -80,18 +80,15 @@ impl Drop for Mapped {
     }
 }
 
-/// For plans without [`PLAN_JOINS`].
-static NOWHERE: AtomicU32 = AtomicU32::new(0);
-
-/// A slot's word, zeroed. The words are made when the first is needed.
-fn word_of(words: &mut Option<&'static [AtomicU32]>, index: usize) -> Result<&'static AtomicU32, i32> {
+/// The words of the slots, that of `index` zeroed, for a child to inherit. They are made when they are first needed.
+fn words_for(words: &mut Option<&'static [AtomicU32]>, index: usize) -> Result<&'static [AtomicU32], i32> {
     let words = match *words {
         Some(words) => words,
-        None => words.insert(kernel::shared_words(MAX_CONTAINERS)?),
+        None => *words.insert(kernel::shared_words(MAX_CONTAINERS)?),
     };
-    let word = words.get(index).ok_or(kernel::EINVAL)?;
-    word.store(0, Ordering::Relaxed);
-    Ok(word)
+    words.get(index).ok_or(kernel::EINVAL)?.store(0, Ordering::Relaxed);
+    kernel::inherit(words, true)?;
+    Ok(words)
 }
 
 struct Whole(UnsafeCell<Guardian>);
@@ -197,6 +194,10 @@ impl Guardian {
         }
         // Leases are held until the last container is reaped, so that a sweep by another program finds no survivor.
         while self.used > 0 {
+            // One that went on as another meanwhile.
+            for index in 0..self.top {
+                self.kill(index, kernel::SIGKILL);
+            }
             let _ = kernel::wait_signal(1 << (kernel::SIGCHLD - 1));
             self.reap();
         }
@@ -300,8 +301,9 @@ impl Guardian {
             Some(slot) => slot,
             None => return fail(Sys::Plan, kernel::ENOSYS),
         };
-        let moved = match if joins { word_of(&mut self.moved, slot) } else { Ok(&NOWHERE) } {
-            Ok(word) => word,
+        // For those alone that use them: who is in a container must not be able to write there.
+        let words = match if joins { words_for(&mut self.moved, slot) } else { Ok(&[][..]) } {
+            Ok(words) => words,
             Err(errno) => return fail(Sys::Mmap, errno),
         };
         // Made here and not by the host: a fork of the host program at the wrong moment would hold its writing end open.
@@ -331,7 +333,8 @@ impl Guardian {
             procfs: self.procfs,
             network: if spare > 0 { spare } else { -1 },
             join: -1,
-            moved,
+            words,
+            slot,
         };
         let (forked, join) = match kernel::fork(flags, cgroup) {
             // A filter around the host program. The cgroup's list of processes leads there as well.
@@ -345,6 +348,10 @@ impl Guardian {
         };
         if forked != Ok(0) {
             kernel::close(join);
+            // The next child gets them only if it joins as well. Should the kernel refuse, none may be born any more.
+            if joins && kernel::inherit(words, false).is_err() {
+                self.end();
+            }
         }
         if spare > 0 && forked != Ok(0) {
             kernel::close(spare);
@@ -528,8 +535,10 @@ impl Guardian {
                 kernel::close(process);
                 told
             });
-            // The host could not follow it; whether it is there to hear that, too, is its channel's to say.
-            if told.is_err() && !slot.released {
+            if let Err(errno) = told {
+                // The host cannot follow it, and hears that before it hears of the end.
+                let note = Note { kind: FAILED, a: Sys::PidfdOpen as u32, b: errno as u32, ..Note::default() };
+                let _ = kernel::send(slot.channel, &note.encode());
                 let _ = kernel::kill(successor, kernel::SIGKILL);
             }
             return;

@@ -46,6 +46,9 @@ fn confine(child: &mut Child<'_>) -> Result<(), Trouble> {
     // Pipes of the command would never reach their end if pid 1 held them too. Before the filter, which allows no more
     // of this than one close.
     descriptors::keep_only(Some(child.procfs), 0, core::iter::once(child.report)).map_err(at(Sys::CloseRange))?;
+    // There is nothing in it to protect any more, and whoever made a container without being root could not enter it by a
+    // process that may not be looked at.
+    crate::child::dumpable(true)?;
     if child.has_filter() {
         // Nothing is executed here, so no privilege is lost by it that the command might gain by executing.
         child.held_capabilities()?;

@@ -792,7 +792,7 @@ pub fn fresh_words(count: usize) -> Outcome<&'static mut [usize]> {
     Ok(unsafe { core::slice::from_raw_parts_mut(at as *mut usize, count) })
 }
 
-/// Zeroed words that this process and its children see alike.
+/// Zeroed words that this process and those children see alike that are to [inherit] them.
 pub fn shared_words(count: usize) -> Outcome<&'static [AtomicU32]> {
     const PROT_READ_WRITE: usize = 3;
     const MAP_SHARED_ANONYMOUS: usize = 1 | 0x20;
@@ -801,6 +801,14 @@ pub fn shared_words(count: usize) -> Outcome<&'static [AtomicU32]> {
     // SAFETY: fresh memory of that length, page-aligned, zero (a valid word), never unmapped; whoever else writes to it
     // (the kernel, children) writes whole words.
     Ok(unsafe { core::slice::from_raw_parts(at as *const AtomicU32, count) })
+}
+
+/// Whether children are to have these words, which fill whole pages, too.
+pub fn inherit(words: &'static [AtomicU32], on: bool) -> Outcome<()> {
+    const MADV_DONTFORK: usize = 10;
+    const MADV_DOFORK: usize = 11;
+    let advice = if on { MADV_DOFORK } else { MADV_DONTFORK };
+    call(nr::MADVISE, words.as_ptr() as usize, size_of_val(words), advice, 0, 0, 0).map(drop)
 }
 
 /// Replaces this program. `vectors` holds NUL-terminated strings' addresses: arguments, 0, environment, 0.
