@@ -1,4 +1,5 @@
-//! SHA-256 as layers and blobs are verified with it: in pieces of 256 KiB. The floor is one call over the same bytes; the last line computes it without the CPU's own instructions, to show that they are used.
+//! SHA-256 as layers and blobs are verified with it: in pieces of 256 KiB. The floor is one call over the same bytes; the
+//! last line computes it without the CPU's own instructions, to show that they are used.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod support;

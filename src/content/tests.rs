@@ -186,14 +186,19 @@ fn an_empty_directory_becomes_ours_once() {
     assert_eq!(Store::open(place.path()).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
+/// A store in which a blob was written without syncing, and the mark that says so.
+fn unsynced() -> (tempfile::TempDir, Store, std::path::PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let relaxed = Store::open_with(&place.path().join("root"), Durability::Relaxed).unwrap();
+    put(&relaxed, b"blob");
+    let mark = relaxed.path(UNSYNCED);
+    (place, relaxed, mark)
+}
+
 #[test]
 fn what_was_written_without_syncing_is_marked_until_it_is_synced() {
-    let place = tempfile::tempdir().unwrap();
-    let root = place.path().join("root");
-    let relaxed = Store::open_with(&root, Durability::Relaxed).unwrap();
-    let mark = relaxed.path(UNSYNCED);
-    put(&relaxed, b"blob");
-    let full = Store::open(&root).unwrap();
+    let (_place, relaxed, mark) = unsynced();
+    let full = Store::open(relaxed.root()).unwrap();
     full.settle().unwrap();
     // Somebody may write more.
     assert!(mark.exists());
@@ -209,16 +214,12 @@ fn what_was_written_without_syncing_is_marked_until_it_is_synced() {
 
 #[test]
 fn a_change_that_changes_nothing_makes_durable_what_is_there() {
-    let place = tempfile::tempdir().unwrap();
-    let root = place.path().join("root");
-    let relaxed = Store::open_with(&root, Durability::Relaxed).unwrap();
-    let mark = relaxed.path(UNSYNCED);
-    put(&relaxed, b"blob");
+    let (place, relaxed, mark) = unsynced();
     enter(&relaxed, IndexEntry::new(MediaType::OciManifest, Digest::of(b"blob"), 4));
     relaxed.update_index(|_| Ok(())).unwrap();
     drop(relaxed);
     assert!(mark.exists());
-    let full = Store::open(&root).unwrap();
+    let full = Store::open(&place.path().join("root")).unwrap();
     full.update_index(|_| Ok(())).unwrap();
     assert!(!mark.exists());
 }

@@ -155,8 +155,9 @@ impl fmt::Display for Enforcement {
 }
 
 /// The least that a caller accepts. The default asks for everything in full but three: of filesystem write partial is
-/// enough, for over a tree of the host a socket or a named pipe of its services may be in reach; of system calls, for the default filter
-/// lets 32-bit programs make any socket ([`Seccomp::Strict2026_11`] does not); and nothing is asked of limits.
+/// enough, for over a tree of the host a socket or a named pipe of its services may be in reach; of system calls, for the
+/// default filter lets 32-bit programs make any socket ([`Seccomp::Strict2026_11`] does not); and nothing is asked of
+/// limits.
 ///
 /// What the caller gives away by an option of its own (`network = host`, no system call filter) lowers what the *default*
 /// asks for: that needs no second permission. A level that was asked for by [`at_least`](Requirement::at_least) stays.

@@ -210,6 +210,19 @@ fn send(
 /// One note and the descriptors with it; `None` at the end of the channel. EAGAIN when nothing is there and `block` is
 /// not set.
 fn receive(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Vec<OwnedFd>)>> {
+    for_certain(|| receive_once(socket, block))
+}
+
+/// An end counts only when it is told twice. The kernel looks for a message first and for the end then; what is sent and
+/// closed in between is overtaken, once, by its own end.
+fn for_certain<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    match ask()? {
+        None => ask(),
+        message => Ok(message),
+    }
+}
+
+fn receive_once(socket: BorrowedFd<'_>, block: bool) -> Result<Option<(Note, Vec<OwnedFd>)>> {
     let mut bytes = [0u8; NOTE];
     let mut space = nix::cmsg_space!([i32; 2]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | if block { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
@@ -646,6 +659,13 @@ mod tests {
         let (note, _) = receive(ours.as_fd(), true).unwrap().unwrap();
         assert_eq!(note.kind, EXITED);
         assert!(receive(ours.as_fd(), true).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_channel_does_not_overtake_the_last_answer() {
+        let mut answers = [None, Some("exited"), None].into_iter();
+        assert_eq!(for_certain(|| Ok(answers.next().flatten())).unwrap(), Some("exited"));
+        assert_eq!(for_certain(|| Ok(answers.next().flatten())).unwrap(), None);
     }
 
     #[test]

@@ -126,6 +126,10 @@ fn loading_again_mends_damaged_blobs() {
 #[test]
 fn loading_again_mends_large_layers_that_cannot_be_unpacked() {
     let (dir, engine) = engine();
+    if engine.identity() == "rootless with a range" {
+        // Layers have files of ids that are only the engine's to remove.
+        return other_user("root, or users without a range");
+    }
     let bytes = archive("mended:1", 1, 2, 3, 100_000);
     let image = load(dir.path(), &engine, &bytes);
     let path = blob(&engine, &image.manifest().layers[1].digest);

@@ -459,7 +459,11 @@ impl Guardian {
         let mut bytes = [0u8; NOTE];
         let mut fds = [-1i32; 4];
         let mut fd_count = 0;
-        let received = kernel::receive(slot.channel, &mut bytes, &mut fds, &mut fd_count);
+        let mut received = kernel::receive(slot.channel, &mut bytes, &mut fds, &mut fd_count);
+        if received == Ok(0) {
+            // An end may overtake a note that came just before it, once.
+            received = kernel::receive(slot.channel, &mut bytes, &mut fds, &mut fd_count);
+        }
         for descriptor in fds.iter().take(fd_count) {
             kernel::close(*descriptor);
         }

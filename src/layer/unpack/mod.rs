@@ -362,6 +362,8 @@ fn failed<'a>(syscall: &'static str, path: &'a [u8]) -> impl FnOnce(std::io::Err
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod tests;
