@@ -680,6 +680,19 @@ mod tests {
         assert!(parse(&bytes[1..]).malformed && parse(&[0]).malformed);
     }
 
+    /// Who may signal it inside could stop it before it has said anything.
+    #[test]
+    fn what_is_stopped_while_it_is_set_up_is_not_waited_for_for_ever() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let reader = OwnedFd::from(reader);
+        let error = hear(&reader, Some(Duration::from_millis(1))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("stopped"), "{error}");
+        std::io::Write::write_all(&mut &writer, &READY.to_ne_bytes()).unwrap();
+        drop(writer);
+        assert!(hear(&reader, Some(Duration::from_secs(600))).unwrap().ready);
+    }
+
     #[test]
     fn a_thread_that_changed_has_another_identity() {
         let before = Identity::now();

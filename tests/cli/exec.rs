@@ -50,3 +50,22 @@ fn the_command_ends_with_its_program() {
     root.ok(&["stop", "one"]);
     assert_eq!(running.status(), 0);
 }
+
+/// Something in the background that writes without end does not hold up the command's end, wherever the output goes.
+#[test]
+fn the_command_ends_though_others_go_on_writing() {
+    needs_containers!();
+    let root = Root::new();
+    let mut running =
+        root.start_script(&["--name", "one"], "trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done");
+    root.until_running("one");
+    let file = tempfile::tempfile().unwrap();
+    let mut exec = root.command(&["exec", "one", "sh", "-c", "echo first; yes & exit 5"]);
+    let status = exec.stdin(std::process::Stdio::null()).stdout(file.try_clone().unwrap()).status().unwrap();
+    assert_eq!(status.code(), Some(5));
+    let mut text = [0; 6];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut text, 0).unwrap();
+    assert_eq!(&text, b"first\n");
+    root.ok(&["stop", "one"]);
+    assert_eq!(running.status(), 0);
+}

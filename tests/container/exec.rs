@@ -187,21 +187,88 @@ fn a_null_device_that_is_none_is_refused() {
     lab.assert_clean();
 }
 
-/// CVE-2016-9962: what is being set up in a container cannot be traced or read from inside.
+/// CVE-2016-9962: what is being set up in a container cannot be traced or read from inside; and by root that may trace
+/// anybody nothing is found in it that the command will not have.
 #[test]
 fn cve_2016_9962_who_enters_cannot_be_traced() {
     let Some(lab) = Lab::new() else { return };
-    let container = waiting(&lab);
-    // Looks at every process that appears, as long as there is time: none of ours shows a descriptor of a directory.
+    let image = image(&lab.engine);
+    // Looks at every process that appears, as long as there is time: what descriptors of ours show.
     let watch = "for i in $(seq 200); do for p in /proc/[0-9]*; do \
-                 case $(readlink $p/exe 2>/dev/null) in *coracle*) ls -l $p/fd 2>/dev/null | grep -- '->' ;; esac; done; done; :";
-    let watcher = container.exec().command(["sh", "-c", watch]).stdout(Stdio::Piped).spawn().unwrap();
-    while watcher.try_wait().unwrap().is_none() {
-        assert!(container.exec().command(["true"]).status().unwrap().success());
+                 case $(readlink $p/exe 2>/dev/null) in *coracle*) ls -l $p/fd 2>/dev/null | sed -n 's/.* -> //p';; esac; \
+                 done; done; :";
+    for may_trace in [false, true] {
+        let mut builder = with_programs(image.container()).command(["sleep", "1000"]);
+        if may_trace {
+            builder = builder.cap_add("SYS_PTRACE");
+        }
+        let container = builder.spawn().unwrap();
+        let watcher = container.exec().command(["sh", "-c", watch]).stdout(Stdio::Piped).spawn().unwrap();
+        while watcher.try_wait().unwrap().is_none() {
+            assert!(container.exec().command(["true"]).status().unwrap().success());
+        }
+        let out = String::from_utf8(watcher.wait_with_output().unwrap().stdout).unwrap();
+        let harmless = |link: &str| may_trace && (link == "/dev/null" || link.starts_with("pipe:["));
+        assert!(out.lines().all(harmless), "{out}");
+        container.close().unwrap();
     }
-    let out = watcher.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "");
+    lab.assert_clean();
+}
+
+#[test]
+fn beside_an_init_process_it_works_too() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let container = with_programs(image.container()).command(["sleep", "1000"]).init(true).spawn().unwrap();
+    for container in [&container, &lab.engine.find_container(container.id().as_str()).unwrap()] {
+        assert_eq!(says(container, "echo here"), "here\n");
+        // What it leaves behind is reaped by the init process.
+        assert_eq!(says(container, "sh -c 'sleep 0.01 & exit 0'; echo done"), "done\n");
+    }
     container.close().unwrap();
+    lab.assert_clean();
+}
+
+/// A throwaway container ends with its own value, whoever else thinks of starting something in it.
+#[test]
+fn a_builder_keeps_no_container_alive() {
+    let Some(lab) = Lab::new() else { return };
+    let container = waiting(&lab);
+    let builder = container.exec().command(["true"]);
+    assert!(builder.status().unwrap().success());
+    let exec = container.exec().command(["sleep", "1000"]).spawn().unwrap();
+    drop(container);
+    assert_eq!(exec.wait().unwrap().signal(), Some(9));
+    drop(exec);
+    assert_eq!(builder.status().unwrap_err().kind(), ErrorKind::Conflict);
+    lab.assert_clean();
+}
+
+/// What a program that starts containers in another way wrote, and what is damaged.
+#[test]
+fn a_record_that_says_otherwise_is_told() {
+    let Some(lab) = Lab::new() else { return };
+    let container = waiting(&lab);
+    let record = lab.root().join("containers").join(container.id().to_string()).join("state.json");
+    let good = std::fs::read_to_string(&record).unwrap();
+    let own = lab.engine.identity();
+    let other = if own == "rootful" { "rootless with one id" } else { "rootful" };
+    for (from, to, because) in [
+        (format!("\"identity\":\"{own}\""), format!("\"identity\":\"{other}\""), other),
+        ("\"filter\":\"docker-2026-11\"".to_owned(), "\"filter\":\"docker-2099-01\"".to_owned(), "another release"),
+    ] {
+        let changed = good.replace(&from, &to);
+        assert_ne!(changed, good, "{from} in {good}");
+        std::fs::write(&record, changed).unwrap();
+        let found = lab.engine.find_container(container.id().as_str()).unwrap();
+        let refused = found.exec().command(["true"]).status().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        assert!(refused.to_string().contains(because), "{refused}");
+    }
+    std::fs::write(&record, &good).unwrap();
+    assert_eq!(says(&lab.engine.find_container(container.id().as_str()).unwrap(), "echo fine"), "fine\n");
+    container.close().unwrap();
+    lab.assert_clean();
 }
 
 /// A passwd that would never end, or is no file.
