@@ -28,6 +28,8 @@ fn role_entry() {
         "guardian" => super::lifetime::guardian(&root),
         "stopped" => super::lifetime::stopped(&root),
         "starved" => super::records::starved(&root),
+        "leaking" => super::leaks::leaking(&root),
+        "launching" => super::leaks::launching(&root),
         "storm" => storm(&root, 50),
         "ignoring" => {
             // SAFETY: `SIG_IGN` is a valid disposition.
