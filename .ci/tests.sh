@@ -48,7 +48,7 @@ stage_tests_root() {
 
 # What takes long, and tries the same code whatever the features are: run with the README's command, by every user.
 long_tests=(
-    race_tests:: memory_does_not_grow many_long_names memory:: two_hundred_kills host::a_host_that host::many_threads
+    race_tests:: leaks:: memory_does_not_grow many_long_names memory:: two_hundred_kills host::a_host_that host::many_threads
 )
 
 stage_tests_features() {

@@ -30,7 +30,7 @@ fn role_entry() {
         "starved" => super::records::starved(&root),
         "leaking" => super::leaks::leaking(&root),
         "launching" => super::leaks::launching(&root),
-        "storm" => storm(&root, 50),
+        "storm" => storm(&root, 16),
         "ignoring" => {
             // SAFETY: `SIG_IGN` is a valid disposition.
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
@@ -83,10 +83,10 @@ fn descriptors() -> usize {
 /// How often each thread launches in hosts of odd habits. Those are the same for everybody, and without root a launch
 /// takes long when so many threads want the processors.
 fn turns() -> usize {
-    if super::support::is_root() { 50 } else { 10 }
+    if super::support::is_root() { 16 } else { 3 }
 }
 
-/// 64 threads launch this often each while others keep the allocator's locks busy.
+/// 200 threads launch this often each while others keep the allocator's locks busy.
 fn storm(root: &str, turns: usize) {
     let engine = Engine::open(root).unwrap();
     // The first launch brings the guardian; what it costs stays.
@@ -103,7 +103,7 @@ fn storm(root: &str, turns: usize) {
                 }
             });
         }
-        let workers: Vec<_> = (0..64)
+        let workers: Vec<_> = (0..200)
             .map(|worker| {
                 let engine = &engine;
                 scope.spawn(move || {
