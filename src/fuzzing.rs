@@ -61,3 +61,5 @@ pub fn read_tar(bytes: &[u8], limits: &Limits) -> Result<Vec<TarEntry>> {
     }
     Ok(entries)
 }
+
+pub use crate::launch::fuzzed::{Walked, samples as sample_plans, walk as walk_plan};

@@ -7,10 +7,13 @@
 //! parent.rs    sends plans, hears how processes start and end
 //! opener.rs    files that only another user namespace lets us open
 //! failure.rs   step + errno -> a sentence
+//! fuzzed.rs    plans that are none, for the fuzz target
 //! stub/        the program that walks plans: no_std, no allocator; built by build.rs
 //! ```
 
 mod failure;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzed;
 mod opener;
 mod parent;
 mod plan;
