@@ -14,22 +14,26 @@ build_binary() {
     limit 900 cargo build --quiet --locked --release --features cli
 }
 
+# debian TARGET OPTION...: a small Debian of this machine's own release, from where this machine has its packages.
+debian() {
+    local target=$1 suite sources=() file
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    say "mmdebstrap $suite"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [[ ! -s $file ]] || sources+=("$file")
+    done
+    limit 600 mmdebstrap --quiet --mode=root --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+        "${@:2}" "$suite" "$target" "${sources[@]}"
+}
+
 stage_image_build() {
     build_binary
-    local place=$work/image suite
-    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    local place=$work/image
     rm -rf "$place"
     mkdir -p "$place"
     chmod 755 "$place"
 
-    say "mmdebstrap $suite"
-    local sources=()
-    local file
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-        [[ ! -s $file ]] || sources+=("$file")
-    done
-    limit 600 mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/tmp \
-        --aptopt='Acquire::Check-Valid-Until "false"' "$suite" "$place/debian" "${sources[@]}"
+    debian "$place/debian" --skip=cleanup/tmp
     strange_files "$place/debian"
 
     say "umoci: two layers"

@@ -105,7 +105,7 @@ clean_up() {
 stage_tools() {
     local wanted=(
         acl attr bsdextrautils btrfs-progs bubblewrap build-essential busybox-static crun curl file git iproute2 jq libcap2-bin
-        mmdebstrap procps python3 runc skopeo strace tar uidmap umoci util-linux xfsprogs xz-utils zstd
+        mmdebstrap procps python3 qemu-system-x86 runc skopeo strace tar uidmap umoci util-linux xfsprogs xz-utils zstd
     )
     local missing=() package
     for package in "${wanted[@]}"; do

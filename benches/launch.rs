@@ -47,6 +47,9 @@ fn main() {
             ],
         );
     }
+    for threads in [1, 16, 64] {
+        concurrently(threads, &container);
+    }
     let waiting = image.container().command(["/bin/wait"]).stdin(coracle::Stdio::Piped).spawn().unwrap();
     let exec = waiting.exec().command(["/bin/true"]);
     let further = || assert!(exec.status().unwrap().success());
@@ -78,6 +81,39 @@ fn main() {
     );
     drop(std::hint::black_box(ballast));
     waiting.close().unwrap();
+}
+
+/// How long a launch takes while others are under way. Two processors do two things at a time: with more threads, each
+/// launch waits for the others.
+fn concurrently(threads: usize, container: &coracle::ContainerBuilder) {
+    let turns = if support::is_trial() { 2 } else { 1024 / threads.max(4) };
+    let begin = std::time::Instant::now();
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let container = container.clone();
+                scope.spawn(move || {
+                    let one = |_| {
+                        let begin = std::time::Instant::now();
+                        assert!(container.status().unwrap().success());
+                        begin.elapsed()
+                    };
+                    (0..turns).map(one).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+    times.sort();
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let at = |percent: usize| millis(times[(times.len() * percent / 100).min(times.len() - 1)]);
+    support::fact(&format!(
+        "{threads} launches at a time: median {:.2} ms, p99 {:.2} ms, worst {:.2} ms, {rate:.0} a second",
+        at(50),
+        at(99),
+        at(100)
+    ));
 }
 
 /// A thousand commands that all run at the same time.
