@@ -6,11 +6,13 @@
 //! spawn.rs     starts the guardian
 //! parent.rs    sends plans, hears how processes start and end
 //! opener.rs    files that only another user namespace lets us open
+//! handover.rs  descriptors that a process passes to us while it is set up
 //! failure.rs   step + errno -> a sentence
 //! stub/        the program that walks plans: no_std, no allocator; built by build.rs
 //! ```
 
 mod failure;
+mod handover;
 mod opener;
 mod parent;
 mod plan;
@@ -19,6 +21,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use handover::Handover;
 pub(crate) use opener::Opener;
 pub(crate) use parent::{Ended, Process, in_memory, launch};
 pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};
