@@ -257,11 +257,11 @@ fn type_in(terminal: &Terminal, from: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
         }
         match read(from, &mut buffer) {
             Ok(0) => return,
-            // Nobody has it open now; somebody may again.
-            Ok(count) => match (&*terminal).write_all(&buffer[..count]) {
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
-                _ => {}
-            },
+            Ok(count) => {
+                if { terminal }.write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => return,
         }

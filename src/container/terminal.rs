@@ -226,6 +226,10 @@ impl Master {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // The kernel would take it, and nobody ever read it.
+        if let [true] = look([(self.process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? {
+            return Err(Errno::EPIPE.into());
+        }
         loop {
             match nix::unistd::write(&self.fd, bytes) {
                 Ok(count) => return Ok(count),
@@ -259,7 +263,7 @@ impl Read for Terminal {
 }
 
 impl Write for &Terminal {
-    /// Waits for room. [`BrokenPipe`](io::ErrorKind::BrokenPipe) when nobody in the container has the terminal open;
+    /// Waits for room. [`BrokenPipe`](io::ErrorKind::BrokenPipe) when the process has ended;
     /// [`NotConnected`](io::ErrorKind::NotConnected) when it has been hung up.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.master().ok_or_else(hung_up)?.write(bytes)

@@ -236,7 +236,7 @@ fn letting_go_of_it_hangs_up() {
     // Whoever shows what it shows lets go of it when that cannot go on.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let builder = script(&described(&lab), &format!("exec 3>&1; echo ready; {listen}")).stdout(writer);
+    let builder = script(&described(&lab), listen).stdout(writer);
     let container = builder.spawn().unwrap();
     assert_eq!(container.wait().unwrap().code(), Some(9));
     assert!(terminal_is_gone(&container));
