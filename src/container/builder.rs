@@ -543,7 +543,8 @@ impl ContainerBuilder {
                 let _ = process.wait(None);
             }
         };
-        let terminal = Terminal::attach(streams.line.take(), &process, &mut streams.relays).inspect_err(|_| end(&process))?;
+        let terminal =
+            Terminal::attach(streams.line.take(), &process, &mut streams.relays).inspect_err(|_| end(&process))?;
         draft.info.pid = Some(process.pid());
         draft.info.start_time = super::start_time(process.pid()).ok().flatten();
         draft.info.state = State::Running;

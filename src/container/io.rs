@@ -129,11 +129,7 @@ pub(super) fn connect_as_set(
     output: fn() -> Stdio,
 ) -> Result<Streams> {
     let Some(size) = tty else {
-        return connect(
-            stdin.unwrap_or_default(),
-            stdout.unwrap_or_else(output),
-            stderr.unwrap_or_else(output),
-        );
+        return connect(stdin.unwrap_or_default(), stdout.unwrap_or_else(output), stderr.unwrap_or_else(output));
     };
     if stderr.is_some() {
         return Err(Error::new(ErrorKind::Invalid, "connect the container's terminal")

@@ -246,7 +246,8 @@ fn show(terminal: Terminal, to: BorrowedFd<'_>) -> Option<Errno> {
 fn type_in(terminal: &Terminal, from: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
     let mut buffer = vec![0; TYPED];
     loop {
-        let Some([more, over]) = wait([(from, PollFlags::POLLIN), (ended, PollFlags::POLLIN)], PollTimeout::NONE) else {
+        let Some([more, over]) = wait([(from, PollFlags::POLLIN), (ended, PollFlags::POLLIN)], PollTimeout::NONE)
+        else {
             return;
         };
         if !over.is_empty() {
@@ -258,7 +259,7 @@ fn type_in(terminal: &Terminal, from: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
         match read(from, &mut buffer) {
             Ok(0) => return,
             Ok(count) => {
-                if { terminal }.write_all(&buffer[..count]).is_err() {
+                if (&mut &*terminal).write_all(&buffer[..count]).is_err() {
                     return;
                 }
             }

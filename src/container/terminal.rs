@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::relay::Relays;
 use crate::launch::{Handover, Process};
-pub use crate::sys::terminal::WindowSize;
 use crate::sys::terminal as sys;
+pub use crate::sys::terminal::WindowSize;
 use crate::{Error, ErrorKind, Result};
 
 /// What a container with a terminal gets unless it is set, as docker has it.

@@ -22,14 +22,15 @@ impl Handover {
         Ok((Handover(ours), theirs))
     }
 
-    /// What a process has passed by now that it has been launched; never waits.
+    /// What a process has passed by now that it has been launched; never waits. [`Unsupported`](ErrorKind::Unsupported) where
+    /// its plan had nobody do that.
     pub(crate) fn receive(self) -> Result<OwnedFd> {
         let step = "receive the terminal";
         let mut byte = [0u8; 1];
         let mut space = nix::cmsg_space!(i32);
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let mut received = None;
-        loop {
+        let length = loop {
             let mut slices = [IoSliceMut::new(&mut byte)];
             let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
                 Ok(message) => message,
@@ -44,7 +45,10 @@ impl Handover {
                     }
                 }
             }
-            break;
+            break message.bytes;
+        };
+        if length == 0 {
+            return Err(Error::new(ErrorKind::Unsupported, step).because("this kind of isolation gives no terminals"));
         }
         received.ok_or_else(|| {
             Error::sys(step, "recvmsg", libc::EMFILE)

@@ -51,19 +51,29 @@ fn terminal(container: &Container) -> Terminal {
 fn the_three_streams_are_one_terminal() {
     let Some(lab) = Lab::new() else { return };
     let builder = described(&lab);
-    assert_eq!(shows(&builder, "tty; echo err >&2; tty <&1; tty <&2"), "/dev/pts/0\r\nerr\r\n/dev/pts/0\r\n/dev/pts/0\r\n");
+    assert_eq!(
+        shows(&builder, "tty; echo err >&2; tty <&1; tty <&2"),
+        "/dev/pts/0\r\nerr\r\n/dev/pts/0\r\n/dev/pts/0\r\n"
+    );
     assert_eq!(shows(&builder, "stty size; echo $TERM"), "33 101\r\nxterm\r\n");
     assert_eq!(shows(&builder.clone().env("TERM", "dumb"), "echo $TERM"), "dumb\r\n");
     assert_eq!(shows(&builder.clone().env_remove("TERM"), "echo -$TERM-"), "-dumb-\r\n".replace("dumb", ""));
     // It is the controlling one, and the console is the same.
-    assert_eq!(shows(&builder, "echo one >/dev/tty; echo two >/dev/console; tty </dev/console"), "one\r\ntwo\r\n/dev/console\r\n");
+    assert_eq!(
+        shows(&builder, "echo one >/dev/tty; echo two >/dev/console; tty </dev/console"),
+        "one\r\ntwo\r\n/dev/console\r\n"
+    );
     assert_eq!(shows(&builder, "stat -c %t:%T /dev/console /dev/pts/0 | uniq | wc -l"), "1\r\n");
     // A devpts of the container's own, with nothing else in it.
-    assert_eq!(shows(&builder, "ls /dev/pts; stat -c %a /dev/pts/ptmx; stat -fc %T /dev/pts"), "0  ptmx\r\n666\r\ndevpts\r\n");
+    assert_eq!(
+        shows(&builder, "ls /dev/pts; stat -c %a /dev/pts/ptmx; stat -fc %T /dev/pts"),
+        "0  ptmx\r\n666\r\ndevpts\r\n"
+    );
     // Nothing but the streams is open: 3 is the list itself.
     assert_eq!(shows(&builder, "ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3 ");
     // Without a terminal there is none of that.
-    let without = script(&builder.clone().tty(None), "test -t 0 || test -e /dev/console || echo ${TERM:-none}").output();
+    let without =
+        script(&builder.clone().tty(None), "test -t 0 || test -e /dev/console || echo ${TERM:-none}").output();
     assert_eq!(without.unwrap().stdout, b"none\n");
     lab.assert_clean();
 }
@@ -72,7 +82,8 @@ fn the_three_streams_are_one_terminal() {
 fn it_belongs_to_the_containers_user() {
     let Some(lab) = Lab::new() else { return };
     let builder = described(&lab);
-    let look = "stat -c '%u %a' $(tty); echo x >$(tty); echo y >/dev/console; echo z >/dev/stderr; test -r $(tty); id -u";
+    let look =
+        "stat -c '%u %a' $(tty); echo x >$(tty); echo y >/dev/console; echo z >/dev/stderr; test -r $(tty); id -u";
     let expected = |uid: u32| format!("{uid} 620\r\nx\r\ny\r\nz\r\n{uid}\r\n");
     assert_eq!(shows(&builder, look), expected(0));
     assert_eq!(shows(&builder.clone().user("1000:1000"), look), expected(1000));
@@ -140,7 +151,10 @@ fn with_an_init_the_command_has_the_terminal() {
     let Some(lab) = Lab::new() else { return };
     let builder = described(&lab).init(true);
     // Session, group and foreground group of the command are the command; pid 1 has no terminal.
-    let shown = shows(&builder, "read -r _ _ _ _ pgrp session _ foreground _ < /proc/$$/stat; echo $$ $pgrp $session $foreground; cut -d' ' -f7 /proc/1/stat");
+    let shown = shows(
+        &builder,
+        "read -r _ _ _ _ pgrp session _ foreground _ < /proc/$$/stat; echo $$ $pgrp $session $foreground; cut -d' ' -f7 /proc/1/stat",
+    );
     assert_eq!(shown, "2 2 2 2\r\n0\r\n");
     let count = "n=0; trap 'n=$((n+1)); echo int $n' INT; echo ready; while test $n -lt 2; do sleep 0.05; done; sleep 0.2; echo $n";
     let container = script(&builder, count).spawn().unwrap();
@@ -294,14 +308,16 @@ fn a_further_command_has_one_in_the_same_devpts() {
                 assert!(out.status.success(), "{text}: {out:?}");
                 String::from_utf8(out.stdout).unwrap()
             };
-            let look = "tty; stty size; echo $TERM $LAB; tty </dev/tty; echo x >/dev/pts/$((N)); stat -c '%u %a' $(tty)";
-            let expected =
-                format!("/dev/pts/{number}\r\n7 9\r\nxterm yes\r\n/dev/tty\r\nx\r\n0 620\r\n");
+            let look =
+                "tty; stty size; echo $TERM $LAB; tty </dev/tty; echo x >/dev/pts/$((N)); stat -c '%u %a' $(tty)";
+            let expected = format!("/dev/pts/{number}\r\n7 9\r\nxterm yes\r\n/dev/tty\r\nx\r\n0 620\r\n");
             assert_eq!(says(&look.replace('N', &number.to_string())), expected);
             assert_eq!(says("ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3 ");
             // Leader of a session and of the foreground group.
             assert_eq!(
-                says("read -r pid _ _ _ pgrp session _ foreground _ < /proc/$$/stat; test $pid$pid$pid = $pgrp$session$foreground; echo $?"),
+                says(
+                    "read -r pid _ _ _ pgrp session _ foreground _ < /proc/$$/stat; test $pid$pid$pid = $pgrp$session$foreground; echo $?"
+                ),
                 "0\r\n"
             );
         }
@@ -393,7 +409,7 @@ fn mounts_of_the_callers_stay_as_they_are() {
     lab.assert_clean();
 }
 
-/// CVE-2025-52565, CVE-2026-88264 and CVE-2026-88265: links and files of an image lead the console nowhere.
+/// Links and files of an image lead the console nowhere.
 #[test]
 fn cve_2025_52565_the_console_is_the_terminal_and_nothing_else() {
     let Some(lab) = Lab::new() else { return };
@@ -403,8 +419,25 @@ fn cve_2025_52565_the_console_is_the_terminal_and_nothing_else() {
     std::os::unix::fs::symlink("/tmp", tree.path().join("dev/pts")).unwrap();
     let image = lab.engine.import(tree.path(), Some("linked".parse().unwrap())).unwrap();
     let builder = with_programs(image.container()).tty(SIZE);
-    let shown = shows(&builder, "stat -c %F /dev/console; head -c 5 /etc/passwd; echo; grep -c console /proc/self/mounts; stat -fc %T /dev/console");
-    assert_eq!(shown, "character special file\r\nroot:\r\n1\r\ndevpts\r\n");
+    let look = "stat -c %F /dev/console; head -c 5 /etc/passwd; echo; stat -fc %T /dev/console; \
+                grep -c ' /dev/console devpts ' /proc/self/mounts";
+    assert_eq!(shows(&builder, look), "character special file\r\nroot:\r\ndevpts\r\n1\r\n");
+    lab.assert_clean();
+}
+
+/// CVE-2026-41579, CVE-2026-88264, CVE-2026-88265: where `/dev` itself is a link there is no terminal either.
+#[test]
+fn dev_as_a_link_leads_no_terminal_elsewhere() {
+    let Some(lab) = Lab::new() else { return };
+    let outside = super::support::scratch();
+    for target in [outside.path().to_str().unwrap(), "/etc", "."] {
+        let tree = super::support::tree();
+        std::os::unix::fs::symlink(target, tree.path().join("dev")).unwrap();
+        let image = lab.engine.import(tree.path(), Some("linked".parse().unwrap())).unwrap();
+        let error = with_programs(image.container()).tty(SIZE).command(["true"]).spawn().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Hostile, "{error}");
+    }
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     lab.assert_clean();
 }
 
@@ -422,7 +455,10 @@ fn cve_2017_5226_nothing_is_typed_outside() {
     let builder = script(&described(&lab), push);
     let shown = outer.slave.try_clone().unwrap();
     assert!(builder.stdout(shown).status().unwrap().success());
-    let without = script(&described(&lab).tty(None), "perl -e 'ioctl(STDIN, 0x5412, my $c = \"x\") or print 1; open(T, \"/dev/tty\") or print 2; open(C, \"/dev/console\") or print 3'");
+    let without = script(
+        &described(&lab).tty(None),
+        "perl -e 'ioctl(STDIN, 0x5412, my $c = \"x\") or print 1; open(T, \"/dev/tty\") or print 2; open(C, \"/dev/console\") or print 3'",
+    );
     assert_eq!(without.output().unwrap().stdout, b"123");
     let count = nix::poll::poll(
         &mut [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&outer.slave), nix::poll::PollFlags::POLLIN)],

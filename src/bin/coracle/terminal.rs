@@ -7,6 +7,7 @@ use coracle::ErrorKind;
 use coracle::container::{Terminal, WindowSize};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::failure::Failure;
 
@@ -84,7 +85,9 @@ impl Raw {
     /// is being started.
     pub fn output() -> Result<Raw, Failure> {
         let raw = Raw(());
-        if std::io::stdout().is_terminal() {
+        // In the background, to change modes would stop this program; there it may well run as long as it only writes.
+        let foreground = tcgetpgrp(std::io::stdout()).map_or(true, |group| group == getpgrp());
+        if std::io::stdout().is_terminal() && foreground {
             change(On::Output, |modes| modes.output_flags.remove(OutputFlags::OPOST))?;
         }
         Ok(raw)
@@ -172,7 +175,8 @@ impl Watch {
 
     /// From now on this one has the size of the caller's.
     pub fn follow(&self, terminal: Option<&Terminal>) {
-        terminal.map(fit);
         *lock(&self.0) = terminal.cloned();
+        // Afterwards, so that a size that is new since it was started is not lost.
+        terminal.map(fit);
     }
 }
