@@ -414,11 +414,17 @@ impl ContainerBuilder {
     /// The terminal is of the container's own devpts and belongs to its user. It is the controlling terminal of the
     /// command's session, and `/dev/console` as well. `TERM` is `xterm` unless the image or the caller sets it.
     ///
-    /// What is typed and shown is a field of [`Container`], unless streams say otherwise: [`Stdio::Inherit`] and
-    /// [`Stdio::Fd`] have this program's threads type what they read from it and write to it what is shown, as it comes;
-    /// a terminal of this program's is for the caller to set to raw mode. [`output`](Self::output) captures what is shown
-    /// as standard output, with the terminal's own ends of lines (`\r\n`), and [`status`](Self::status) writes it to this
-    /// program's. There is no standard error beside it: one that is set is an [`Invalid`](ErrorKind::Invalid) start.
+    /// What is typed and shown goes through a field of [`Container`], unless streams say otherwise: [`Stdio::Inherit`] and
+    /// [`Stdio::Fd`] have this program's threads type what they read from it and write to it what is shown, as it comes,
+    /// and standard output that was set to [`Stdio::Null`] is read and dropped. A terminal of this program's is for the caller
+    /// to set to raw mode. [`output`](Self::output) captures what is shown as standard output, with the terminal's own ends
+    /// of lines (`\r\n`), and [`status`](Self::status) writes it to this program's. The end of what is typed is not the end of
+    /// a terminal's input: ^D is.
+    ///
+    /// # Errors
+    /// Of the start: [`Invalid`](ErrorKind::Invalid) when standard error is set, which is standard output here, or when a mount
+    /// of the caller's stands in place of `/dev/pts` or `/dev`; [`Limit`](ErrorKind::Limit) when the machine has as many
+    /// pseudo-terminals as it may have. Nothing is left behind.
     ///
     /// ```no_run
     /// use std::io::{Read, Write};

@@ -228,6 +228,9 @@ impl ExecBuilder {
     /// Gives it a pseudo-terminal of this size in place of three streams, or none again, as
     /// [`ContainerBuilder::tty`](super::ContainerBuilder::tty) does. It is made in the devpts that the container has at
     /// `/dev/pts` now; the container's `/dev/console` stays what it is.
+    ///
+    /// # Errors
+    /// Of the start: [`Hostile`](ErrorKind::Hostile) when something else is at `/dev/pts`, or nothing; otherwise as there.
     pub fn tty(mut self, size: impl Into<Option<WindowSize>>) -> Self {
         self.tty = size.into();
         self

@@ -178,8 +178,33 @@ fn a_further_shell_is_used_as_any_other() {
     // Without -i nothing is read, and the terminal stays as it is.
     let desk = Desk::start(&root, &["exec", "-t", "one", "sh", "-c", "tty; stty size"]);
     assert_eq!(desk.ends(), (0, "/dev/pts/0\r\n33 101\r\n".to_owned()));
+    // What it leaves behind has the terminal open, and is not waited for.
+    let desk = Desk::start(&root, &["exec", "-it", "one", "sh", "-c", "sleep 1000 & echo end"]);
+    assert_eq!(desk.ends(), (0, "end\r\n".to_owned()));
     root.ok(&["stop", "one"]);
     assert_eq!(running.status(), 0);
+}
+
+#[test]
+fn other_options_go_with_it() {
+    needs_desk!();
+    let root = Root::new();
+    for options in [
+        &["--read-only"][..],
+        &["--security-opt", "no-new-privileges=false"],
+        &["--security-opt", "no-new-privileges=false", "--init"],
+        &["--security-opt", "seccomp=strict"],
+        &["--security-opt", "seccomp=unconfined"],
+        &["--security-opt", "systempaths=unconfined"],
+        &["--network", "host"],
+        &["--cap-drop", "ALL"],
+        &["--user", "12:34", "--init"],
+        &["--tmpfs", "/dev/shm"],
+    ] {
+        let arguments = [&["run", "--rm", "-it"], options, &["--rootfs", "/", "--", "sh", "-c", "tty </dev/tty; tty"]];
+        let (code, shown) = Desk::start(&root, &arguments.concat()).ends();
+        assert_eq!((code, shown.as_str()), (0, "/dev/tty\r\n/dev/pts/0\r\n"), "{options:?}");
+    }
 }
 
 #[test]

@@ -35,10 +35,10 @@ impl On {
         }
     }
 
-    fn set(self, when: SetArg, modes: &Termios) -> nix::Result<()> {
+    fn set(self, modes: &Termios) -> nix::Result<()> {
         match self {
-            On::Input => termios::tcsetattr(std::io::stdin(), when, modes),
-            On::Output => termios::tcsetattr(std::io::stdout(), when, modes),
+            On::Input => termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, modes),
+            On::Output => termios::tcsetattr(std::io::stdout(), SetArg::TCSANOW, modes),
         }
     }
 }
@@ -114,7 +114,8 @@ fn change(on: On, how: impl FnOnce(&mut Termios)) -> Result<(), Failure> {
         how(&mut changed);
         // Before anything is changed, so that there is no instant in which it could not be undone.
         modes.saved.push((on, saved));
-        on.set(SetArg::TCSADRAIN, &changed).map_err(fail)?;
+        // At once: output that nobody takes, after ^S, keeps neither this nor whoever has to restore them.
+        on.set(&changed).map_err(fail)?;
     }
     Ok(())
 }
@@ -133,9 +134,8 @@ fn set_back(modes: &mut Modes) {
     // In the background this signal would stop us; blocked, it does not keep us from what has to be done.
     let stop = SigSet::from(Signal::SIGTTOU);
     let before = stop.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
-    // Not after what is still to be shown: nobody may take it any more, after a hang-up or ^S.
     while let Some((on, saved)) = modes.saved.pop() {
-        let _ = on.set(SetArg::TCSANOW, &saved);
+        let _ = on.set(&saved);
     }
     if let Ok(before) = before {
         let _ = before.thread_set_mask();
