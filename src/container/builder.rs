@@ -10,6 +10,7 @@ use oci_spec::runtime::Mount as SpecMount;
 use super::io::{self, Stdio};
 use super::record::{self, State};
 use super::runtime::Runtime;
+use super::terminal::{Terminal, WindowSize};
 use super::{Container, ExitStatus, Output, SavedSnapshot, Signal, spec};
 use crate::image::Image;
 use crate::isolation::{Enforcement, Requirement};
@@ -138,6 +139,7 @@ pub struct ContainerBuilder {
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
     output_limit: u64,
+    pub(super) tty: Option<WindowSize>,
     streams: Slots,
 }
 
@@ -271,6 +273,7 @@ impl ContainerBuilder {
             stop_signal: None,
             requirement: Requirement::default(),
             output_limit: io::OUTPUT_LIMIT,
+            tty: None,
             streams: Slots::default(),
         }
     }
@@ -405,6 +408,45 @@ impl ContainerBuilder {
         self
     }
 
+    /// Gives it a pseudo-terminal of this size in place of three streams, or none again; see [`Terminal`]. So with every
+    /// start from now on.
+    ///
+    /// The terminal is of the container's own devpts and belongs to its user. It is the controlling terminal of the
+    /// command's session, and `/dev/console` as well. `TERM` is `xterm` unless the image or the caller sets it.
+    ///
+    /// What is typed and shown goes through a field of [`Container`], unless streams say otherwise: [`Stdio::Inherit`] and
+    /// [`Stdio::Fd`] have this program's threads type what they read from it and write to it what is shown, as it comes,
+    /// and standard output that was set to [`Stdio::Null`] is read and dropped. A terminal of this program's is for the caller
+    /// to set to raw mode. [`output`](Self::output) captures what is shown as standard output, with the terminal's own ends
+    /// of lines (`\r\n`), and [`status`](Self::status) writes it to this program's. The end of what is typed is not the end of
+    /// a terminal's input: ^D is.
+    ///
+    /// # Errors
+    /// Of the start: [`Invalid`](ErrorKind::Invalid) when standard error is set, which is standard output here, or when a mount
+    /// of the caller's stands in place of `/dev/pts` or `/dev`; [`Limit`](ErrorKind::Limit) when the machine has as many
+    /// pseudo-terminals as it may have. Nothing is left behind.
+    ///
+    /// ```no_run
+    /// use std::io::{Read, Write};
+    /// use coracle::container::WindowSize;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = coracle::Engine::open_default()?;
+    /// let image = engine.image("debian:12")?;
+    /// let container = image.container().command(["bash"]).tty(WindowSize { rows: 50, columns: 132 }).spawn()?;
+    /// let mut terminal = container.terminal.clone().ok_or("it has one")?;
+    /// terminal.write_all(b"tty; exit\n")?;
+    /// let mut shown = String::new();
+    /// terminal.read_to_string(&mut shown)?;
+    /// assert!(shown.contains("/dev/pts/0"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tty(mut self, size: impl Into<Option<WindowSize>>) -> Self {
+        self.tty = size.into();
+        self
+    }
+
     /// Standard input of the next start; the starts after it get [`Stdio::Null`] again.
     pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
         self.stream(0, stdio.into())
@@ -432,9 +474,7 @@ impl ContainerBuilder {
     /// Those of [`spawn`](Self::spawn) and of [`Container::wait_with_output`]. A command that fails is no error: see
     /// [`Output::status`].
     pub fn output(&self) -> Result<Output> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
-        self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr))?.wait_with_output()
+        self.start(|| Stdio::Piped)?.wait_with_output()
     }
 
     /// Starts it, waits for its end, and returns its status. Output goes to this program's own unless it was set.
@@ -442,9 +482,7 @@ impl ContainerBuilder {
     /// # Errors
     /// Those of [`spawn`](Self::spawn).
     pub fn status(&self) -> Result<ExitStatus> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        let own = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Inherit);
-        let mut container = self.start(stdin.unwrap_or_default(), own(stdout), own(stderr))?;
+        let mut container = self.start(|| Stdio::Inherit)?;
         drop(container.stdin.take());
         let status = container.wait()?;
         container.close()?;
@@ -461,8 +499,7 @@ impl ContainerBuilder {
     /// [`Invalid`](ErrorKind::Invalid) for options that cannot mean anything; [`Launch`](ErrorKind::Launch) for what the
     /// kernel refused. Nothing is left behind after any of them.
     pub fn spawn(&self) -> Result<Container> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        self.start(stdin.unwrap_or_default(), stdout.unwrap_or_default(), stderr.unwrap_or_default())
+        self.start(Stdio::default)
     }
 
     /// What would be enforced for this container on this host, without starting it.
@@ -474,7 +511,7 @@ impl ContainerBuilder {
         probe.name = None;
         let streams = io::connect(Stdio::Null, Stdio::Null, Stdio::Null)?;
         let mut draft = probe.draft()?;
-        let (request, _) = probe.request(&mut draft, streams.inside, streams.made)?;
+        let (request, _) = probe.request(&mut draft, streams.inside, streams.made, None)?;
         Ok(probe.runtime.isolation.enforcement(&request))
     }
 
@@ -493,30 +530,37 @@ impl ContainerBuilder {
         error
     }
 
-    fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Container> {
+    /// `output` is where output goes that was not set.
+    fn start(&self, output: fn() -> Stdio) -> Result<Container> {
+        let set = self.streams.take()?;
         let mut draft = self.draft()?;
-        let streams = io::connect(stdin, stdout, stderr)?;
+        let mut streams = io::connect_as_set(self.tty, set, output)?;
         let (enforcement, process) = {
-            let (request, waived) = self.request(&mut draft, streams.inside, streams.made)?;
+            let (request, waived) = self.request(&mut draft, streams.inside, streams.made, streams.console.take())?;
             let enforcement = self.runtime.isolation.enforcement(&request);
             self.requirement.check(&enforcement, &waived)?;
             let plan = self.runtime.isolation.plan(request)?;
             let launched = launch::launch(plan, draft.owner.lock(), &self.runtime.root().join("tmp"));
             (enforcement, launched.map_err(|error| self.explain(error))?)
         };
+        // Its files go with the draft, so it has to be gone before.
+        let end = |process: &launch::Process| {
+            if process.signal(libc::SIGKILL).is_ok() {
+                let _ = process.wait(None);
+            }
+        };
+        let terminal =
+            Terminal::attach(streams.line.take(), &process, &mut streams.relays).inspect_err(|_| end(&process))?;
         draft.info.pid = Some(process.pid());
         draft.info.start_time = super::start_time(process.pid()).ok().flatten();
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
         if let Err(error) = record::append(self.runtime.root(), &draft.info) {
-            // Its files go with the draft, so it has to be gone before.
-            if process.signal(libc::SIGKILL).is_ok() {
-                let _ = process.wait(None);
-            }
+            end(&process);
             return Err(error);
         }
         let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
-        let ends = (streams.stdin, streams.stdout, streams.stderr);
+        let ends = (streams.stdin, streams.stdout, streams.stderr, terminal);
         Ok(Container::running(
             self.runtime.clone(),
             draft,

@@ -42,6 +42,7 @@ impl ContainerBuilder {
         let decided = spec::Decided {
             args: args.clone(),
             env: self.environment(config, &hostname, &user)?,
+            terminal: self.tty,
             cwd: self.working_directory(config)?,
             host_network,
             read_only: self.read_only,
@@ -110,6 +111,9 @@ impl ContainerBuilder {
             }
         }
         set(format!("HOME={}", user.home), false);
+        if self.tty.is_some() {
+            set(super::terminal::TERM.to_owned(), false);
+        }
         list.retain(|variable| {
             variable.split_once('=').is_none_or(|(key, _)| self.env.get(key).is_none_or(Option::is_some))
         });

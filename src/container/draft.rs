@@ -13,7 +13,7 @@ use super::record::{self, Info, State};
 use super::runtime::Runtime;
 use crate::cgroup::Group;
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, MadeFile, Request, Stream, devices};
+use crate::isolation::{Aspect, Console, MadeFile, Request, Stream, devices};
 use crate::name::{ContainerId, ContainerName};
 use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
@@ -163,6 +163,7 @@ impl ContainerBuilder {
         draft: &'a mut Draft,
         stdio: [Stream; 3],
         stdio_made: [bool; 3],
+        console: Option<Console>,
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;
         let request = Request {
@@ -173,6 +174,7 @@ impl ContainerBuilder {
             identity: &runtime.identity,
             stdio,
             stdio_made,
+            console,
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
             filter: &self.profile.seccomp,

@@ -23,6 +23,7 @@ use super::io::{self, Stdio};
 use super::record::Info;
 use super::relay::Relays;
 use super::runtime::Runtime;
+use super::terminal::{TERM, Terminal, WindowSize};
 use super::user::{self, User};
 use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
 use crate::isolation::{ExecRequest, Joining};
@@ -134,6 +135,7 @@ pub struct ExecBuilder {
     workdir: Option<PathBuf>,
     user: Option<String>,
     streams: Slots,
+    tty: Option<WindowSize>,
     output_limit: u64,
 }
 
@@ -147,6 +149,8 @@ pub struct Exec {
     pub stdout: Option<PipeReader>,
     /// Standard error, when it is [`Stdio::Piped`].
     pub stderr: Option<PipeReader>,
+    /// Its terminal, when it was given [one](ExecBuilder::tty).
+    pub terminal: Option<Terminal>,
     inner: Arc<Inner>,
     process: Process,
     relays: Relays,
@@ -178,6 +182,7 @@ impl Container {
             workdir: None,
             user: None,
             streams: Slots::default(),
+            tty: None,
             output_limit: io::OUTPUT_LIMIT,
         }
     }
@@ -220,6 +225,17 @@ impl ExecBuilder {
         self
     }
 
+    /// Gives it a pseudo-terminal of this size in place of three streams, or none again, as
+    /// [`ContainerBuilder::tty`](super::ContainerBuilder::tty) does. It is made in the devpts that the container has at
+    /// `/dev/pts` now; the container's `/dev/console` stays what it is.
+    ///
+    /// # Errors
+    /// Of the start: [`Hostile`](ErrorKind::Hostile) when something else is at `/dev/pts`, or nothing; otherwise as there.
+    pub fn tty(mut self, size: impl Into<Option<WindowSize>>) -> Self {
+        self.tty = size.into();
+        self
+    }
+
     /// Standard input of the next start; the starts after it get [`Stdio::Null`] again.
     pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
         self.streams.set(0, stdio.into());
@@ -252,9 +268,7 @@ impl ExecBuilder {
     /// Those of [`spawn`](Self::spawn) and of [`Exec::wait_with_output`]. A command that fails is no error: see
     /// [`Output::status`].
     pub fn output(&self) -> Result<Output> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        let piped = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Piped);
-        self.named(self.start(stdin.unwrap_or_default(), piped(stdout), piped(stderr)))?.wait_with_output()
+        self.named(self.start(|| Stdio::Piped))?.wait_with_output()
     }
 
     /// Starts it, waits for its end, and returns its status. Output goes to this program's own unless it was set.
@@ -262,9 +276,7 @@ impl ExecBuilder {
     /// # Errors
     /// Those of [`spawn`](Self::spawn), [`Exec::wait`] and [`Exec::check_output`].
     pub fn status(&self) -> Result<ExitStatus> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        let own = |stdio: Option<Stdio>| stdio.unwrap_or(Stdio::Inherit);
-        let mut exec = self.named(self.start(stdin.unwrap_or_default(), own(stdout), own(stderr)))?;
+        let mut exec = self.named(self.start(|| Stdio::Inherit))?;
         drop(exec.stdin.take());
         let status = exec.wait()?;
         exec.check_output()?;
@@ -282,15 +294,16 @@ impl ExecBuilder {
     /// [`Weaker`](ErrorKind::Weaker) when it could not be put into the container's control group;
     /// [`Launch`](ErrorKind::Launch) for what the kernel refused. No process is left after any of them.
     pub fn spawn(&self) -> Result<Exec> {
-        let [stdin, stdout, stderr] = self.streams.take()?;
-        self.named(self.start(stdin.unwrap_or_default(), stdout.unwrap_or_default(), stderr.unwrap_or_default()))
+        self.named(self.start(Stdio::default))
     }
 
     fn named<T>(&self, result: Result<T>) -> Result<T> {
         self.inner.named(result)
     }
 
-    fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Exec> {
+    /// `output` is where output goes that was not set.
+    fn start(&self, output: fn() -> Stdio) -> Result<Exec> {
+        let set = self.streams.take()?;
         let runtime = &self.inner.runtime;
         let (info, container) = self.inner.first_process()?;
         let template = Template::read(runtime, &info)?;
@@ -298,7 +311,7 @@ impl ExecBuilder {
         let program = template.program(runtime)?;
         let joining = joining(runtime, &info)?;
         let owner = runtime.owner()?;
-        let streams = io::connect(stdin, stdout, stderr)?;
+        let mut streams = io::connect_as_set(self.tty, set, output)?;
         let plan = runtime.isolation.exec(ExecRequest {
             process: &process,
             namespaces: &template.namespaces,
@@ -306,6 +319,7 @@ impl ExecBuilder {
             identity: &runtime.identity,
             stdio: streams.inside,
             stdio_made: streams.made,
+            console: streams.console,
             seccomp: program.as_deref(),
             joining,
         })?;
@@ -315,10 +329,16 @@ impl ExecBuilder {
             Ok(true) => not_running().source_is(error),
             _ => error,
         })?;
+        let terminal = Terminal::attach(streams.line, &process, &mut streams.relays).inspect_err(|_| {
+            if process.signal(libc::SIGKILL).is_ok() {
+                let _ = process.wait(None);
+            }
+        })?;
         Ok(Exec {
             stdin: streams.stdin,
             stdout: streams.stdout,
             stderr: streams.stderr,
+            terminal,
             inner: self.inner.clone(),
             process,
             relays: streams.relays,
@@ -376,6 +396,9 @@ impl ExecBuilder {
                 ));
             }
             set(key, value.as_deref());
+        }
+        if self.tty.is_some() && !self.env.contains_key("TERM") && !env.iter().any(|known| known.starts_with("TERM=")) {
+            env.push(TERM.to_owned());
         }
         process.set_env(Some(env));
         if let Some(path) = &self.workdir {
@@ -589,7 +612,13 @@ impl Exec {
     /// [`output_limit`](ExecBuilder::output_limit), and the command has been killed for that.
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let read = io::read_both(self.stdout.take(), self.stderr.take(), self.output_limit, Some(self.process.pidfd()));
+        let terminal = self.terminal.take();
+        let read = match &terminal {
+            Some(terminal) => terminal.collect(self.output_limit).map(|shown| (shown, vec![])),
+            None => {
+                io::read_both(self.stdout.take(), self.stderr.take(), self.output_limit, Some(self.process.pidfd()))
+            }
+        };
         let (stdout, stderr) = match read {
             Err(error) if error.kind() == ErrorKind::Limit => {
                 self.kill()?;

@@ -9,7 +9,8 @@ use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
 use nix::sys::statfs::fstatfs;
 
 use super::relay::Relays;
-use crate::isolation::Stream;
+use super::terminal::{Line, Terminal, WindowSize};
+use crate::isolation::{Console, Stream};
 use crate::{Error, ErrorKind, Result};
 
 /// Where one of the three streams goes. The default is [`Null`](Stdio::Null), as docker has it.
@@ -71,7 +72,13 @@ pub(super) struct Streams {
     pub(super) stdout: Option<PipeReader>,
     pub(super) stderr: Option<PipeReader>,
     pub(super) relays: Relays,
+    /// What is to become of a terminal, inside and here.
+    pub(super) console: Option<Console>,
+    pub(super) line: Option<Line>,
 }
+
+/// What a caller has of a container's or a command's streams.
+pub(super) type Ends = (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>, Option<Terminal>);
 
 fn fail(syscall: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::io("connect the container's input and output", syscall, error)
@@ -113,6 +120,40 @@ fn handed(fd: OwnedFd) -> Result<Stream> {
 
 fn status_of(stream: BorrowedFd<'_>) -> Result<FileStat> {
     fstat(stream).map_err(|errno| Error::sys("connect the container's input and output", "fstat", errno as i32))
+}
+
+/// Makes the streams, or what is needed for a terminal, as they were set; `output` is where output goes that was not.
+pub(super) fn connect_as_set(
+    tty: Option<WindowSize>,
+    [stdin, stdout, stderr]: [Option<Stdio>; 3],
+    output: fn() -> Stdio,
+) -> Result<Streams> {
+    let Some(size) = tty else {
+        return connect(stdin.unwrap_or_default(), stdout.unwrap_or_else(output), stderr.unwrap_or_else(output));
+    };
+    if stderr.is_some() {
+        return Err(Error::new(ErrorKind::Invalid, "connect the container's terminal")
+            .because("standard error was set, and with a terminal that is the terminal, as standard output is")
+            .remedy("leave standard error out, or the terminal"));
+    }
+    let own = |own: BorrowedFd<'_>| own.try_clone_to_owned().map_err(fail("fcntl"));
+    let input = match stdin {
+        None | Some(Stdio::Null | Stdio::Piped) => None,
+        Some(Stdio::Inherit) => Some(own(io::stdin().as_fd())?),
+        Some(Stdio::Fd(fd)) => Some(fd),
+    };
+    let shown = match stdout {
+        // What is set to go nowhere does, and keeps nobody waiting.
+        Some(Stdio::Null) => Some(File::options().write(true).open("/dev/null").map_err(fail("open"))?.into()),
+        Some(Stdio::Fd(fd)) => Some(fd),
+        other => match other.unwrap_or_else(output) {
+            Stdio::Inherit => Some(own(io::stdout().as_fd())?),
+            _ => None,
+        },
+    };
+    let streams = connect(Stdio::Null, Stdio::Null, Stdio::Null)?;
+    let (line, socket) = Line::new(input, shown)?;
+    Ok(Streams { console: Some(Console { socket, size }), line: Some(line), ..streams })
 }
 
 /// Makes the streams. Nothing is left behind after an error.
@@ -176,6 +217,8 @@ pub(super) fn connect(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Stre
         stdout: our_out,
         stderr: our_err,
         relays,
+        console: None,
+        line: None,
     })
 }
 

@@ -254,5 +254,5 @@ pub(crate) fn find(runtime: &Arc<Runtime>, images: &Images, text: &str) -> Resul
         lifetime: Lifetime::Attached,
         images: Some(images.clone()),
     };
-    Ok(Container { stdin: None, stdout: None, stderr: None, inner: Arc::new(inner) })
+    Ok(Container { stdin: None, stdout: None, stderr: None, terminal: None, inner: Arc::new(inner) })
 }

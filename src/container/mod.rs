@@ -28,6 +28,7 @@ mod signal;
 pub(crate) mod snapshot;
 mod spec;
 mod status;
+mod terminal;
 mod user;
 
 use std::io::{PipeReader, PipeWriter};
@@ -45,6 +46,7 @@ pub use record::{Info, State};
 pub use signal::Signal;
 pub use snapshot::{SavedSnapshot, SnapshotId, SnapshotInfo};
 pub use status::{ExitStatus, Output};
+pub use terminal::{Terminal, WindowSize};
 
 use crate::cgroup::Group;
 use crate::content::lock::Held;
@@ -70,6 +72,8 @@ pub struct Container {
     pub stdout: Option<PipeReader>,
     /// Standard error, when it is [`Stdio::Piped`].
     pub stderr: Option<PipeReader>,
+    /// Its terminal, when it was given [one](ContainerBuilder::tty).
+    pub terminal: Option<Terminal>,
     inner: Arc<Inner>,
 }
 
@@ -112,7 +116,7 @@ impl Container {
         process: Process,
         lifetime: Lifetime,
         enforcement: Enforcement,
-        (stdin, stdout, stderr): (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>),
+        (stdin, stdout, stderr, terminal): io::Ends,
         relays: Relays,
         output_limit: u64,
     ) -> Container {
@@ -127,7 +131,7 @@ impl Container {
         };
         let control = Control::Own(Box::new(own));
         let inner = Inner { runtime, control, info: Mutex::new(made.info), lifetime, images: made.images };
-        Container { stdin, stdout, stderr, inner: Arc::new(inner) }
+        Container { stdin, stdout, stderr, terminal, inner: Arc::new(inner) }
     }
 
     /// Its ID.
@@ -276,7 +280,12 @@ impl Container {
             Control::Own(own) => own.output_limit,
             Control::Foreign(_) => io::OUTPUT_LIMIT,
         };
-        let (stdout, stderr) = match io::read_both(self.stdout.take(), self.stderr.take(), limit, None) {
+        let terminal = self.terminal.take();
+        let read = match &terminal {
+            Some(terminal) => terminal.collect(limit).map(|shown| (shown, vec![])),
+            None => io::read_both(self.stdout.take(), self.stderr.take(), limit, None),
+        };
+        let (stdout, stderr) = match read {
             Err(error) if error.kind() == ErrorKind::Limit => {
                 self.kill()?;
                 // Nobody reads any more, so a container that does not die is no reason to hide why.
@@ -287,6 +296,7 @@ impl Container {
             other => other?,
         };
         let status = self.wait()?;
+        drop(terminal);
         self.close()?;
         Ok(Output { status, stdout, stderr })
     }

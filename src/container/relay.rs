@@ -1,6 +1,6 @@
 //! Threads that copy between this program's own streams and a container's pipes.
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -12,8 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{read, write};
 
+use super::terminal::Terminal;
+
 /// What is copied at once: as much as a pipe holds.
 const PIECE: usize = 64 * 1024;
+
+/// What is typed at once.
+const TYPED: usize = 4096;
 
 /// How long to wait between two looks at threads that may not be joined yet.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -53,6 +58,20 @@ impl Relays {
         let thread = spawn("coracle-output", move || drain(reader.as_fd(), to.as_fd(), ended.as_fd()))?;
         lock(&self.outputs).push(thread);
         Ok(writer)
+    }
+
+    /// Shows on `to` what a terminal shows, up to the end of its process.
+    pub(super) fn show(&mut self, terminal: Terminal, to: OwnedFd) -> io::Result<()> {
+        let thread = spawn("coracle-output", move || show(terminal, to.as_fd()))?;
+        lock(&self.outputs).push(thread);
+        Ok(())
+    }
+
+    /// Types on a terminal what is read from `from`, as long as its process runs.
+    pub(super) fn type_in(&mut self, terminal: Terminal, from: OwnedFd) -> io::Result<()> {
+        let ended = terminal.process()?;
+        // Not joined, as for input of a pipe.
+        spawn("coracle-stdin", move || type_in(&terminal, from.as_fd(), ended.as_fd())).map(drop)
     }
 
     /// The container has ended: reads no more input, and waits until everything that it wrote has arrived, at most for
@@ -201,6 +220,51 @@ fn drain(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> Opt
             }
             Err(Errno::EINTR) => {}
             Err(errno) => return Some(errno),
+        }
+    }
+}
+
+/// Copies what a terminal shows. Returns what kept it from that: the terminal is then hung up, unless somebody else has it.
+fn show(terminal: Terminal, to: BorrowedFd<'_>) -> Option<Errno> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match (&terminal).read(&mut buffer) {
+            Ok(0) => return None,
+            Ok(count) => {
+                if let Err(errno) = write_all(to, &buffer[..count]) {
+                    terminal.give_up();
+                    return Some(errno);
+                }
+            }
+            Err(error) => return Some(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+        }
+    }
+}
+
+/// Types, and takes no more input than could be passed on but for one piece: what a program does not read stays in the
+/// terminal, which holds a few thousand bytes.
+fn type_in(terminal: &Terminal, from: BorrowedFd<'_>, ended: BorrowedFd<'_>) {
+    let mut buffer = vec![0; TYPED];
+    loop {
+        let Some([more, over]) = wait([(from, PollFlags::POLLIN), (ended, PollFlags::POLLIN)], PollTimeout::NONE)
+        else {
+            return;
+        };
+        if !over.is_empty() {
+            return;
+        }
+        if more.is_empty() {
+            continue;
+        }
+        match read(from, &mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                if (&mut &*terminal).write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => return,
         }
     }
 }

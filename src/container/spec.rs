@@ -4,19 +4,21 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
-    PosixRlimit, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    BoxBuilder, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
+    MountBuilder, PosixRlimit, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::user::User;
 use crate::isolation::MadeFile;
 use crate::security::{CapabilitySet, Masking};
+use crate::sys::terminal::WindowSize;
 use crate::{Error, ErrorKind, Result};
 
 /// Everything that goes into a spec, decided.
 pub(super) struct Decided {
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
+    pub(super) terminal: Option<WindowSize>,
     pub(super) cwd: PathBuf,
     pub(super) user: User,
     pub(super) hostname: String,
@@ -55,9 +57,14 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
     let groups = std::iter::once(decided.user.gid).chain(decided.user.groups).collect::<Vec<_>>();
     let user =
         built(UserBuilder::default().uid(decided.user.uid).gid(decided.user.gid).additional_gids(groups).build())?;
+    let mut process = ProcessBuilder::default();
+    if let Some(WindowSize { rows, columns }) = decided.terminal {
+        let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns));
+        process = process.console_size(built(size.build())?);
+    }
     let process = built(
-        ProcessBuilder::default()
-            .terminal(false)
+        process
+            .terminal(decided.terminal.is_some())
             .user(user)
             .args(decided.args)
             .env(decided.env)

@@ -21,6 +21,7 @@ use crate::launch::Plan;
 use crate::probe::IdRange;
 use crate::security::Seccomp;
 use crate::snapshot::Snapshot;
+use crate::sys::terminal::WindowSize;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) use range::Range;
@@ -302,6 +303,14 @@ pub(crate) enum Stream {
     Fd(OwnedFd),
 }
 
+/// A terminal that is to be made for a process, whose three streams it then is.
+#[derive(Debug)]
+pub(crate) struct Console {
+    /// Where the process passes the master to.
+    pub(crate) socket: OwnedFd,
+    pub(crate) size: WindowSize,
+}
+
 /// Everything a backend needs to plan one launch.
 pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
@@ -313,6 +322,8 @@ pub(crate) struct Request<'a> {
     pub(crate) stdio: [Stream; 3],
     /// These of `stdio` were made for the container and belong to its user.
     pub(crate) stdio_made: [bool; 3],
+    /// In place of `stdio`.
+    pub(crate) console: Option<Console>,
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
     /// Which filter that is.
@@ -344,6 +355,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) stdio: [Stream; 3],
     /// As in [`Request`].
     pub(crate) stdio_made: [bool; 3],
+    /// As in [`Request`].
+    pub(crate) console: Option<Console>,
     pub(crate) seccomp: Option<&'a [u8]>,
     pub(crate) joining: Joining,
 }

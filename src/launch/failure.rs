@@ -174,6 +174,19 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .kind_is(ErrorKind::Hostile)
             .because("in this image the target leads to the root itself, which nothing may cover")
             .remedy("mount it somewhere else"),
+        (Op::OpenTerminal, _, 0 | libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV | libc::ENXIO | libc::ENOTTY) => {
+            error
+                .kind_is(ErrorKind::Hostile)
+                .because("no devpts is at /dev/pts: something else is mounted there, or the container has taken it away")
+                .remedy("leave the terminal out")
+        }
+        (Op::OpenTerminal, Sys::Openat | Sys::Openat2, libc::ENOSPC) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this machine has as many pseudo-terminals as it may have")
+            .remedy("raise the limit: sysctl kernel.pty.max"),
+        (Op::ControllingTerminal, Sys::Ioctl, 0) => {
+            error.because("the kernel has another foreground process group than the command's")
+        }
         (Op::Mask | Op::ReadOnly, Sys::Fstatfs, 0) if detail == FOREIGN => error
             .kind_is(ErrorKind::Hostile)
             .because("it is not on the file system that belongs there"),

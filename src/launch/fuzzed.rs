@@ -96,6 +96,9 @@ fn container() -> Plan {
     plan.legacy_mount("none", Path::new("/dev"), "tmpfs", 6, b"size=1m");
     plan.cover(root, Path::new("/proc/kcore"), Some((super::Base(proc, 0x9fa0), Path::new("kcore"))));
     plan.read_only(Path::new("/proc/sys"), Some((super::Base(proc, 0x9fa0), Path::new("sys"))));
+    let devpts = plan.file_system("devpts", 10, &[("newinstance", None), ("ptmxmode", Some(b"666"))]);
+    let (master, _) = plan.open_terminal(Some(devpts), 0, 24, 80);
+    plan.pass_terminal(writer, master);
     plan.text(Op::Hostname, "name".as_ref());
     plan.text(Op::Domainname, "name".as_ref());
     plan.plain(Op::Loopback);

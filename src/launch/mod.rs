@@ -6,6 +6,7 @@
 //! spawn.rs     starts the guardian
 //! parent.rs    sends plans, hears how processes start and end
 //! opener.rs    files that only another user namespace lets us open
+//! handover.rs  descriptors that a process passes to us while it is set up
 //! failure.rs   step + errno -> a sentence
 //! fuzzed.rs    plans that are none, for the fuzz target
 //! stub/        the program that walks plans: no_std, no allocator; built by build.rs
@@ -14,6 +15,7 @@
 mod failure;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzed;
+mod handover;
 mod opener;
 mod parent;
 mod plan;
@@ -22,6 +24,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use handover::Handover;
 pub(crate) use opener::Opener;
 pub(crate) use parent::{Ended, Process, in_memory, launch};
 pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};

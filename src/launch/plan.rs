@@ -420,6 +420,28 @@ impl Plan {
         out
     }
 
+    /// A new pseudo-terminal in this devpts, or in the one at `/dev/pts` of a container that was joined: master and slave.
+    pub(crate) fn open_terminal(&mut self, devpts: Option<Reg>, uid: u32, rows: u16, columns: u16) -> (Reg, Reg) {
+        let (master, slave) = (self.fresh(), self.fresh());
+        self.step(Op::OpenTerminal, Subject::Path("/dev/pts/ptmx".into()), |p| {
+            p.u32(devpts.map_or(NONE, |reg| reg.0));
+            p.u32(master.0);
+            p.u32(slave.0);
+            p.u32(uid);
+            p.u32(rows.into());
+            p.u32(columns.into());
+        });
+        (master, slave)
+    }
+
+    /// Passes a terminal to whoever has the other end of the socket.
+    pub(crate) fn pass_terminal(&mut self, socket: Reg, terminal: Reg) {
+        self.step(Op::PassTerminal, Subject::Nothing, |p| {
+            p.u32(socket.0);
+            p.u32(terminal.0);
+        });
+    }
+
     /// Descriptors 0, 1 and 2.
     pub(crate) fn stdio(&mut self, [input, output, error]: [Reg; 3]) {
         self.step(Op::Stdio, Subject::Nothing, |p| {

@@ -223,6 +223,13 @@ codes! {
         Serve = 47, "open files for the host program";
         /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
         VerifyReadOnly = 44, "verify that a mount is read-only";
+        /// `devpts: reg, master: reg, slave: reg, uid: u32, rows: u32, columns: u32`: a new pair in this devpts; without
+        /// one, in the one at `/dev/pts`. The slave is that user's.
+        OpenTerminal = 60, "open a pseudo-terminal";
+        /// `socket: reg, fd: reg`.
+        PassTerminal = 61, "pass the terminal to the host program";
+        /// What is standard input is the terminal of this session. Right before the command is executed.
+        ControllingTerminal = 62, "make the terminal the session's";
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod path;
 pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod reflink;
+pub(crate) mod terminal;
 pub(crate) mod trial;
 pub(crate) mod usage;
 pub(crate) mod xattr;

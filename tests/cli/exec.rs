@@ -19,7 +19,7 @@ fn a_further_command_works_as_run_does() {
     assert!(root.fails(127, &["exec", "one", "surely-no-such-command"]).contains("surely-no-such-command"));
     root.fails(126, &["exec", "one", "/etc/passwd"]);
     assert!(root.fails(125, &["exec", "two", "true"]).contains("two"));
-    assert!(root.fails(125, &["exec", "-t", "one", "true"]).contains("terminal"));
+    assert!(root.fails(125, &["exec", "-it", "one", "true"]).contains("the input device is not a TTY"));
     assert!(root.fails(125, &["exec", "-d", "one", "true"]).contains("&"));
     let output = feed(root.command(&["exec", "-i", "one", "cat"]), b"given");
     assert_eq!(output.stdout, b"given");

@@ -21,4 +21,5 @@ mod run;
 mod signals;
 mod snapshots;
 mod system;
+mod terminal;
 mod usage;

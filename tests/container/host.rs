@@ -182,6 +182,11 @@ fn refusing(root: &str) {
         assert_eq!((lines.first().copied(), lines.pop()), (Some("/tmp/made/here"), Some("refused")), "{out}");
         // Namespaces of control groups show the container's own as the root, once it is in there.
         assert!(lines[1..].iter().all(|line| line.ends_with(":/") || !super::support::is_root()), "{out}");
+        let tty = coracle::container::WindowSize::default();
+        assert_eq!(builder.clone().tty(tty).command(["tty"]).output().unwrap().stdout, b"/dev/pts/0\r\n");
+        let container = builder.clone().command(["sleep", "1000"]).spawn().unwrap();
+        assert_eq!(container.exec().tty(tty).command(["tty"]).output().unwrap().stdout, b"/dev/pts/0\r\n");
+        container.close().unwrap();
         assert!(!builder.command(["/bin/false"]).status().unwrap().success());
     }
 }

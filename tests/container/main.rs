@@ -15,6 +15,7 @@ mod security;
 mod shared;
 mod snapshots;
 mod support;
+mod terminal;
 mod trap;
 
 #[global_allocator]

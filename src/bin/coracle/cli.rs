@@ -282,9 +282,10 @@ pub struct Run {
     /// The least isolation to accept: ASPECT=full|partial|none, or nothing; see `coracle doctor`
     #[arg(long, value_name = "REQUIREMENT")]
     pub require: Vec<String>,
-    // Habits of docker's users get a better answer than "unexpected argument".
-    #[arg(short, long, hide = true)]
+    /// Give the command a terminal of its own; with -i, what is typed goes there
+    #[arg(short, long)]
     pub tty: bool,
+    // Habits of docker's users get a better answer than "unexpected argument".
     #[arg(short, long, hide = true)]
     pub detach: bool,
     /// The image (none with --rootfs and --snapshot), the command and its arguments
@@ -309,7 +310,8 @@ pub struct Exec {
     /// Run as this user
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
-    #[arg(short, long, hide = true)]
+    /// Give the command a terminal of its own; with -i, what is typed goes there
+    #[arg(short, long)]
     pub tty: bool,
     #[arg(short, long, hide = true)]
     pub detach: bool,

@@ -4,7 +4,8 @@
 //! main.rs      from arguments to an exit status
 //! cli.rs       what can be typed
 //! image.rs     load, import, images, tag, rmi, history      change.rs: Dockerfile instructions of import
-//! run.rs       run      options.rs: mounts, variables, security options      signals.rs: forwarding
+//! run.rs       run, exec      options.rs: mounts, variables, security options      signals.rs: forwarding
+//! terminal.rs  raw mode and size of the caller's own terminal
 //! container.rs ps, wait, kill, stop, rm
 //! snapshot.rs  snapshot, snapshots
 //! inspect.rs   inspect
@@ -34,6 +35,7 @@ mod signals;
 mod snapshot;
 mod system;
 mod table;
+mod terminal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -3,10 +3,11 @@
 use coracle::container::Network;
 use coracle::isolation::Requirement;
 use coracle::security::Profile;
-use coracle::{Container, ContainerBuilder, Engine, ErrorKind, ExitStatus, Stdio};
+use coracle::{Container, ContainerBuilder, ErrorKind, ExitStatus, Stdio};
 
 use crate::failure::Failure;
 use crate::signals::Forwarding;
+use crate::terminal::{self, Raw, Watch};
 use crate::{Context, cli, mounts, options};
 
 /// Gives the command's status; 125 for our own failure, 126 and 127 for a command that cannot be executed or found,
@@ -39,9 +40,8 @@ fn exec_in(context: &mut Context, arguments: cli::Exec) -> Result<u8, Failure> {
         );
         return Err(refusal.remedy("leave --detach out, and let the shell run it in the background with `&`"));
     }
-    if arguments.tty {
-        return Err(no_terminal("give the command a terminal"));
-    }
+    let tty = terminal::wanted(arguments.tty, arguments.interactive)?;
+    let watch = tty.map(|_| Watch::start()).transpose()?;
     let engine = context.engine()?;
     let Some((container, command)) = arguments.words.split_first() else {
         return Err(Failure::new(ErrorKind::Invalid, "run a further command", "no container was named"));
@@ -60,8 +60,22 @@ fn exec_in(context: &mut Context, arguments: cli::Exec) -> Result<u8, Failure> {
         builder = builder.user(user);
     }
     let stdin = if arguments.interactive { Stdio::Inherit } else { Stdio::Null };
-    let exec = builder.stdin(stdin).stdout(Stdio::Inherit).stderr(Stdio::Inherit).spawn()?;
-    let status = exit_code(&exec.wait()?);
+    builder = builder.tty(tty).stdin(stdin).stdout(Stdio::Inherit);
+    if tty.is_none() {
+        builder = builder.stderr(Stdio::Inherit);
+    }
+    let raw = tty.map(|_| Raw::output()).transpose()?;
+    let exec = builder.spawn()?;
+    if let Some(watch) = &watch {
+        watch.follow(exec.terminal.as_ref());
+    }
+    if let (Some(raw), true) = (&raw, arguments.interactive) {
+        raw.input()?;
+    }
+    let status = exec.wait();
+    // Before anything is said.
+    drop(raw);
+    let status = exit_code(&status?);
     match exec.check_output() {
         Ok(()) => Ok(status),
         // As for `run`.
@@ -70,11 +84,6 @@ fn exec_in(context: &mut Context, arguments: cli::Exec) -> Result<u8, Failure> {
             Ok(if status == 0 { code } else { status })
         }
     }
-}
-
-fn no_terminal(step: &'static str) -> Failure {
-    let refusal = Failure::new(ErrorKind::Unsupported, step, "terminals of a container's own are not there yet");
-    refusal.remedy("leave --tty out; -i passes standard input on")
 }
 
 /// Those of files, and then those of the command line, which count more.
@@ -89,14 +98,20 @@ fn variables(
 
 fn run_in(context: &mut Context, arguments: cli::Run) -> Result<u8, Failure> {
     let forwarding = Forwarding::start()?;
-    let engine = context.engine()?;
     let init = arguments.init;
-    let container = forwarding.to(describe(&engine, arguments)?.spawn()?, init);
-    let status = container.wait();
+    let (tty, typed) = (arguments.tty, arguments.interactive);
+    let builder = describe(context, arguments)?;
+    let raw = tty.then(Raw::output).transpose()?;
+    let container = forwarding.to(builder.spawn()?, init);
+    let typing = raw.as_ref().filter(|_| typed).map_or(Ok(()), Raw::input);
+    let status = if typing.is_ok() { container.wait() } else { container.kill().and_then(|()| container.wait()) };
+    // Before anything is said.
+    drop(raw);
     forwarding.end();
     // The forwarding has given its own up, so this is the last one.
     let lost = container.check_output();
     let closed = std::sync::Arc::into_inner(container).map_or(Ok(()), Container::close);
+    typing?;
     let mut status = exit_code(&status?);
     if let Err(error) = lost {
         // A command that failed over it says so itself; one that noticed nothing has not done what was asked.
@@ -116,7 +131,7 @@ pub fn exit_code(status: &ExitStatus) -> u8 {
 }
 
 /// The builder for these options.
-fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Failure> {
+fn describe(context: &Context, arguments: cli::Run) -> Result<ContainerBuilder, Failure> {
     if arguments.detach {
         let refusal = Failure::new(
             ErrorKind::Unsupported,
@@ -125,9 +140,8 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         );
         return Err(refusal.remedy("leave --detach out, and let the shell run it in the background with `&`"));
     }
-    if arguments.tty {
-        return Err(no_terminal("give the container a terminal"));
-    }
+    let tty = terminal::wanted(arguments.tty, arguments.interactive)?;
+    let engine = context.engine()?;
     let words = &*arguments.words;
     let (mut builder, command) = match (&arguments.rootfs, &arguments.snapshot, words.split_first()) {
         (Some(directory), ..) => (engine.sandbox_over(absolute(directory)?), words),
@@ -175,6 +189,9 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         cli::Network::Host => Network::Host,
     };
     let stdin = if arguments.interactive { Stdio::Inherit } else { Stdio::Null };
+    if tty.is_none() {
+        builder = builder.stderr(Stdio::Inherit);
+    }
     Ok(builder
         .network(network)
         .read_only(arguments.read_only)
@@ -184,7 +201,7 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
         .require(requirement)
         .stdin(stdin)
         .stdout(Stdio::Inherit)
-        .stderr(Stdio::Inherit))
+        .tty(tty))
 }
 
 fn given<T>(

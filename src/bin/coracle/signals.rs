@@ -11,7 +11,9 @@ use coracle::{Container, ErrorKind};
 use nix::sys::signal::{SigSet, Signal as Number};
 
 use crate::failure::Failure;
+use crate::terminal;
 
+/// And [`Number::SIGWINCH`], which is about the terminal that the container's is shown on.
 const FORWARDED: [Number; 6] =
     [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGQUIT, Number::SIGUSR1, Number::SIGUSR2];
 
@@ -32,7 +34,7 @@ impl Forwarding {
     /// Takes the signals over. Call it while the program has one thread.
     pub fn start() -> Result<Forwarding, Failure> {
         let step = "take signals over";
-        let set: SigSet = FORWARDED.into_iter().collect();
+        let set: SigSet = FORWARDED.into_iter().chain([Number::SIGWINCH]).collect();
         set.thread_block().map_err(|errno| Failure::new(ErrorKind::Io, step, errno.desc()))?;
         let state = Arc::new(Mutex::new(State::Starting(vec![])));
         let shared = state.clone();
@@ -63,6 +65,7 @@ impl Forwarding {
                 target.forward(if lost { Number::SIGKILL } else { number });
             }
         }
+        target.resize();
         container
     }
 
@@ -91,6 +94,10 @@ impl Target {
         }
     }
 
+    fn resize(&self) {
+        self.container.terminal.as_ref().map(terminal::fit);
+    }
+
     /// Does a signal reach anybody? An init waits for all of them; any other first process needs a handler.
     fn hears(&self, number: Number) -> bool {
         self.init || self.container.pid().is_some_and(|pid| handles(pid, number))
@@ -102,6 +109,13 @@ const GRACE: Duration = Duration::from_secs(2);
 
 fn handle(state: &Mutex<State>, number: Number) {
     match &mut *lock(state) {
+        // While it is being started it gets the size in the end.
+        state if number == Number::SIGWINCH => {
+            if let State::Running { target, .. } = state {
+                target.resize();
+            }
+            return;
+        }
         State::Starting(waiting) => waiting.push(number),
         State::Running { target, interrupts } => {
             let lost = number == Number::SIGINT && interrupts.are_lost(target);
@@ -113,6 +127,7 @@ fn handle(state: &Mutex<State>, number: Number) {
     while ends_programs(number) && matches!(&*lock(state), State::Starting(_)) {
         if begin.elapsed() > GRACE {
             // What was begun dies with us, and is swept by the next open of the root.
+            terminal::restore();
             std::process::exit(128 + number as i32);
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -13,7 +13,7 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
-use super::{Aspect, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
+use super::{Aspect, Console, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Masking, Seccomp};
@@ -146,7 +146,7 @@ impl Isolation for Namespaces {
             plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
         }
         plan.word(Op::Dumpable, 0);
-        let parts = tree::build(&mut plan, &mut request)?;
+        let (parts, terminal) = tree::build(&mut plan, &mut request)?;
         if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
             plan.text(Op::Hostname, name.as_ref());
         }
@@ -165,6 +165,7 @@ impl Isolation for Namespaces {
             identity: request.identity,
             stdio: request.stdio,
             stdio_made: request.stdio_made,
+            terminal,
             null: Null::Part(parts),
             seccomp: request.seccomp,
             init: request.init,
@@ -204,11 +205,14 @@ impl Isolation for Namespaces {
             plan.ids(0, 0, Some(&[]));
         }
         plan.enter(request.process.cwd());
+        let uid = request.process.user().uid();
+        let terminal = request.console.map(|console| open_terminal(&mut plan, console, None, uid));
         let last = Last {
             process: request.process,
             identity: request.identity,
             stdio: request.stdio,
             stdio_made: request.stdio_made,
+            terminal,
             null: Null::Joined,
             seccomp: request.seccomp,
             init: false,
@@ -332,9 +336,19 @@ struct Last<'a> {
     identity: &'a Identity,
     stdio: [Stream; 3],
     stdio_made: [bool; 3],
+    /// What stands in for all three.
+    terminal: Option<Reg>,
     null: Null,
     seccomp: Option<&'a [u8]>,
     init: bool,
+}
+
+/// Makes a terminal in this devpts, or in that of the container that was joined, and passes the master on; the slave is left.
+fn open_terminal(plan: &mut Plan, console: Console, devpts: Option<Reg>, uid: u32) -> Reg {
+    let socket = plan.send(console.socket);
+    let (master, slave) = plan.open_terminal(devpts, uid, console.size.rows, console.size.columns);
+    plan.pass_terminal(socket, master);
+    slave
 }
 
 /// Where the null device of the container is.
@@ -369,13 +383,16 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let ambient = of(oci_spec::runtime::LinuxCapabilities::ambient);
     plan.mask64(Op::Bounding, bounding);
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let stdio = request.stdio.map(|stream| match stream {
-        Stream::Null => match request.null {
-            Null::Part(parts) => plan.open_null(parts),
-            Null::Joined => plan.joined_null(),
-        },
-        Stream::Fd(fd) => plan.send(fd),
-    });
+    let stdio = match request.terminal {
+        Some(slave) => [slave; 3],
+        None => request.stdio.map(|stream| match stream {
+            Stream::Null => match request.null {
+                Null::Part(parts) => plan.open_null(parts),
+                Null::Joined => plan.joined_null(),
+            },
+            Stream::Fd(fd) => plan.send(fd),
+        }),
+    };
     for (register, made) in stdio.iter().zip(request.stdio_made) {
         if made && uid != 0 {
             // Or `echo > /dev/stderr` would fail for that user.
@@ -419,11 +436,18 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     }
     if request.init {
         plan.plain(Op::Init);
+        if request.terminal.is_some() {
+            // What is typed to end or stop the command is not for its init.
+            plan.plain(Op::Session);
+        }
     }
     if let Null::Joined = request.null {
         plan.beside();
         plan.plain(Op::DieWithParent);
         plan.plain(Op::Session);
+    }
+    if request.terminal.is_some() {
+        plan.plain(Op::ControllingTerminal);
     }
     let arguments: Vec<Vec<u8>> = process.args().iter().flatten().map(|word| word.clone().into_bytes()).collect();
     let environment: Vec<Vec<u8>> = process.env().iter().flatten().map(|word| word.clone().into_bytes()).collect();

@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
 
-use super::{Request, has, missing};
+use super::{Console, Request, has, missing};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
@@ -52,8 +52,8 @@ struct Ready {
 /// Attached where no image can lead elsewhere.
 const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 
-/// The steps; the parts are what they end with.
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
+/// The steps; they end with the parts and, where one was asked for, the slave of a terminal.
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, Option<Reg>)> {
     let spec = request.spec;
     let rootless = request.identity.is_rootless();
     // A slave of the host's mount is taken while that is still known as what it is: a private one has no slaves.
@@ -79,14 +79,16 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
         ready.push(Ready { mount, at, create: Create::No, care });
     }
     let mut bases = vec![];
-    let mut dev = None;
+    let (mut dev, mut devpts) = (None, None);
     for (mount, slave) in spec.mounts().iter().flatten().zip(slaves) {
         let destination = destination(mount)?;
         if destination == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs") {
             dev = Some(mount);
             continue;
         }
+        let is_devpts = mount.typ().as_deref() == Some("devpts") && destination == Path::new("/dev/pts");
         let mounted = spec_mount(plan, request, mount, slave, destination)?;
+        devpts = mounted.as_ref().filter(|_| is_devpts).map(|mounted| mounted.mount).or(devpts);
         bases.extend(mounted.as_ref().and_then(|mounted| base(request, mount, mounted)));
         ready.extend(mounted);
     }
@@ -122,6 +124,10 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     for ready in rest {
         plan.attach(ready.mount, &ready.at, ready.create, ready.care);
     }
+    let terminal = match request.console.take() {
+        Some(console) => Some(terminal(plan, request, console, devpts, dev, &taken)?),
+        None => None,
+    };
     for file in &request.files {
         if taken.iter().any(|at| at == Path::new(file.target)) {
             continue;
@@ -152,7 +158,34 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
             plan.on(Op::VerifyReadOnly, mount);
         }
     }
-    Ok(parts)
+    Ok((parts, terminal))
+}
+
+/// A terminal in the container's own devpts, which is in its place by now. Its slave is `/dev/console` as well, as docker
+/// has it, unless the caller has mounted something there.
+fn terminal(
+    plan: &mut Plan,
+    request: &Request<'_>,
+    console: Console,
+    devpts: Option<Reg>,
+    dev: Reg,
+    taken: &[PathBuf],
+) -> Result<Reg> {
+    let Some(devpts) = devpts else {
+        return Err(Error::new(ErrorKind::Invalid, "open a pseudo-terminal")
+            .path("/dev/pts")
+            .because("a mount of the caller's is in the place of the container's own devpts")
+            .remedy("leave that mount out, or the terminal"));
+    };
+    let uid = request.spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let slave = super::open_terminal(plan, console, Some(devpts), uid);
+    let name = "console";
+    if !taken.iter().any(|at| at == &Path::new("/dev").join(name)) {
+        let copy = plan.open_tree(Some(slave), Path::new(""), false, Some(slave));
+        plan.file(dev, name, 0o600, b"");
+        plan.attach_in(copy, dev, name);
+    }
+    Ok(slave)
 }
 
 /// The mount as something below which paths are masked, if it is procfs or sysfs.
@@ -350,9 +383,9 @@ fn spec_mount(
             Ready { create: Create::No, care: Care { optional: true, ..OURS }, ..plain(tree) }
         }
         "devpts" => {
-            // Group 5 (tty) is not mapped for a single id.
-            let single = matches!(request.identity, crate::isolation::Identity::Single { .. });
-            let data: Vec<_> = data.into_iter().filter(|(key, _)| !(single && *key == "gid")).collect();
+            // Group 5 (tty) is not mapped for a single id, nor in the smallest of ranges.
+            let mapped = !request.identity.shows_one() && request.identity.refuses(0, 5, &[]).is_none();
+            let data: Vec<_> = data.into_iter().filter(|(key, _)| mapped || *key != "gid").collect();
             plain(plan.file_system("devpts", options.set | NOSUID | NOEXEC, &data))
         }
         "mqueue" => plain(plan.file_system("mqueue", options.set | NODEV | NOSUID | NOEXEC, &[])),

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
-use crate::{descriptors, init, mount, serve, tree};
+use crate::{descriptors, init, mount, serve, terminal, tree};
 
 /// What the guardian hands over.
 #[derive(Clone, Copy)]
@@ -309,6 +309,9 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
         }
         Op::OpenNull => mount::open_null(child, p),
         Op::Stdio => stdio(child, p),
+        Op::OpenTerminal => terminal::open(child, p),
+        Op::PassTerminal => terminal::pass(child, p),
+        Op::ControllingTerminal => terminal::control(),
         Op::Init => init::stay_behind(child),
         Op::Exec => execute(child, p),
         Op::Reown => {

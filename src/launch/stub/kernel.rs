@@ -26,6 +26,7 @@ pub const O_CLOEXEC: u32 = 0o2000000;
 pub const O_PATH: u32 = 0o10000000;
 pub use crate::arch::{O_DIRECTORY, O_NOFOLLOW};
 
+pub const RESOLVE_NO_XDEV: u64 = 0x01;
 pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 pub const RESOLVE_BENEATH: u64 = 0x08;
@@ -757,6 +758,51 @@ pub fn loopback_up() -> Result<(), (crate::protocol::Sys, i32)> {
     let done = call(nr::IOCTL, socket, SIOCSIFFLAGS, request.as_ptr() as usize, 0, 0, 0);
     close(socket as i32);
     done.map(drop).map_err(|errno| (Sys::Ioctl, errno))
+}
+
+/// The number of the pair that this master belongs to.
+pub fn terminal_number(master: i32) -> Outcome<u32> {
+    const TIOCGPTN: usize = 0x8004_5430;
+    let mut number = 0u32;
+    call(nr::IOCTL, fd(master), TIOCGPTN, &raw mut number as usize, 0, 0, 0).map(|_| number)
+}
+
+/// Lets the other end of this master be opened.
+pub fn unlock_terminal(master: i32) -> Outcome<()> {
+    const TIOCSPTLCK: usize = 0x4004_5431;
+    let locked = 0i32;
+    call(nr::IOCTL, fd(master), TIOCSPTLCK, &raw const locked as usize, 0, 0, 0).map(drop)
+}
+
+/// Opens the other end of this master, by no name. It does not become the terminal of this session.
+pub fn terminal_peer(master: i32) -> Outcome<i32> {
+    const TIOCGPTPEER: usize = 0x5441;
+    let flags = (O_RDWR | O_NOCTTY | O_CLOEXEC) as usize;
+    call(nr::IOCTL, fd(master), TIOCGPTPEER, flags, 0, 0, 0).map(|new| new as i32)
+}
+
+pub fn set_window_size(terminal: i32, rows: u16, columns: u16) -> Outcome<()> {
+    const TIOCSWINSZ: usize = 0x5414;
+    // struct winsize: rows, columns, and pixels of both, which nobody knows.
+    let size = [rows, columns, 0, 0];
+    call(nr::IOCTL, fd(terminal), TIOCSWINSZ, size.as_ptr() as usize, 0, 0, 0).map(drop)
+}
+
+/// Makes a terminal that no session has the one of this process's, which has to lead it.
+pub fn set_controlling_terminal(terminal: i32) -> Outcome<()> {
+    const TIOCSCTTY: usize = 0x540e;
+    call(nr::IOCTL, fd(terminal), TIOCSCTTY, 0, 0, 0, 0).map(drop)
+}
+
+/// The foreground process group of the terminal, which has to be that of this session.
+pub fn foreground_group(terminal: i32) -> Outcome<i32> {
+    const TIOCGPGRP: usize = 0x540f;
+    let mut group = 0i32;
+    call(nr::IOCTL, fd(terminal), TIOCGPGRP, &raw mut group as usize, 0, 0, 0).map(|_| group)
+}
+
+pub fn getpid() -> Outcome<i32> {
+    call(nr::GETPID, 0, 0, 0, 0, 0, 0).map(|pid| pid as i32)
 }
 
 /// A read-only private mapping of a whole file.
