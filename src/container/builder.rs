@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Mount as SpecMount;
 
+use super::edits::Edits;
 use super::io::{self, Stdio};
 use super::record::{self, State};
 use super::runtime::Runtime;
@@ -134,6 +135,7 @@ pub struct ContainerBuilder {
     pub(super) init: bool,
     pub(super) name: Option<String>,
     pub(super) keep: bool,
+    pub(super) edits: Edits,
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
@@ -267,6 +269,7 @@ impl ContainerBuilder {
             init: false,
             name: None,
             keep: false,
+            edits: Edits::default(),
             lifetime: Lifetime::default(),
             stop_signal: None,
             requirement: Requirement::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 
 use super::builder::{ContainerBuilder, From, Network};
+use super::edits;
 use super::exec::Template;
 use super::owner::Owner;
 use super::record::{self, Info, State};
@@ -29,7 +30,9 @@ pub(super) struct Draft {
     pub(super) no_group: String,
     pub(super) snapshot: Snapshot,
     pub(super) spec: Spec,
+    pub(super) filter: Seccomp,
     pub(super) seccomp: Option<Arc<[u8]>>,
+    pub(super) seccomp_flags: u32,
     pub(super) files: Vec<MadeFile>,
     pub(super) hidden: Vec<PathBuf>,
     pub(super) kept: bool,
@@ -109,7 +112,12 @@ impl ContainerBuilder {
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
             groups: vec![],
-            template: Template::of(runtime, &decided.spec, &self.profile.seccomp, decided.seccomp.as_deref()),
+            template: Template::of(
+                runtime,
+                &decided.spec,
+                (&decided.filter, decided.seccomp_flags),
+                decided.seccomp.as_deref(),
+            ),
             owner: owner.name().to_owned(),
         };
         let directory = record::directory(runtime.root(), &info.id);
@@ -121,7 +129,9 @@ impl ContainerBuilder {
             no_group: "containers in a user namespace are given no control group".to_owned(),
             snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
+            filter: decided.filter,
             seccomp: decided.seccomp,
+            seccomp_flags: decided.seccomp_flags,
             files: decided.files,
             hidden: decided.hidden,
             kept: false,
@@ -137,7 +147,7 @@ impl ContainerBuilder {
         super::make_directory(directory, "make the container's directory")?;
         // Before the record, which names it.
         if !runtime.identity.is_rootless() {
-            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
+            let devices = devices::rules(&draft.spec, &draft.filter)?;
             match runtime.make_group(&super::group_name(&draft.info.id), devices) {
                 Ok(group) => {
                     draft.info.groups = group.paths();
@@ -165,6 +175,10 @@ impl ContainerBuilder {
         stdio_made: [bool; 3],
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;
+        let mut waived = self.waived();
+        if !self.edits.is_empty() {
+            waived.extend(edits::given_away(&draft.spec, &draft.filter));
+        }
         let request = Request {
             spec: &draft.spec,
             snapshot: &draft.snapshot,
@@ -175,7 +189,8 @@ impl ContainerBuilder {
             stdio_made,
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
-            filter: &self.profile.seccomp,
+            seccomp_flags: draft.seccomp_flags,
+            filter: &draft.filter,
             cgroup: draft.group.as_ref(),
             no_cgroup: &draft.no_group,
             unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },
@@ -185,7 +200,7 @@ impl ContainerBuilder {
             overlay_append: runtime.host.has_overlay_append(),
             cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
         };
-        Ok((request, self.waived()))
+        Ok((request, waived))
     }
 
     /// What options of the caller's give away by themselves.

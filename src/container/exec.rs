@@ -41,6 +41,12 @@ pub(crate) struct Template {
     /// Without its arguments.
     process: SpecProcess,
     filter: Filter,
+    /// Flags of seccomp(2).
+    #[serde(default)]
+    filter_flags: u32,
+    /// See personality(2).
+    #[serde(default)]
+    personality: Option<u32>,
 }
 
 /// Which system call filter.
@@ -61,7 +67,7 @@ impl Template {
     pub(super) fn of(
         runtime: &Runtime,
         spec: &Spec,
-        seccomp: &Seccomp,
+        (seccomp, filter_flags): (&Seccomp, u32),
         program: Option<&[u8]>,
     ) -> Option<serde_json::Value> {
         let mut process = spec.process().clone()?;
@@ -75,7 +81,8 @@ impl Template {
             (_, None) => Filter::None,
         };
         let identity = runtime.identity.name().to_owned();
-        serde_json::to_value(Template { identity, namespaces, process, filter }).ok()
+        let personality = crate::isolation::persona(spec);
+        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality }).ok()
     }
 
     fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
@@ -307,6 +314,8 @@ impl ExecBuilder {
             stdio: streams.inside,
             stdio_made: streams.made,
             seccomp: program.as_deref(),
+            seccomp_flags: template.filter_flags,
+            personality: template.personality,
             joining,
         })?;
         let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));

@@ -17,6 +17,7 @@ mod builder;
 mod commit;
 mod decide;
 mod draft;
+mod edits;
 mod exec;
 mod io;
 mod known;
@@ -36,6 +37,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// The OCI runtime spec that a container is described by underneath, as its own crate has it; see
+/// [`ContainerBuilder::spec`].
+pub use oci_spec::runtime as runtime_spec;
 
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
 pub use exec::{Exec, ExecBuilder};

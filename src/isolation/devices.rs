@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use oci_spec::runtime::{Capability, Mount, Spec};
+use oci_spec::runtime::{Capability, LinuxDevice, LinuxDeviceType, Mount, Spec};
 
 use super::mount_options;
 use crate::Result;
@@ -33,7 +33,22 @@ pub(crate) fn rules(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
     }
     let Devices::Only(mut rules) = Devices::docker_2026_11() else { return Ok(Devices::Any) };
     rules.extend(given);
+    rules.extend(listed(spec));
     Ok(Devices::Only(rules))
+}
+
+/// The rules for `linux.devices`.
+fn listed(spec: &Spec) -> Vec<DeviceRule> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    let rule = |device: &LinuxDevice| {
+        let kind = match device.typ() {
+            LinuxDeviceType::B => DeviceKind::Block,
+            LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
+            _ => return None,
+        };
+        Some(DeviceRule::node(kind, u32::try_from(device.major()).ok()?, u32::try_from(device.minor()).ok()?))
+    };
+    devices.into_iter().flatten().filter_map(rule).collect()
 }
 
 /// Whether the workload can have a capability.

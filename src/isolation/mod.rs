@@ -8,6 +8,8 @@ pub(crate) mod devices;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
+mod sysctl;
+pub(crate) mod validate;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,6 +25,7 @@ use crate::security::Seccomp;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
 
 /// Something that isolation separates the workload from, or takes from it.
@@ -315,6 +318,8 @@ pub(crate) struct Request<'a> {
     pub(crate) stdio_made: [bool; 3],
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// Flags of seccomp(2) that it is installed with.
+    pub(crate) seccomp_flags: u32,
     /// Which filter that is.
     pub(crate) filter: &'a Seccomp,
     pub(crate) cgroup: Option<&'a Group>,
@@ -345,6 +350,10 @@ pub(crate) struct ExecRequest<'a> {
     /// As in [`Request`].
     pub(crate) stdio_made: [bool; 3],
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// As in [`Request`].
+    pub(crate) seccomp_flags: u32,
+    /// The execution domain, where the container has one set, see personality(2).
+    pub(crate) personality: Option<u32>,
     pub(crate) joining: Joining,
 }
 

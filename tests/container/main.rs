@@ -13,6 +13,7 @@ mod security;
 #[path = "../support/mod.rs"]
 mod shared;
 mod snapshots;
+mod spec;
 mod support;
 mod trap;
 

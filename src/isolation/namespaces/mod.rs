@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! mod.rs      the order of steps: identity, tree, limits, privileges, exec
+//! process.rs  scheduling, priorities, labels
 //! tree.rs     the root, the kernel's file systems, devices, binds, masks
 //! ```
 
+pub(crate) mod process;
 mod tree;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
+use super::validate::{namespaces, refused, validate};
 use super::{Aspect, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
@@ -109,6 +112,14 @@ impl Isolation for Namespaces {
 
     fn plan(&self, mut request: Request<'_>) -> Result<Plan> {
         let spec = request.spec;
+        validate(spec, request.identity)?;
+        for (kind, path) in namespaces(spec) {
+            let foreign = kind == LinuxNamespaceType::User && !request.identity.is_rootless();
+            if path.is_some() || foreign || kind == LinuxNamespaceType::Time {
+                let why = "such a namespace is not entered here yet";
+                return Err(refused(format!("linux.namespaces ({kind})"), ErrorKind::Unsupported, why));
+            }
+        }
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let rootless = request.identity.is_rootless();
         let mut flags = CLONE_NEWNS;
@@ -140,6 +151,7 @@ impl Isolation for Namespaces {
                 plan.write(tasks, b"0", "write to its list of tasks");
             }
         }
+        process::score(&mut plan, process);
         enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
         // After joining: the namespace's root is the container's own group, and nothing above it can be seen.
         if has(spec, LinuxNamespaceType::Cgroup) {
@@ -149,6 +161,9 @@ impl Isolation for Namespaces {
         let parts = tree::build(&mut plan, &mut request)?;
         if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
             plan.text(Op::Hostname, name.as_ref());
+        }
+        if let Some(name) = spec.domainname() {
+            plan.text(Op::Domainname, name.as_ref());
         }
         if has(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
@@ -160,6 +175,12 @@ impl Isolation for Namespaces {
             _ => (0, 0),
         };
         plan.work_dir(process.cwd(), owner.0, owner.1);
+        if let Some(persona) = process::persona(spec) {
+            plan.word(Op::Personality, persona);
+        }
+        if request.seccomp_flags != 0 {
+            plan.word(Op::FilterFlags, request.seccomp_flags);
+        }
         let last = Last {
             process,
             identity: request.identity,
@@ -175,6 +196,9 @@ impl Isolation for Namespaces {
     fn exec(&self, request: ExecRequest<'_>) -> Result<Plan> {
         let mut plan = Plan::new(0);
         plan.plain(Op::DieWithParent);
+        let affinity = request.process.exec_cpu_affinity().as_ref();
+        process::affinity(&mut plan, "initial", affinity.and_then(|affinity| affinity.initial().as_deref()))?;
+        process::score(&mut plan, request.process);
         if let Some(group) = request.joining.born_in {
             let register = plan.send(group);
             plan.born_in(register);
@@ -183,6 +207,7 @@ impl Isolation for Namespaces {
             let tasks = plan.send(tasks);
             plan.write(tasks, b"0", "write to its list of tasks");
         }
+        process::affinity(&mut plan, "final", affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()))?;
         let kinds = request.namespaces.iter().fold(0, |kinds, kind| {
             kinds
                 | match kind {
@@ -204,6 +229,12 @@ impl Isolation for Namespaces {
             plan.ids(0, 0, Some(&[]));
         }
         plan.enter(request.process.cwd());
+        if let Some(persona) = request.personality {
+            plan.word(Op::Personality, persona);
+        }
+        if request.seccomp_flags != 0 {
+            plan.word(Op::FilterFlags, request.seccomp_flags);
+        }
         let last = Last {
             process: request.process,
             identity: request.identity,
@@ -350,9 +381,17 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let process = request.process;
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
-    for limit in process.rlimits().iter().flatten() {
+    process::standing(&mut plan, process);
+    let (files, limits): (Vec<&PosixRlimit>, Vec<&PosixRlimit>) =
+        process.rlimits().iter().flatten().partition(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
+    // A thread that may not raise its hard limits after it has changed its user may here.
+    for limit in &limits {
         let (resource, name) = resource(limit.typ());
         plan.rlimit(resource, limit.soft(), limit.hard(), name);
+    }
+    // Of open files the set-up needs some itself, so the soft limit comes late.
+    for limit in files.iter().filter(|limit| limit.hard() >= 1024) {
+        plan.rlimit(resource(limit.typ()).0, limit.hard(), limit.hard(), "RLIMIT_NOFILE");
     }
     plan.word(Op::Umask, user.umask().unwrap_or(0o022));
     let sets = process.capabilities().as_ref();
@@ -391,6 +430,7 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
             plan.ids(uid, gid, Some(&groups));
         }
     }
+    process::labels(&mut plan, process)?;
     // A change of uid took the death signal away.
     plan.plain(Op::StillAlive);
     // Without no-new-privileges the filter needs CAP_SYS_ADMIN: where the command has none, that is given up last.
@@ -407,7 +447,10 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     }
     plan.stdio(stdio);
     // Late, since the set-up needs descriptors of its own.
-    if !process.rlimits().iter().flatten().any(|limit| limit.typ() == PosixRlimitType::RlimitNofile) {
+    for limit in &files {
+        plan.rlimit(resource(limit.typ()).0, limit.soft(), limit.hard(), "RLIMIT_NOFILE");
+    }
+    if files.is_empty() {
         use nix::sys::resource::{Resource, getrlimit};
         if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             plan.files(soft, hard);

@@ -16,10 +16,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount as SpecMount, Spec};
 
+use super::process::has_selinux;
 use super::{Request, has, missing};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
+use crate::isolation::sysctl;
+use crate::isolation::validate::refused;
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
@@ -79,6 +82,7 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
         ready.push(Ready { mount, at, create: Create::No, care });
     }
     let mut bases = vec![];
+    let mut procfs = None;
     let mut dev = None;
     for (mount, slave) in spec.mounts().iter().flatten().zip(slaves) {
         let destination = destination(mount)?;
@@ -87,19 +91,32 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
             continue;
         }
         let mounted = spec_mount(plan, request, mount, slave, destination)?;
+        if let (None, Some(mounted), Some("proc")) = (procfs, &mounted, mount.typ().as_deref()) {
+            procfs = Some(mounted.mount);
+        }
         bases.extend(mounted.as_ref().and_then(|mounted| base(request, mount, mounted)));
         ready.extend(mounted);
     }
     let dev = dev.ok_or_else(|| missing("tmpfs on /dev"))?;
+    // In the container's own procfs, which nothing is mounted on yet: no image has a part in where these lead.
+    let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    for (name, value) in settings.into_iter().flatten() {
+        let setting = sysctl::setting(name)
+            .map_err(|why| refused(format!("linux.sysctl[{name:?}]"), ErrorKind::Unsupported, why))?;
+        plan.sysctl(procfs, &setting.path, value);
+    }
+    let nodes = devices_of(spec);
+    let inodes = (64 + nodes.len()).to_string();
     let parts = plan.file_system(
         "tmpfs",
         NOSUID | NOEXEC,
-        &[("size", Some(b"1m")), ("nr_inodes", Some(b"64")), ("mode", Some(b"0755"))],
+        &[("size", Some(b"1m")), ("nr_inodes", Some(inodes.as_bytes())), ("mode", Some(b"0755"))],
     );
     let options = options_of(dev)?;
     let data = data_of(&options);
     let dev = plan.file_system("tmpfs", options.set | NODEV | NOSUID, &data);
     let host_devices = if rootless { host_devices(plan)? } else { vec![] };
+    let given = if rootless { given_devices(plan, nodes)? } else { vec![] };
 
     plan.on(Op::Pivot, root);
 
@@ -118,9 +135,20 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     furnish(plan, parts, request, &host_devices);
     plan.attach(dev, Path::new("/dev"), Create::No, OURS);
     devices(plan, parts, dev);
+    if !rootless {
+        make_devices(plan, parts, nodes);
+    }
     let taken: Vec<PathBuf> = rest.iter().map(|ready| ready.at.clone()).collect();
     for ready in rest {
         plan.attach(ready.mount, &ready.at, ready.create, ready.care);
+    }
+    for (index, device) in nodes.iter().enumerate() {
+        let node = match given.get(index) {
+            Some(node) => *node,
+            None => plan.open_tree(Some(parts), Path::new(&format!("device{index}")), false, None),
+        };
+        let no_links = device.path().starts_with("/dev");
+        plan.attach(node, device.path(), Create::File, Care { optional: false, guarded: true, no_links });
     }
     for file in &request.files {
         if taken.iter().any(|at| at == Path::new(file.target)) {
@@ -152,7 +180,49 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
             plan.on(Op::VerifyReadOnly, mount);
         }
     }
+    let propagation = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    if let Some((kind, recursive)) = propagation.and_then(mount_options::propagation) {
+        // Of a tree that only the container has: nothing of it is ever the host's.
+        plan.attributes(root, recursive, 0, 0, kind);
+    }
     Ok(parts)
+}
+
+/// `linux.devices`.
+fn devices_of(spec: &Spec) -> &[LinuxDevice] {
+    spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default()
+}
+
+/// Nodes of `linux.devices` among the parts.
+fn make_devices(plan: &mut Plan, parts: Reg, nodes: &[LinuxDevice]) {
+    for (index, device) in nodes.iter().enumerate() {
+        let name = format!("device{index}");
+        let kind = match device.typ() {
+            LinuxDeviceType::B => libc::S_IFBLK,
+            LinuxDeviceType::P => libc::S_IFIFO,
+            _ => libc::S_IFCHR,
+        };
+        let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
+        // Both were found to fit.
+        let number = |number: i64| u32::try_from(number).unwrap_or(0);
+        let numbers = if kind == libc::S_IFIFO { (0, 0) } else { (number(device.major()), number(device.minor())) };
+        plan.node(parts, &name, kind | mode, numbers);
+        if let owner @ (1.., _) | owner @ (_, 1..) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0)) {
+            plan.owner(parts, &name, owner.0, owner.1, mode);
+        }
+    }
+}
+
+/// What stands for `linux.devices` in a user namespace: the host's devices of the same paths, proven to be them.
+fn given_devices(plan: &mut Plan, nodes: &[LinuxDevice]) -> Result<Vec<Reg>> {
+    let mut found = vec![];
+    for device in nodes {
+        let kind = device.typ();
+        let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+        let numbers = (number(device.major()), number(device.minor()));
+        found.push(host_device(plan, device.path(), kind == LinuxDeviceType::B, numbers)?);
+    }
+    Ok(found)
 }
 
 /// The mount as something below which paths are masked, if it is procfs or sysfs.
@@ -217,6 +287,7 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             if request.volatile {
                 options.push(("volatile", None));
             }
+            options.extend(label_of(request.spec)?);
             plan.file_system("overlay", NODEV, &options)
         }
         Mount::Bind { source, read_only, recursive } => {
@@ -313,6 +384,18 @@ fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
     options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref().map(str::as_bytes))).collect()
 }
 
+/// `linux.mountLabel`, as the option of a file system. Those of the kernel have labels of their own.
+fn label_of(spec: &Spec) -> Result<Option<(&'static str, Option<&[u8]>)>> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    match label.filter(|label| !label.is_empty()) {
+        Some(_) if !has_selinux() => {
+            let why = "SELinux is not in force on this machine";
+            Err(refused("linux.mountLabel", ErrorKind::Unsupported, why).remedy("take the label away"))
+        }
+        label => Ok(label.map(|label| ("context", Some(label.as_bytes())))),
+    }
+}
+
 /// One mount of the spec, detached; `None` where there is nothing to mount on this host.
 ///
 /// `slave` is the source of a bind mount that has been taken already.
@@ -324,7 +407,8 @@ fn spec_mount(
     at: PathBuf,
 ) -> Result<Option<Ready>> {
     let options = options_of(mount)?;
-    let data = data_of(&options);
+    let mut data = data_of(&options);
+    data.extend(label_of(request.spec)?);
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
     let plain = |mount| Ready { mount, at: at.clone(), create: Create::Directory, care: OURS };
     Ok(Some(match kind {
@@ -334,7 +418,7 @@ fn spec_mount(
             plain(tree)
         }
         "proc" | "sysfs" => {
-            let tree = plan.file_system(kind, options.set | NOSUID | NODEV | NOEXEC, &data);
+            let tree = plan.file_system(kind, options.set | NOSUID | NODEV | NOEXEC, &data_of(&options));
             if options.set & RDONLY != 0 {
                 plan.on(Op::VerifyReadOnly, tree);
             }
@@ -428,6 +512,10 @@ fn bind(plan: &mut Plan, source: &Source, options: &Options, at: PathBuf) -> Rea
     if everywhere | nodev != 0 {
         plan.attributes(tree, options.recursive || options.recursive_attributes, everywhere | nodev, 0, 0);
     }
+    let (set, clear) = options.everywhere;
+    if set | clear != 0 {
+        plan.attributes(tree, true, set, clear, 0);
+    }
     if !matches!(options.propagation, 0 | MS_SLAVE) {
         plan.attributes(tree, options.recursive_propagation, 0, 0, options.propagation);
     }
@@ -444,18 +532,24 @@ fn host_devices(plan: &mut Plan) -> Result<Vec<(&'static str, Reg)>> {
     let mut found = vec![];
     for (name, major, minor) in DEVICES {
         let path = Path::new("/dev").join(name);
-        let file = open_source(&path)?;
-        let status = file.metadata().map_err(|error| Error::io("use the host's device", "fstat", error).path(&path))?;
-        let device = (libc::major(status.rdev()), libc::minor(status.rdev()));
-        if !status.file_type().is_char_device() || device != (major, minor) {
-            return Err(Error::new(ErrorKind::Hostile, "use the host's device")
-                .path(&path)
-                .because(format!("it is not the character device {major}:{minor}")));
-        }
-        let expect = plan.send(file.into());
-        found.push((name, plan.open_tree(None, &path, false, Some(expect))));
+        found.push((name, host_device(plan, &path, false, (major, minor))?));
     }
     Ok(found)
+}
+
+fn host_device(plan: &mut Plan, path: &Path, block: bool, (major, minor): (u32, u32)) -> Result<Reg> {
+    let file = open_source(path)?;
+    let status = file.metadata().map_err(|error| Error::io("use the host's device", "fstat", error).path(path))?;
+    let device = (libc::major(status.rdev()), libc::minor(status.rdev()));
+    let kind = status.file_type();
+    if !(if block { kind.is_block_device() } else { kind.is_char_device() }) || device != (major, minor) {
+        let word = if block { "block" } else { "character" };
+        return Err(Error::new(ErrorKind::Hostile, "use the host's device")
+            .path(path)
+            .because(format!("it is not the {word} device {major}:{minor}")));
+    }
+    let expect = plan.send(file.into());
+    Ok(plan.open_tree(None, path, false, Some(expect)))
 }
 
 /// Fills the parts: device nodes, files made for this container, and an empty directory for masks.
@@ -470,7 +564,7 @@ fn furnish(plan: &mut Plan, parts: Reg, request: &Request<'_>, host_devices: &[(
                 plan.file(parts, name, 0o666, b"");
                 plan.attach_in(*mount, parts, name);
             }
-            None => plan.node(parts, name, 0o666, (major, minor)),
+            None => plan.node(parts, name, libc::S_IFCHR | 0o666, (major, minor)),
         }
     }
 }

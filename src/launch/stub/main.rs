@@ -22,6 +22,7 @@ mod mount;
 #[path = "../protocol.rs"]
 mod protocol;
 mod serve;
+mod settings;
 mod tree;
 
 /// Called by the entry point in `arch` with the initial stack pointer (unused: arguments and environment are empty).
