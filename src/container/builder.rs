@@ -8,6 +8,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Mount as SpecMount;
 
 use super::edits::Edits;
+use super::id_map::IdMap;
 use super::io::{self, Stdio};
 use super::record::{self, State};
 use super::runtime::Runtime;
@@ -135,6 +136,7 @@ pub struct ContainerBuilder {
     pub(super) init: bool,
     pub(super) name: Option<String>,
     pub(super) keep: bool,
+    pub(super) id_map: Option<IdMap>,
     pub(super) edits: Edits,
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
@@ -269,6 +271,7 @@ impl ContainerBuilder {
             init: false,
             name: None,
             keep: false,
+            id_map: None,
             edits: Edits::default(),
             lifetime: Lifetime::default(),
             stop_signal: None,

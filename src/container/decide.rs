@@ -57,6 +57,9 @@ impl ContainerBuilder {
         let (mut files, mut shown) = (decided.files.clone(), args);
         let mut spec = spec::build(decided)?;
         let mut kept = capabilities;
+        if let Some(map) = self.id_map {
+            map.apply(&mut spec, &self.runtime)?;
+        }
         if self.edit(&mut spec)? {
             if let Some(name) = edits::hostname(&spec)? {
                 files = made_files(name, host_network);

@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::builder::Slots;
@@ -47,6 +47,9 @@ pub(crate) struct Template {
     /// See personality(2).
     #[serde(default)]
     personality: Option<u32>,
+    /// Of a user namespace that the host's root has made: users and groups.
+    #[serde(default)]
+    maps: [Vec<LinuxIdMapping>; 2],
 }
 
 /// Which system call filter.
@@ -82,7 +85,9 @@ impl Template {
         };
         let identity = runtime.identity.name().to_owned();
         let personality = crate::isolation::persona(spec);
-        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality }).ok()
+        let maps = spec.linux().as_ref().map_or([&None, &None], |linux| [linux.uid_mappings(), linux.gid_mappings()]);
+        let maps = maps.map(|map| map.clone().unwrap_or_default());
+        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality, maps }).ok()
     }
 
     fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
@@ -316,6 +321,7 @@ impl ExecBuilder {
             seccomp: program.as_deref(),
             seccomp_flags: template.filter_flags,
             personality: template.personality,
+            maps: template.maps.each_ref().map(Vec::as_slice),
             joining,
         })?;
         let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));

@@ -19,6 +19,7 @@ mod decide;
 mod draft;
 mod edits;
 mod exec;
+mod id_map;
 mod io;
 mod known;
 pub(crate) mod owner;
@@ -44,6 +45,7 @@ pub use oci_spec::runtime as runtime_spec;
 
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
 pub use exec::{Exec, ExecBuilder};
+pub use id_map::IdMap;
 pub use io::Stdio;
 pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};

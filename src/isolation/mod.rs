@@ -9,6 +9,7 @@ pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
 mod sysctl;
+mod userns;
 pub(crate) mod validate;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
@@ -354,6 +355,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) seccomp_flags: u32,
     /// The execution domain, where the container has one set, see personality(2).
     pub(crate) personality: Option<u32>,
+    /// Of a user namespace that the host's root has made: users and groups. Empty where there is none such.
+    pub(crate) maps: [&'a [LinuxIdMapping]; 2],
     pub(crate) joining: Joining,
 }
 

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 use serde_json::Value;
 
-use super::{Identity, mount_options, sysctl};
+use super::{Identity, mount_options, sysctl, userns};
 use crate::{Error, ErrorKind, Result};
 
 /// A field that cannot be honoured.
@@ -362,11 +362,24 @@ fn all_namespaces(spec: &Spec, linux: &Linux, identity: &Identity) -> Result<()>
     match (user, identity.is_rootless()) {
         (None, true) => return Err(unsupported("linux.namespaces", "without root, a container has a user namespace")),
         (Some((_, None)), false) => {
-            for (field, map) in maps {
+            let user = spec.process().as_ref().map(Process::user);
+            for ((field, map), ids) in maps.into_iter().zip([
+                user.map(|user| ("uid", vec![user.uid()])),
+                user.map(|user| {
+                    let groups = user.additional_gids().iter().flatten().copied();
+                    ("gid", std::iter::once(user.gid()).chain(groups).collect())
+                }),
+            ]) {
                 let map = map.ok_or_else(|| invalid(field, "a user namespace of its own needs one"))?;
                 id_map(field, map)?;
                 if !map.iter().any(|entry| entry.container_id() == 0) {
                     return Err(invalid(field, "it has no root of the container, who makes it"));
+                }
+                let (name, ids) = ids.unwrap_or_default();
+                if ids.iter().any(|id| userns::outside(map, *id).is_none()) {
+                    let why = format!("{field} has not all of the user's ids");
+                    return Err(refused(format!("process.user.{name}"), ErrorKind::Invalid, why)
+                        .remedy("give the container a larger map"));
                 }
             }
         }

@@ -254,6 +254,8 @@ codes! {
         Pause = 82, "wait for the hooks";
         /// `dir: reg, path: str, uid: u32, gid: u32, mode: u32`.
         Owner = 83, "set the owner and mode of a device";
+        /// `uid: u32, gid: u32`: files are made as theirs, with all capabilities that are permitted.
+        FileIds = 85, "make files as the root of the container";
         /// `flags: u32` of seccomp(2), for the filter that is held.
         FilterFlags = 84, "set the flags of the system call filter";
     }
@@ -327,6 +329,7 @@ codes! {
         SchedSetattr = 71, "sched_setattr";
         IoprioSet = 72, "ioprio_set";
         SchedSetaffinity = 73, "sched_setaffinity";
+        Setfsuid = 74, "setfsuid";
     }
 }
 

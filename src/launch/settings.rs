@@ -67,6 +67,14 @@ impl Plan {
         });
     }
 
+    /// Makes files as theirs from here on, until the user is changed.
+    pub(crate) fn file_ids(&mut self, uid: u32, gid: u32) {
+        self.step(Op::FileIds, Subject::Text(format!("{uid}:{gid}")), |p| {
+            p.u32(uid);
+            p.u32(gid);
+        });
+    }
+
     /// Goes on in a process that is in the pid and time namespaces of one's children.
     pub(crate) fn fork(&mut self) {
         self.flags |= PLAN_JOINS;

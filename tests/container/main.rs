@@ -7,6 +7,7 @@ mod exec;
 mod host;
 mod input;
 mod lifetime;
+mod namespaces;
 mod records;
 mod rootfs;
 mod security;
@@ -16,6 +17,7 @@ mod snapshots;
 mod spec;
 mod support;
 mod trap;
+mod userns;
 
 #[global_allocator]
 static ALLOCATOR: trap::Trap = trap::Trap;

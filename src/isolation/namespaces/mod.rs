@@ -3,11 +3,13 @@
 //! ```text
 //! mod.rs      the order of steps: identity, tree, limits, privileges, exec
 //! process.rs  scheduling, priorities, labels
+//! ways.rs     how a container comes into its namespaces
 //! tree.rs     the root, the kernel's file systems, devices, binds, masks
 //! ```
 
 pub(crate) mod process;
 mod tree;
+mod ways;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,22 +17,20 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
-use super::validate::{namespaces, refused, validate};
+use super::userns;
+use super::validate::{namespaces, validate};
 use super::{Aspect, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
+use ways::Ways;
 
 const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_NEWNS: u64 = 0x0002_0000;
 const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-const CLONE_NEWUTS: u64 = 0x0400_0000;
-const CLONE_NEWIPC: u64 = 0x0800_0000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
-const CLONE_NEWPID: u64 = 0x2000_0000;
-const CLONE_NEWNET: u64 = 0x4000_0000;
 
 /// `CAP_SYS_ADMIN` in a mask.
 const SYS_ADMIN: u64 = 1 << 21;
@@ -48,6 +48,16 @@ fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespaces.is_some_and(|all| all.iter().any(|namespace| namespace.typ() == kind))
 }
 
+/// Has it one that nobody else has?
+fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespaces(spec).any(|(typ, path)| typ == kind && path.is_none())
+}
+
+/// Is the container in a user namespace, of whose making ever?
+fn has_users(request: &Request<'_>) -> bool {
+    request.identity.is_rootless() || has(request.spec, LinuxNamespaceType::User)
+}
+
 impl Isolation for Namespaces {
     fn enforcement(&self, request: &Request<'_>) -> Enforcement {
         let mut enforcement = Enforcement::full("namespaces");
@@ -63,6 +73,16 @@ impl Isolation for Namespaces {
                 Level::Partial,
                 "the host's shared memory and semaphores are in sight",
             );
+        }
+        for (aspect, kind, what) in [
+            (Aspect::Network, LinuxNamespaceType::Network, "network is"),
+            (Aspect::Processes, LinuxNamespaceType::Pid, "processes, which do not end with the container's first, are"),
+            (Aspect::Processes, LinuxNamespaceType::Ipc, "shared memory and semaphores are"),
+        ] {
+            if has(request.spec, kind) && !has_own(request.spec, kind) {
+                let reason = format!("the {what} those of a namespace that others are in as well");
+                enforcement.lower(aspect, Level::Partial, reason);
+            }
         }
         match (request.seccomp, request.filter) {
             (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
@@ -113,30 +133,8 @@ impl Isolation for Namespaces {
     fn plan(&self, mut request: Request<'_>) -> Result<Plan> {
         let spec = request.spec;
         validate(spec, request.identity)?;
-        for (kind, path) in namespaces(spec) {
-            let foreign = kind == LinuxNamespaceType::User && !request.identity.is_rootless();
-            if path.is_some() || foreign || kind == LinuxNamespaceType::Time {
-                let why = "such a namespace is not entered here yet";
-                return Err(refused(format!("linux.namespaces ({kind})"), ErrorKind::Unsupported, why));
-            }
-        }
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
-        let rootless = request.identity.is_rootless();
-        let mut flags = CLONE_NEWNS;
-        for (kind, flag) in [
-            (LinuxNamespaceType::Pid, CLONE_NEWPID),
-            (LinuxNamespaceType::Uts, CLONE_NEWUTS),
-            (LinuxNamespaceType::Ipc, CLONE_NEWIPC),
-            (LinuxNamespaceType::Network, CLONE_NEWNET),
-        ] {
-            if has(spec, kind) {
-                flags |= flag;
-            }
-        }
-        if rootless {
-            flags |= CLONE_NEWUSER;
-        }
-        let mut plan = Plan::new(flags);
+        let (mut plan, ways) = Ways::begin(&request)?;
         plan.plain(Op::Session);
         plan.plain(Op::Keyring);
         plan.plain(Op::DieWithParent);
@@ -152,20 +150,21 @@ impl Isolation for Namespaces {
             }
         }
         process::score(&mut plan, process);
-        enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
-        // After joining: the namespace's root is the container's own group, and nothing above it can be seen.
-        if has(spec, LinuxNamespaceType::Cgroup) {
-            plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
+        if ways.is_born_in_user_namespace() {
+            enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
+        }
+        if ways.entered(&request).is_none() {
+            ways.arrive(&mut plan, request.identity);
         }
         plan.word(Op::Dumpable, 0);
-        let parts = tree::build(&mut plan, &mut request)?;
+        let parts = tree::build(&mut plan, &mut request, &ways)?;
         if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
             plan.text(Op::Hostname, name.as_ref());
         }
         if let Some(name) = spec.domainname() {
             plan.text(Op::Domainname, name.as_ref());
         }
-        if has(spec, LinuxNamespaceType::Network) {
+        if has_own(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
         // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
@@ -175,6 +174,8 @@ impl Isolation for Namespaces {
             _ => (0, 0),
         };
         plan.work_dir(process.cwd(), owner.0, owner.1);
+        let maps = ways.maps.each_ref().map(Vec::as_slice);
+        userns::give_away((&request.stdio, request.stdio_made), process.user(), maps)?;
         if let Some(persona) = process::persona(spec) {
             plan.word(Op::Personality, persona);
         }
@@ -189,6 +190,7 @@ impl Isolation for Namespaces {
             null: Null::Part(parts),
             seccomp: request.seccomp,
             init: request.init,
+            given_users: has(spec, LinuxNamespaceType::User) && !has_own(spec, LinuxNamespaceType::User),
         };
         command(plan, last)
     }
@@ -208,27 +210,16 @@ impl Isolation for Namespaces {
             plan.write(tasks, b"0", "write to its list of tasks");
         }
         process::affinity(&mut plan, "final", affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()))?;
-        let kinds = request.namespaces.iter().fold(0, |kinds, kind| {
-            kinds
-                | match kind {
-                    LinuxNamespaceType::Mount => CLONE_NEWNS,
-                    LinuxNamespaceType::Cgroup => CLONE_NEWCGROUP,
-                    LinuxNamespaceType::Uts => CLONE_NEWUTS,
-                    LinuxNamespaceType::Ipc => CLONE_NEWIPC,
-                    LinuxNamespaceType::User => CLONE_NEWUSER,
-                    LinuxNamespaceType::Pid => CLONE_NEWPID,
-                    LinuxNamespaceType::Network => CLONE_NEWNET,
-                    LinuxNamespaceType::Time => CLONE_NEWTIME,
-                }
-        });
+        let kinds = request.namespaces.iter().fold(0, |kinds, kind| kinds | ways::flag(*kind));
         let container = plan.send_copy(request.container)?;
         plan.join(container, kinds);
         plan.plain(Op::Keyring);
-        if let Identity::Range { .. } = request.identity {
-            // The caller's groups have no business in there.
+        // The caller's groups have no business in there.
+        if kinds & CLONE_NEWUSER != 0 && !matches!(request.identity, Identity::Single { .. }) {
             plan.ids(0, 0, Some(&[]));
         }
         plan.enter(request.process.cwd());
+        userns::give_away((&request.stdio, request.stdio_made), request.process.user(), request.maps)?;
         if let Some(persona) = request.personality {
             plan.word(Op::Personality, persona);
         }
@@ -243,6 +234,7 @@ impl Isolation for Namespaces {
             null: Null::Joined,
             seccomp: request.seccomp,
             init: false,
+            given_users: false,
         };
         command(plan, last)
     }
@@ -277,7 +269,7 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
             enforcement.lower(aspect, Level::Partial, reason);
         }
         // Where the process is in no group of its own, the root of its cgroup namespace is the hierarchy's.
-        if !request.identity.is_rootless() && !request.cgroup_v2 {
+        if !has_users(request) && !request.cgroup_v2 {
             let reason = "and a version 1 hierarchy can be mounted, whose release_agent is run by the host";
             enforcement.lower(Aspect::Privileges, Level::Partial, reason);
         }
@@ -288,7 +280,7 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
 fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
     // Options that cannot be read are an error of the plan.
     let wanted = devices::rules(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
-    if request.identity.is_rootless() || !wanted {
+    if has_users(request) || !wanted {
         return;
     }
     let why = match request.cgroup {
@@ -366,6 +358,8 @@ struct Last<'a> {
     null: Null,
     seccomp: Option<&'a [u8]>,
     init: bool,
+    /// It is in a user namespace that others have made.
+    given_users: bool,
 }
 
 /// Where the null device of the container is.
@@ -424,7 +418,11 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let groups: Vec<u32> = user.additional_gids().clone().unwrap_or_default();
     match request.identity {
         // setgroups is denied there, and every id is the one that is mapped.
-        Identity::Single { .. } => {}
+        Identity::Single { .. } if !request.given_users => {}
+        Identity::Single { .. } => {
+            plan.plain(Op::KeepCaps);
+            plan.ids(uid, gid, None);
+        }
         _ => {
             plan.plain(Op::KeepCaps);
             plan.ids(uid, gid, Some(&groups));

@@ -19,10 +19,11 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount as SpecMount, Spec};
 
 use super::process::has_selinux;
-use super::{Request, has, missing};
+use super::ways::Ways;
+use super::{Request, has_own, has_users, missing};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
-use crate::isolation::sysctl;
 use crate::isolation::validate::refused;
+use crate::isolation::{sysctl, userns};
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
@@ -56,16 +57,18 @@ struct Ready {
 const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 
 /// The steps; the parts are what they end with.
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, ways: &Ways) -> Result<Reg> {
     let spec = request.spec;
-    let rootless = request.identity.is_rootless();
+    let rootless = has_users(request);
+    // The user namespace that the host's root is about to enter: what needs his rights comes before.
+    let maps = ways.entered(request);
     // A slave of the host's mount is taken while that is still known as what it is: a private one has no slaves.
     let mut slaves = vec![];
     for mount in spec.mounts().iter().flatten() {
         let options = options_of(mount)?;
         let is_bind = mount.typ().as_deref().map_or(options.bind, |kind| kind == "bind");
-        slaves.push(if is_bind && options.propagation == MS_SLAVE {
-            Some(bind_source(plan, mount, &options)?)
+        slaves.push(if is_bind && (options.propagation == MS_SLAVE || options.idmap.is_some() || maps.is_some()) {
+            Some(bind_source(plan, request, mount, (&options, maps))?)
         } else {
             None
         });
@@ -73,10 +76,24 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<Reg> {
     plan.plain(Op::Private);
     let root_register = plan.send_copy(request.root_fd)?;
     plan.change_dir(request.root, root_register);
-    let root = snapshot_mount(plan, request, &request.snapshot.root)?;
+    if let Some(namespace) = maps {
+        map_layers(plan, request, namespace)?;
+        // Overlay makes its files as whoever mounts it, and ids that the map does not have cannot be on these mounts.
+        match ways.root() {
+            Some((uid, gid)) => plan.file_ids(uid, gid),
+            None => {
+                let why = "its map has no root, who the container is made by";
+                return Err(refused("linux.namespaces", ErrorKind::Invalid, why));
+            }
+        }
+    }
+    let root = snapshot_mount(plan, request, &request.snapshot.root, maps)?;
+    if maps.is_some() {
+        ways.arrive(plan, request.identity);
+    }
     let mut ready = vec![];
     for (at, mount) in &request.snapshot.inner {
-        let mount = snapshot_mount(plan, request, mount)?;
+        let mount = snapshot_mount(plan, request, mount, None)?;
         let at = Path::new("/").join(at);
         let care = Care { optional: true, guarded: true, no_links: false };
         ready.push(Ready { mount, at, create: Create::No, care });
@@ -241,7 +258,7 @@ fn base(request: &Request<'_>, mount: &SpecMount, mounted: &Ready) -> Option<(Pa
 
 /// A user namespace may not mount a sysfs of a network namespace that is not its own.
 fn is_host_sysfs(request: &Request<'_>) -> bool {
-    request.identity.is_rootless() && !has(request.spec, LinuxNamespaceType::Network)
+    has_users(request) && !has_own(request.spec, LinuxNamespaceType::Network)
 }
 
 /// Which of the mounts the path is below, and its path there.
@@ -251,7 +268,7 @@ fn below<'a>(bases: &[(PathBuf, Base)], path: &'a Path) -> Option<(Base, &'a Pat
 }
 
 /// One mount of the snapshot, detached.
-fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Result<Reg> {
+fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount, maps: Option<Reg>) -> Result<Reg> {
     Ok(match mount {
         Mount::Overlay { lower, upper, work } => {
             let bytes = |path: &Path| {
@@ -293,6 +310,9 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
         Mount::Bind { source, read_only, recursive } => {
             let expect = plan.send(open_source(source)?.into());
             let tree = plan.open_tree(None, source, *recursive, Some(expect));
+            if let Some(namespace) = maps {
+                plan.idmap(tree, namespace, false, source);
+            }
             let set = NODEV | if *read_only { RDONLY } else { 0 };
             plan.attributes(tree, *recursive, set, 0, 0);
             if *read_only {
@@ -305,6 +325,31 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             plan.file_system("tmpfs", NODEV | NOSUID, &[("mode", Some(mode.as_bytes()))])
         }
     })
+}
+
+/// Shows the layers and the writable part with ids as the user namespace maps them: mounts of them that cover them, in a
+/// mount namespace that only this process sees. What is written has the ids of inside, and so have images of it.
+fn map_layers(plan: &mut Plan, request: &Request<'_>, namespace: Reg) -> Result<()> {
+    let snapshot = request.snapshot;
+    let of_host = |path: &Path| !path.starts_with(request.root);
+    let foreign = match &snapshot.root {
+        Mount::Overlay { lower, .. } => lower.iter().any(|path| of_host(path)),
+        Mount::Bind { source, .. } => of_host(source),
+        Mount::Tmpfs { .. } => false,
+    };
+    if foreign || !snapshot.inner.is_empty() {
+        let why = "the ids of a tree of the host are not mapped";
+        return Err(refused("linux.uidMappings", ErrorKind::Unsupported, why).remedy("use an image"));
+    }
+    let Mount::Overlay { lower, upper, .. } = &snapshot.root else { return Ok(()) };
+    // Overlay wants the writable directories on one mount: that of the container's own directory.
+    for path in lower.iter().map(PathBuf::as_path).chain(upper.parent()) {
+        let path = path.strip_prefix(request.root).unwrap_or(path);
+        let tree = plan.open_tree(None, path, false, None);
+        plan.idmap(tree, namespace, false, path);
+        plan.cover_source(tree, path);
+    }
+    Ok(())
 }
 
 /// A lower directory as the joined form of the option takes it, where `:` and `,` separate.
@@ -449,7 +494,7 @@ fn spec_mount(
         "bind" => {
             let source = match slave {
                 Some(source) => source,
-                None => bind_source(plan, mount, &options)?,
+                None => bind_source(plan, request, mount, (&options, None))?,
             };
             bind(plan, &source, &options, at)
         }
@@ -468,7 +513,14 @@ struct Source {
 }
 
 /// Takes the source of a bind mount, with its propagation where it is a slave.
-fn bind_source(plan: &mut Plan, mount: &SpecMount, options: &Options) -> Result<Source> {
+///
+/// `maps` is the container's own user namespace, where that is there already.
+fn bind_source(
+    plan: &mut Plan,
+    request: &Request<'_>,
+    mount: &SpecMount,
+    (options, maps): (&Options, Option<Reg>),
+) -> Result<Source> {
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     if !source.is_absolute() {
         return Err(Error::new(ErrorKind::Invalid, "bind into the container")
@@ -494,6 +546,19 @@ fn bind_source(plan: &mut Plan, mount: &SpecMount, options: &Options) -> Result<
     let status = file.metadata().map_err(|error| Error::io("open the mount source", "fstat", error).path(&real))?;
     let expect = plan.send(file.into());
     let tree = plan.open_tree(None, &real, options.recursive, Some(expect));
+    if let Some(recursive) = options.idmap {
+        let given = mount.uid_mappings().as_deref().zip(mount.gid_mappings().as_deref());
+        let namespace = match (given, maps) {
+            (Some((uids, gids)), _) => {
+                let made = userns::make(uids, gids, request.root, request.root_fd)?;
+                Some(plan.send(made))
+            }
+            (None, maps) => maps,
+        };
+        let why = "there is neither a map nor a user namespace of the container's that has one";
+        let namespace = namespace.ok_or_else(|| refused("mounts[].uidMappings", ErrorKind::Invalid, why))?;
+        plan.idmap(tree, namespace, recursive, &real);
+    }
     if options.propagation == MS_SLAVE {
         // The mounts inside as well, asked for or not: as they are they would carry mounts out to the host.
         plan.attributes(tree, true, 0, 0, MS_SLAVE);

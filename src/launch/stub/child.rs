@@ -354,6 +354,12 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
             kernel::setns(namespace, p.u64()?).map_err(at(Sys::Setns))
         }
         Op::TimeOffsets => settings::time_offsets(child, p),
+        Op::FileIds => {
+            kernel::set_file_ids(p.u32()?, p.u32()?).map_err(at(Sys::Setfsuid))?;
+            // Those over files went with the change.
+            let (_, permitted, inheritable) = kernel::capget().map_err(at(Sys::Capget))?;
+            kernel::capset(permitted, permitted, inheritable).map_err(at(Sys::Capset))
+        }
         Op::Fork => go_on(child),
         Op::Idmap => mount::idmap(child, p),
         Op::Cover => mount::cover_source(child, p),
