@@ -8,6 +8,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Mount as SpecMount;
 
 use super::edits::Edits;
+use super::hooks::Lifecycle;
 use super::id_map::IdMap;
 use super::io::{self, Stdio};
 use super::record::{self, State};
@@ -15,9 +16,10 @@ use super::runtime::Runtime;
 use super::{Container, ExitStatus, Output, SavedSnapshot, Signal, spec};
 use crate::image::Image;
 use crate::isolation::{Enforcement, Requirement};
+use crate::launch::{self, Halts, Process};
 use crate::probe::Feature;
 use crate::security::Profile;
-use crate::{Error, ErrorKind, Result, launch};
+use crate::{Error, ErrorKind, Result};
 
 /// What a container can reach over the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -503,11 +505,23 @@ impl ContainerBuilder {
         let mut draft = self.draft()?;
         let streams = io::connect(stdin, stdout, stderr)?;
         let (enforcement, process) = {
-            let (request, waived) = self.request(&mut draft, streams.inside, streams.made)?;
+            let hooks = Lifecycle::of(&draft);
+            let (stops, ours) = hooks.as_ref().map_or(Ok(None), Lifecycle::stops)?.unzip();
+            let (mut request, waived) = self.request(&mut draft, streams.inside, streams.made)?;
+            request.stops = stops;
             let enforcement = self.runtime.isolation.enforcement(&request);
             self.requirement.check(&enforcement, &waived)?;
             let plan = self.runtime.isolation.plan(request)?;
-            let launched = launch::launch(plan, draft.owner.lock(), &self.runtime.root().join("tmp"));
+            let mut at = |stop, process: &Process| match &hooks {
+                Some(hooks) => hooks.at(stop, &draft, process),
+                None => Ok(()),
+            };
+            let halts = ours.map(|socket| Halts { socket, at: &mut at });
+            let fallback = self.runtime.root().join("tmp");
+            let launched = launch::launch_in_stages(plan, draft.owner.lock(), &fallback, halts);
+            if let (Some(hooks), Ok(process)) = (&hooks, &launched) {
+                hooks.started(&draft, process);
+            }
             (enforcement, launched.map_err(|error| self.explain(error))?)
         };
         draft.info.pid = Some(process.pid());

@@ -71,7 +71,11 @@ impl ContainerBuilder {
         }
         let runtime = &self.runtime;
         let (filter, seccomp_flags) = self.filter(&spec)?;
-        let seccomp = runtime.filters.get(&filter, kept, runtime.host.kernel())?;
+        let seccomp = match spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some()) {
+            // Read anew at each start, so that none would ever be found again.
+            true => filter.compile(kept, runtime.host.kernel())?.map(Arc::from),
+            false => runtime.filters.get(&filter, kept, runtime.host.kernel())?,
+        };
         Ok(Decision { files, spec, shown, stop_signal, filter, seccomp, seccomp_flags, hidden: self.hidden() })
     }
 

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use super::builder::{ContainerBuilder, From, Network};
 use super::edits;
 use super::exec::Template;
+use super::hooks;
 use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
@@ -118,8 +119,10 @@ impl ContainerBuilder {
                 (&decided.filter, decided.seccomp_flags),
                 decided.seccomp.as_deref(),
             ),
+            last: None,
             owner: owner.name().to_owned(),
         };
+        let info = Info { last: hooks::last(runtime, &decided.spec, &info), ..info };
         let directory = record::directory(runtime.root(), &info.id);
         let mut draft = Draft {
             runtime: runtime.clone(),
@@ -191,6 +194,7 @@ impl ContainerBuilder {
             seccomp: draft.seccomp.as_deref(),
             seccomp_flags: draft.seccomp_flags,
             filter: &draft.filter,
+            stops: None,
             cgroup: draft.group.as_ref(),
             no_cgroup: &draft.no_group,
             unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },

@@ -408,7 +408,7 @@ impl ExecBuilder {
 }
 
 /// How a process comes into the container's control group.
-fn joining(runtime: &Runtime, info: &Info) -> Result<Joining> {
+pub(super) fn joining(runtime: &Runtime, info: &Info) -> Result<Joining> {
     let mut joining = Joining::default();
     if info.groups.is_empty() {
         return Ok(joining);

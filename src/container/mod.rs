@@ -19,6 +19,7 @@ mod decide;
 mod draft;
 mod edits;
 mod exec;
+mod hooks;
 mod id_map;
 mod io;
 mod known;
@@ -540,10 +541,15 @@ fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>, locked: Optio
     if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
         return result.map(|()| None);
     }
+    let was_there = info.last.is_some() && record::directory(runtime.root(), &info.id).exists();
     let buried = runtime.bury(&info.id.to_string(), locked);
     // Without its record the container is gone, and the name free; so nobody sees one that has lost its name alone.
     if let Some(name) = &info.name {
         record::give_name_back(runtime.root(), name, &info.id);
+    }
+    // Once, by whoever it was that has taken it away.
+    if was_there && buried.is_ok() {
+        hooks::gone(runtime, info);
     }
     match (result, buried) {
         (Ok(()), buried) => buried,

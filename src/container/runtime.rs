@@ -14,6 +14,7 @@ use crate::content::tmp::{self, Buried};
 use crate::content::{Durability, Measured};
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
+use crate::name::ContainerId;
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
@@ -64,6 +65,8 @@ pub(crate) struct Runtime {
     cgroups: OnceLock<Result<cgroup::Direct, String>>,
     unlimited: OnceLock<Vec<Unenforced>>,
     owner: Mutex<Option<Arc<Owner>>>,
+    /// Of hooks that failed and changed nothing by it; the latest.
+    hooks: Mutex<Vec<(ContainerId, String)>>,
 }
 
 impl Runtime {
@@ -90,6 +93,7 @@ impl Runtime {
             cgroups: OnceLock::new(),
             unlimited: OnceLock::new(),
             owner: Mutex::new(None),
+            hooks: Mutex::default(),
         };
         Ok(Arc::new(runtime))
     }
@@ -109,6 +113,21 @@ impl Runtime {
             Some(owner) => Ok(owner.clone()),
             None => Ok(owner.insert(Arc::new(Owner::new(&self.root)?)).clone()),
         }
+    }
+
+    /// Keeps what a hook failed with, for who asks.
+    pub(crate) fn note_hook(&self, id: &ContainerId, note: String) {
+        const MOST: usize = 256;
+        let mut notes = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() >= MOST {
+            notes.remove(0);
+        }
+        notes.push((id.clone(), note));
+    }
+
+    pub(crate) fn hook_notes(&self, id: &ContainerId) -> Vec<String> {
+        let notes = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().filter(|(of, _)| of == id).map(|(_, note)| note.clone()).collect()
     }
 
     fn driver(&self) -> Result<&cgroup::Direct, &str> {

@@ -5,6 +5,7 @@
 //! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
 
 pub(crate) mod devices;
+mod hooks;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
@@ -26,6 +27,7 @@ use crate::security::Seccomp;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) use hooks::{Place as HookPlace, Stops, plan as hook_plan};
 pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
 
@@ -329,6 +331,8 @@ pub(crate) struct Request<'a> {
     /// Kinds of limit that do not hold on this host, asked for or not.
     pub(crate) unlimited: &'a [Unenforced],
     pub(crate) init: bool,
+    /// Where it waits for hooks, if it does.
+    pub(crate) stops: Option<Stops>,
     /// Paths inside the container that are masked besides those of the spec.
     pub(crate) hidden: Vec<PathBuf>,
     /// Nothing of the writable part has to survive a crash.

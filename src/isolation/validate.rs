@@ -216,8 +216,18 @@ fn hooks_of(hooks: &Hooks) -> Result<()> {
         ("poststop", hooks.poststop()),
     ];
     for (name, list) in all {
-        if !list.as_ref().is_none_or(Vec::is_empty) {
-            return Err(unsupported(format!("hooks.{name}"), "hooks are not run here"));
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let field = format!("hooks.{name}[{index}]");
+            if !hook.path().is_absolute() {
+                return Err(invalid(format!("{field}.path"), "it has to be an absolute path"));
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return Err(invalid(format!("{field}.timeout"), "it has to be more than zero"));
+            }
+            let mut words = hook.args().iter().chain(hook.env()).flatten();
+            if words.any(|word| word.contains('\0')) {
+                return Err(invalid(field, "an argument or variable has a NUL in it"));
+            }
         }
     }
     Ok(())
@@ -234,7 +244,7 @@ fn mounts(spec: &Spec, identity: &Identity) -> Result<()> {
             (false, true) => {
                 return Err(invalid(format!("{at}.uidMappings"), "the options have neither idmap nor ridmap"));
             }
-            (true, _) if !options.bind => {
+            (true, _) if mount.typ().as_deref().map_or(!options.bind, |kind| kind != "bind") => {
                 return Err(unsupported(format!("{at}.options: idmap"), "ids are mapped of bind mounts only"));
             }
             (true, _) if identity.is_rootless() => {

@@ -22,7 +22,7 @@ mod spawn;
 mod tests;
 
 pub(crate) use opener::Opener;
-pub(crate) use parent::{Ended, Process, in_memory, launch};
+pub(crate) use parent::{Ended, Halts, Process, halts, in_memory, launch, launch_in_stages};
 pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};
 pub(crate) use protocol::Op;
 pub(crate) use settings::Scheduling;

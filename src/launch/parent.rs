@@ -308,7 +308,30 @@ pub(crate) struct Process {
 ///
 /// After an error no process is left. `lease` is held open by the guardian until the process has been reaped.
 pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
-    let plan = plan.finish()?;
+    launch_in_stages(plan, lease, fallback, None)
+}
+
+/// Where a process waits ([`Op::Pause`](super::Op::Pause)), and what is done there.
+pub(crate) struct Halts<'a> {
+    /// This program's end of the socket that the plan has the other end of.
+    pub(crate) socket: OwnedFd,
+    /// Gets the number of the halt, from 0. Its error ends the process, and is the launch's.
+    pub(crate) at: &'a mut dyn FnMut(usize, &Process) -> Result<()>,
+}
+
+/// The two ends of the socket of [`Halts`].
+pub(crate) fn halts() -> Result<(OwnedFd, OwnedFd)> {
+    pair()
+}
+
+/// [`launch`] of a process that waits on its way.
+pub(crate) fn launch_in_stages(
+    plan: Plan,
+    lease: BorrowedFd<'_>,
+    fallback: &Path,
+    mut halts: Option<Halts<'_>>,
+) -> Result<Process> {
+    let mut plan = plan.finish()?;
     let mut again = true;
     loop {
         let guardian = guardian(fallback)?;
@@ -325,7 +348,7 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
         drop(theirs);
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
-                Some((note, fds)) => return finish(guardian, channel, note, fds, &plan),
+                Some((note, fds)) => return finish(guardian, channel, note, fds, (&mut plan, halts.take())),
                 None if !guardian.is_gone() => {
                     return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
                         .because("the guardian of the containers has as many open files as it may have")
@@ -360,7 +383,7 @@ fn finish(
     channel: OwnedFd,
     note: Note,
     fds: Vec<OwnedFd>,
-    plan: &Finished,
+    (plan, halts): (&mut Finished, Option<Halts<'_>>),
 ) -> Result<Process> {
     match note.kind {
         STARTED => {}
@@ -382,6 +405,15 @@ fn finish(
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
     let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
+    let mut moves = plan.joins;
+    if let Some(halts) = halts {
+        // Or the end of the process would not be the end of the socket.
+        plan.fds.clear();
+        process.go_along(halts, &mut moves).inspect_err(|_| {
+            let _ = process.signal(libc::SIGKILL);
+            let _ = process.wait(None);
+        })?;
+    }
     let heard = hear(&report, plan.joins.then_some(PATIENCE)).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
@@ -392,7 +424,7 @@ fn finish(
             Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed")
         }
         Heard { ready: true, .. } => {
-            if plan.joins {
+            if moves {
                 process.follow().inspect_err(|_| {
                     let _ = process.signal(libc::SIGKILL);
                     let _ = process.wait(None);
@@ -406,6 +438,15 @@ fn finish(
     // No process is left after an error: it has reported and is ending, and is reaped before we say so.
     let _ = process.wait(None);
     Err(error)
+}
+
+fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
 }
 
 /// One note to the guardian; false when it has closed its end, because the process has been reaped.
@@ -511,6 +552,31 @@ impl Process {
     /// Was it launched by this very process, and not by one that this is a fork of?
     pub(crate) fn is_ours(&self) -> bool {
         self.home == std::process::id()
+    }
+
+    /// Does what is to be done at each halt of the process, and has it go on. Its end is for its report to explain.
+    /// `moves`: it goes on as another, whom nobody has followed yet.
+    fn go_along(&mut self, halts: Halts<'_>, moves: &mut bool) -> Result<()> {
+        let failed = |syscall| move |errno: Errno| Error::sys(STEP, syscall, errno as i32);
+        for halt in 0.. {
+            let mut byte = [0u8; 1];
+            match again(|| nix::unistd::read(&halts.socket, &mut byte)) {
+                Ok(0) | Err(Errno::ECONNRESET) => break,
+                Ok(_) => {}
+                Err(errno) => return Err(failed("read")(errno)),
+            }
+            if std::mem::take(moves) {
+                self.follow()?;
+            }
+            (halts.at)(halt, self)?;
+            let go = [IoSlice::new(b"!")];
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            match again(|| sendmsg::<()>(halts.socket.as_raw_fd(), &go, &[], flags, None)) {
+                Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+                Err(errno) => return Err(failed("sendmsg")(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// The process has gone on as another: waits to be told which, by whoever reaps the first. What had nothing more to do

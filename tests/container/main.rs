@@ -4,6 +4,7 @@
 
 mod basics;
 mod exec;
+mod hooks;
 mod host;
 mod input;
 mod lifetime;

@@ -26,6 +26,7 @@ use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 use ways::Ways;
+pub(super) use ways::flag;
 
 const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_NEWNS: u64 = 0x0002_0000;
@@ -51,6 +52,16 @@ fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
 /// Has it one that nobody else has?
 fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespaces(spec).any(|(typ, path)| typ == kind && path.is_none())
+}
+
+/// The names of the UTS namespace, which is the container's own where they are given.
+fn names(plan: &mut Plan, spec: &Spec) {
+    if let Some(name) = spec.hostname() {
+        plan.text(Op::Hostname, name.as_ref());
+    }
+    if let Some(name) = spec.domainname() {
+        plan.text(Op::Domainname, name.as_ref());
+    }
 }
 
 /// Is the container in a user namespace, of whose making ever?
@@ -157,13 +168,10 @@ impl Isolation for Namespaces {
             ways.arrive(&mut plan, request.identity);
         }
         plan.word(Op::Dumpable, 0);
-        let parts = tree::build(&mut plan, &mut request, &ways)?;
-        if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
-            plan.text(Op::Hostname, name.as_ref());
-        }
-        if let Some(name) = spec.domainname() {
-            plan.text(Op::Domainname, name.as_ref());
-        }
+        let stops = request.stops.take();
+        let (early, late) = stops.as_ref().map_or((false, false), |stops| (stops.early, stops.late));
+        let socket = stops.map(|stops| plan.send(stops.socket));
+        let parts = tree::build(&mut plan, &mut request, (&ways, socket.filter(|_| early)))?;
         if has_own(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
@@ -181,6 +189,9 @@ impl Isolation for Namespaces {
         }
         if request.seccomp_flags != 0 {
             plan.word(Op::FilterFlags, request.seccomp_flags);
+        }
+        if let Some(socket) = socket.filter(|_| late) {
+            plan.on(Op::Pause, socket);
         }
         let last = Last {
             process,

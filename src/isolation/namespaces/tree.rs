@@ -20,7 +20,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount 
 
 use super::process::has_selinux;
 use super::ways::Ways;
-use super::{Request, has_own, has_users, missing};
+use super::{Request, has_own, has_users, missing, names};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
 use crate::isolation::validate::refused;
 use crate::isolation::{sysctl, userns};
@@ -57,7 +57,7 @@ struct Ready {
 const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 
 /// The steps; the parts are what they end with.
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, ways: &Ways) -> Result<Reg> {
+pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, (ways, stop): (&Ways, Option<Reg>)) -> Result<Reg> {
     let spec = request.spec;
     let rootless = has_users(request);
     // The user namespace that the host's root is about to enter: what needs his rights comes before.
@@ -135,6 +135,11 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, ways: &Ways) -> 
     let host_devices = if rootless { host_devices(plan)? } else { vec![] };
     let given = if rootless { given_devices(plan, nodes)? } else { vec![] };
 
+    // Hooks find the container as it will be, but for its tree.
+    names(plan, spec);
+    if let Some(socket) = stop {
+        plan.on(Op::Pause, socket);
+    }
     plan.on(Op::Pivot, root);
 
     // The host's tree first, so that what follows covers it.

@@ -59,7 +59,7 @@ pub(super) struct Doors {
 }
 
 /// `CLONE_NEW*` of a kind.
-pub(super) fn flag(kind: Kind) -> u64 {
+pub(in crate::isolation) fn flag(kind: Kind) -> u64 {
     // The crate's own numbers are the kernel's.
     kind as u32 as u64
 }
