@@ -13,9 +13,9 @@ use super::hooks;
 use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
-use crate::cgroup::Group;
+use crate::cgroup::{Devices, Group, Limits};
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, MadeFile, Request, Stream, devices};
+use crate::isolation::{Aspect, MadeFile, Request, Stream, devices, resources, validate};
 use crate::name::{ContainerId, ContainerName};
 use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
@@ -151,13 +151,25 @@ impl ContainerBuilder {
         // Before the record, which names it.
         if !runtime.identity.is_rootless() {
             let devices = devices::rules(&draft.spec, &draft.filter)?;
-            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
+            let limits = resources::limits(&draft.spec)?;
+            let listed = resources::devices(&draft.spec)?.is_some_and(|listed| listed != Devices::Any);
+            let lacking = |why: String| validate::refused("linux.resources", ErrorKind::Weaker, why);
+            match runtime.make_group(&super::group_name(&draft.info.id), limits.clone(), devices) {
+                Err(why) if listed || limits != Limits::default() => return Err(lacking(why)),
                 Ok(group) => {
+                    let lost = group.unenforced().iter().find(|lost| resources::asks(&limits, listed, lost.limit));
+                    let lost = lost.map(|lost| lacking(lost.to_string()));
                     draft.info.groups = group.paths();
                     draft.group = Some(group);
+                    if let Some(lost) = lost {
+                        return Err(lost);
+                    }
                 }
                 Err(why) => draft.no_group = why,
             }
+        } else if resources::limits(&draft.spec)? != Limits::default() || resources::devices(&draft.spec)?.is_some() {
+            let why = draft.no_group.clone();
+            return Err(validate::refused("linux.resources", ErrorKind::Unsupported, why));
         }
         record::write(runtime.root(), &draft.info, runtime.durability)?;
         // After the record: a name without one is free.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use oci_spec::runtime::{LinuxNamespaceType as Namespace, Process, Spec};
 
 use super::builder::ContainerBuilder;
-use crate::isolation::{Aspect, validate};
+use crate::cgroup::Devices;
+use crate::isolation::{Aspect, resources, validate};
 use crate::security::seccomp::Policy;
 use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::{Error, ErrorKind, Result};
@@ -134,7 +135,9 @@ pub(super) fn given_away(spec: &Spec, filter: &Seccomp) -> Vec<Aspect> {
     let covered = paths(oci_spec::runtime::Linux::masked_paths, expected.masked)
         && paths(oci_spec::runtime::Linux::readonly_paths, expected.readonly);
     let process = spec.process().as_ref();
-    let loose = !covered || process.is_some_and(|process| bounding(process).contains(Capability::SysAdmin));
+    let any_device = matches!(resources::devices(spec), Ok(Some(Devices::Any)));
+    let loose =
+        !covered || any_device || process.is_some_and(|process| bounding(process).contains(Capability::SysAdmin));
     if loose || !process.and_then(Process::no_new_privileges).unwrap_or(false) {
         waived.push(Aspect::Privileges);
     }

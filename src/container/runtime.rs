@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
-use crate::cgroup::{self, Devices, Driver, Group, Limit, Unenforced};
+use crate::cgroup::{self, Devices, Driver, Group, Limit, Limits, Unenforced};
 use crate::content::lock::Held;
 use crate::content::tmp::{self, Buried};
 use crate::content::{Durability, Measured};
@@ -143,9 +143,9 @@ impl Runtime {
     }
 
     /// A control group for a container, or why there is none: this user can make none, or there are none here.
-    pub(crate) fn make_group(&self, name: &str, devices: Devices) -> Result<Group, String> {
+    pub(crate) fn make_group(&self, name: &str, limits: Limits, devices: Devices) -> Result<Group, String> {
         let driver = self.driver()?;
-        let request = cgroup::Request { track: cgroup::Controllers::PIDS, devices, ..cgroup::Request::default() };
+        let request = cgroup::Request { limits, track: cgroup::Controllers::PIDS, devices };
         let group = driver.create(name, &request).map_err(|error| error.to_string())?;
         if !group.paths().is_empty() {
             return Ok(group);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use oci_spec::runtime::{Capability, LinuxDevice, LinuxDeviceType, Mount, Spec};
 
-use super::mount_options;
+use super::{mount_options, resources};
 use crate::Result;
 use crate::cgroup::{DeviceKind, DeviceRule, Devices};
 use crate::security::{Masking, Seccomp};
@@ -16,8 +16,22 @@ use crate::security::{Masking, Seccomp};
 /// bind mount with the option `dev` was given in so many words and is allowed, too.
 ///
 /// # Errors
-/// Those of reading mount options.
+/// Those of reading mount options, and of a list of the spec's own.
 pub(crate) fn rules(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
+    if let Some(devices) = resources::devices(spec)? {
+        return Ok(match devices {
+            Devices::Only(mut rules) => {
+                rules.extend(listed(spec));
+                Devices::Only(rules)
+            }
+            any => any,
+        });
+    }
+    needed(spec, filter)
+}
+
+/// The rules that a container needs where its spec has no list.
+pub(crate) fn needed(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
     let mut given = vec![];
     let mut mounted = false;
     for mount in spec.mounts().iter().flatten() {

@@ -9,6 +9,7 @@ mod hooks;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
+pub(crate) mod resources;
 mod sysctl;
 mod userns;
 pub(crate) mod validate;

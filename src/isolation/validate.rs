@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 use serde_json::Value;
 
-use super::{Identity, mount_options, sysctl, userns};
+use super::{Identity, mount_options, resources, sysctl, userns};
 use crate::{Error, ErrorKind, Result};
 
 /// A field that cannot be honoured.
@@ -42,6 +42,10 @@ pub(crate) fn from_json(bytes: &[u8]) -> Result<Spec> {
     let step = "read the container's spec";
     let fail = |error: serde_json::Error| Error::new(ErrorKind::Invalid, step).because(error.to_string());
     let given: Value = serde_json::from_slice(bytes).map_err(fail)?;
+    // A list of values would do for the reader below as well.
+    if !given.is_object() {
+        return Err(Error::new(ErrorKind::Invalid, step).because("it is no JSON object"));
+    }
     let spec: Spec = serde_json::from_slice(bytes).map_err(fail)?;
     let kept = serde_json::to_value(&spec).map_err(fail)?;
     match lost(&given, &kept, String::new()) {
@@ -306,9 +310,8 @@ fn of_linux(spec: &Spec, linux: &Linux, identity: &Identity) -> Result<()> {
             return Err(unsupported(field, why));
         }
     }
-    if linux.resources().is_some() {
-        return Err(unsupported("linux.resources", "limits are not set by a spec here"));
-    }
+    resources::limits(spec)?;
+    resources::devices(spec)?;
     all_namespaces(spec, linux, identity)?;
     for (name, value) in linux.sysctl().iter().flatten() {
         let field = format!("linux.sysctl[{name:?}]");

@@ -51,6 +51,8 @@ fn unknown_fields_of_a_document_are_named() {
     let error = from_json(nested.as_bytes()).unwrap_err().to_string();
     assert!(error.contains("process.rlimits[0].x"), "{error}");
     assert_eq!(from_json(b"[]").unwrap_err().kind(), ErrorKind::Invalid);
+    let error = from_json(br#"{"root": ["rootfs", true]}"#).unwrap_err().to_string();
+    assert!(error.contains("honour root of"), "{error}");
 }
 
 #[test]

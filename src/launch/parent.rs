@@ -414,7 +414,7 @@ fn finish(
             let _ = process.wait(None);
         })?;
     }
-    let heard = hear(&report, plan.joins.then_some(PATIENCE)).inspect_err(|_| {
+    let heard = hear(&report, patience(plan.joins)).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
     })?;
@@ -472,20 +472,25 @@ struct Heard {
 }
 
 /// How long a process may take that others see while it is set up: they could stop it for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: u16 = 60_000;
+
+/// [`PATIENCE`] with a process that others see, in milliseconds, and as long as it takes with any other.
+fn patience(seen: bool) -> PollTimeout {
+    if seen { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE }
+}
+
+fn kept_waiting() -> Error {
+    Error::new(ErrorKind::Conflict, STEP)
+        .because("a process of the container keeps it from being set up, or the machine does")
+        .remedy("look for stopped processes in it, or start the container again")
+}
 
 /// Waits for the end of the report pipe and reads what is in it.
-fn hear(pipe: &OwnedFd, limit: Option<Duration>) -> Result<Heard> {
+fn hear(pipe: &OwnedFd, limit: PollTimeout) -> Result<Heard> {
     // Asked for nothing, poll(2) wakes us at the end only, and not once more for the one word that is mostly all.
-    let millis = limit.map(|limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
-    let limit = millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
     loop {
         match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], limit) {
-            Ok(0) => {
-                return Err(Error::new(ErrorKind::Conflict, STEP)
-                    .because("a process of the container keeps it from being set up, or the machine does")
-                    .remedy("look for stopped processes in it, or start the container again"));
-            }
+            Ok(0) => return Err(kept_waiting()),
             Ok(_) => break,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::sys(STEP, "poll", errno as i32)),
@@ -558,7 +563,11 @@ impl Process {
     /// `moves`: it goes on as another, whom nobody has followed yet.
     fn go_along(&mut self, halts: Halts<'_>, moves: &mut bool) -> Result<()> {
         let failed = |syscall| move |errno: Errno| Error::sys(STEP, syscall, errno as i32);
+        let limit = patience(*moves);
         for halt in 0.. {
+            if again(|| poll(&mut [PollFd::new(halts.socket.as_fd(), PollFlags::POLLIN)], limit)) == Ok(0) {
+                return Err(kept_waiting());
+            }
             let mut byte = [0u8; 1];
             match again(|| nix::unistd::read(&halts.socket, &mut byte)) {
                 Ok(0) | Err(Errno::ECONNRESET) => break,

@@ -250,7 +250,8 @@ codes! {
         /// `mount: reg, path: str`: attach a mount over what the path names, proven to be the mount's own
         /// root, in a mount namespace that still shows the host's tree. Only for paths that are the engine's.
         Cover = 81, "attach a mount over its source";
-        /// `socket: reg`: say that this step was reached, and wait to be told to go on.
+        /// `socket: reg, open: u32`: say that this step was reached, and wait to be told to go on; open: meanwhile others of
+        /// this user may join the process.
         Pause = 82, "wait for the hooks";
         /// `dir: reg, path: str, uid: u32, gid: u32, mode: u32`.
         Owner = 83, "set the owner and mode of a device";

@@ -67,6 +67,14 @@ impl Plan {
         });
     }
 
+    /// Waits for the hooks; `open`: meanwhile it can be joined by this program without root.
+    pub(crate) fn pause(&mut self, socket: Reg, open: bool) {
+        self.step(Op::Pause, Subject::Nothing, |p| {
+            p.u32(socket.number());
+            p.u32(open.into());
+        });
+    }
+
     /// Makes files as theirs from here on, until the user is changed.
     pub(crate) fn file_ids(&mut self, uid: u32, gid: u32) {
         self.step(Op::FileIds, Subject::Text(format!("{uid}:{gid}")), |p| {

@@ -50,7 +50,8 @@ fn fields_that_are_not_honoured_are_refused_by_name() {
         ("/linux/memoryPolicy", r#"{"mode": "MPOL_LOCAL"}"#, "linux.memoryPolicy"),
         ("/linux/netDevices", r#"{"eth0": {}}"#, "linux.netDevices"),
         ("/linux/cgroupsPath", r#""/x""#, "linux.cgroupsPath"),
-        ("/linux/resources", r#"{"memory": {"limit": 1000000}}"#, "linux.resources"),
+        ("/linux/resources", r#"{"memory": {"swappiness": 7}}"#, "linux.resources.memory.swappiness"),
+        ("/linux/resources", r#"{"unified": {"x": "y"}}"#, "linux.resources.unified"),
         ("/linux/personality", r#"{"domain": "LINUX", "flags": ["x"]}"#, "linux.personality.flags"),
         ("/linux/rootfsPropagation", r#""sideways""#, "linux.rootfsPropagation"),
         ("/linux/maskedPaths", r#"["proc/kcore"]"#, "linux.maskedPaths[0]"),
@@ -434,4 +435,30 @@ fn what_a_change_gives_away_is_told() {
     assert_eq!(run(&builder, "echo ran"), "ran\n");
     let strict = builder.require(Requirement::default().at_least(Aspect::Network, Level::Full));
     assert_eq!(refuses(&strict, &["network"]), ErrorKind::Weaker);
+}
+
+#[test]
+fn limits_of_the_control_group_are_the_specs() {
+    let Some(lab) = Lab::new() else { return };
+    let resources = |value: serde_json::Value| json("/linux/resources", value);
+    let few = serde_json::json!({"pids": {"limit": 4}, "memory": {"limit": 1 << 26}, "cpu": {"shares": 512}});
+    let builder = base(&lab).spec(resources(few));
+    if !is_root() {
+        assert_eq!(refuses(&builder, &["linux.resources", "control group"]), ErrorKind::Unsupported);
+        return;
+    }
+    // The shell, and three more.
+    let script = "for i in 1 2 3 4 5 6; do (sleep 5 &) 2>/dev/null || break; echo $i; done 2>/dev/null";
+    let out = builder.clone().command(["/bin/sh", "-c", script]).output().unwrap();
+    let lines = String::from_utf8_lossy(&out.stdout).lines().count();
+    assert!(lines < 6, "{out:?}");
+    let script = "perl -e '$x = \"x\" x (1 << 28); print length $x'";
+    let out = builder.clone().command(["/bin/sh", "-c", script]).output().unwrap();
+    assert!(!out.status.success(), "{out:?}");
+    // A device that is not listed stays shut, whoever makes a node of it.
+    let listed = serde_json::json!({"devices": [
+        {"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 183, "access": "rwm"}]});
+    let builder = base(&lab).spec(resources(listed)).mount(Mount::tmpfs("/t").option("dev"));
+    let script = "mknod /t/kmsg c 1 11; (exec 3</t/kmsg) 2>&1 | grep -c 'not permitted'; echo x > /dev/null";
+    assert_eq!(run(&builder, script), "1\n");
 }

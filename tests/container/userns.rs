@@ -45,9 +45,10 @@ fn check(engine: &Engine) {
     assert!(before.iter().any(|(_, uid, _)| *uid == 1000));
     let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; \
                   stat -c %u:%g / /etc /home/bob/file; touch /made/new; stat -c %u /made/new /proc/self/; \
-                  chown 7:8 /made/new; echo x > /dev/null; ls -A /sys/class/net";
+                  chown 7:8 /made/new; echo x > /dev/null; \
+                  ls -A /sys/class/net; cat /sys/class/net/lo/flags";
     let out = run(&base(&image), script);
-    assert_eq!(out, " 0 300000 65536\n 0 400000 65536\n0\n0:0\n0:0\n1000:1000\n0\n0\nlo\n");
+    assert_eq!(out, " 0 300000 65536\n 0 400000 65536\n0\n0:0\n0:0\n1000:1000\n0\n0\nlo\n0x9\n");
     // As another user, who owns the streams that were made for it.
     let out = base(&image).user("bob").command(["/bin/sh", "-ec", "cat ~/file > /dev/stdout; id -u; echo x >> ~/file"]);
     assert_eq!(out.output().unwrap().stdout, b"bob's1000\n");
@@ -90,6 +91,33 @@ fn files_are_shown_with_mapped_ids() {
     let disk = tempfile::tempdir_in("/var/tmp").unwrap();
     check(&Engine::open(disk.path().join("root")).unwrap());
     check(&EngineOptions::new(disk.path().join("copies")).snapshotter(SnapshotterChoice::Copy).open().unwrap());
+}
+
+/// Of networks that are the host's, or another container's, it is not the root.
+#[test]
+fn a_mapped_root_uses_networks_that_are_not_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    if !is_root() {
+        return other_user("root");
+    }
+    let image = owned(&lab.engine);
+    let script = "readlink /proc/self/ns/net; ls /sys/class/net | wc -l; (: >> /sys/kernel/mm/ksm/run) 2>/dev/null || echo refused";
+    let out = run(&base(&image).network(coracle::container::Network::Host), script);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], std::fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap());
+    assert_eq!(lines[2], "refused");
+    let other = with_programs(image.container()).command(["/bin/sleep", "1000"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", other.pid().unwrap());
+    let expected = std::fs::read_link(&path).unwrap();
+    let joined = base(&image).spec(move |spec| {
+        let all = spec.linux_mut().as_mut().unwrap().namespaces_mut().as_mut().unwrap();
+        all.retain(|namespace| namespace.typ() != oci::LinuxNamespaceType::Network);
+        let net = oci::LinuxNamespaceBuilder::default().typ(oci::LinuxNamespaceType::Network);
+        all.push(net.path(std::path::PathBuf::from(&path)).build().unwrap());
+    });
+    let out = run(&joined, "readlink /proc/self/ns/net; id -u");
+    assert_eq!(out, format!("{}\n0\n", expected.display()));
+    other.kill().unwrap();
 }
 
 #[test]

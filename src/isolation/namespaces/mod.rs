@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! mod.rs      the order of steps: identity, tree, limits, privileges, exec
+//! nodes.rs    devices
 //! process.rs  scheduling, priorities, labels
 //! ways.rs     how a container comes into its namespaces
 //! tree.rs     the root, the kernel's file systems, devices, binds, masks
 //! ```
 
+mod nodes;
 pub(crate) mod process;
 mod tree;
 mod ways;
@@ -17,9 +19,9 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
-use super::userns;
 use super::validate::{namespaces, validate};
 use super::{Aspect, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
+use super::{resources, userns};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Masking, Seccomp};
@@ -52,6 +54,12 @@ fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
 /// Has it one that nobody else has?
 fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespaces(spec).any(|(typ, path)| typ == kind && path.is_none())
+}
+
+/// May it be joined by others of its user while it is set up? Where they cannot be in its pid namespace, they are no
+/// workloads, and the host's root needs no permission.
+fn can_be_open(request: &Request<'_>) -> bool {
+    request.identity.is_rootless() && has_own(request.spec, LinuxNamespaceType::Pid)
 }
 
 /// The names of the UTS namespace, which is the container's own where they are given.
@@ -191,7 +199,7 @@ impl Isolation for Namespaces {
             plan.word(Op::FilterFlags, request.seccomp_flags);
         }
         if let Some(socket) = socket.filter(|_| late) {
-            plan.on(Op::Pause, socket);
+            plan.pause(socket, can_be_open(&request));
         }
         let last = Last {
             process,
@@ -291,6 +299,15 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
 fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
     // Options that cannot be read are an error of the plan.
     let wanted = devices::rules(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
+    let given_up = matches!(resources::devices(request.spec), Ok(Some(Devices::Any)))
+        && devices::needed(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
+    if given_up && !has_users(request) {
+        enforcement.lower(
+            Aspect::Privileges,
+            Level::Partial,
+            "it can make nodes of any device, and the spec allows all",
+        );
+    }
     if has_users(request) || !wanted {
         return;
     }

@@ -13,32 +13,21 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount as SpecMount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount, Spec};
 
+use super::nodes::{devices, devices_of, furnish, given_devices, host_devices, make_devices};
 use super::process::has_selinux;
 use super::ways::Ways;
-use super::{Request, has_own, has_users, missing, names};
+use super::{Request, can_be_open, has_own, has_users, missing, names};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
 use crate::isolation::validate::refused;
 use crate::isolation::{sysctl, userns};
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
-
-/// Name, major, minor: what every container finds in `/dev` (OCI runtime spec, config-linux.md, "Default devices").
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
-const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
 
 /// Longest string that fsconfig(2) takes, with its NUL.
 const FSCONFIG_LIMIT: usize = 256;
@@ -138,7 +127,7 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, (ways, stop): (&
     // Hooks find the container as it will be, but for its tree.
     names(plan, spec);
     if let Some(socket) = stop {
-        plan.on(Op::Pause, socket);
+        plan.pause(socket, can_be_open(request));
     }
     plan.on(Op::Pivot, root);
 
@@ -208,43 +197,6 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>, (ways, stop): (&
         plan.attributes(root, recursive, 0, 0, kind);
     }
     Ok(parts)
-}
-
-/// `linux.devices`.
-fn devices_of(spec: &Spec) -> &[LinuxDevice] {
-    spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default()
-}
-
-/// Nodes of `linux.devices` among the parts.
-fn make_devices(plan: &mut Plan, parts: Reg, nodes: &[LinuxDevice]) {
-    for (index, device) in nodes.iter().enumerate() {
-        let name = format!("device{index}");
-        let kind = match device.typ() {
-            LinuxDeviceType::B => libc::S_IFBLK,
-            LinuxDeviceType::P => libc::S_IFIFO,
-            _ => libc::S_IFCHR,
-        };
-        let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
-        // Both were found to fit.
-        let number = |number: i64| u32::try_from(number).unwrap_or(0);
-        let numbers = if kind == libc::S_IFIFO { (0, 0) } else { (number(device.major()), number(device.minor())) };
-        plan.node(parts, &name, kind | mode, numbers);
-        if let owner @ (1.., _) | owner @ (_, 1..) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0)) {
-            plan.owner(parts, &name, owner.0, owner.1, mode);
-        }
-    }
-}
-
-/// What stands for `linux.devices` in a user namespace: the host's devices of the same paths, proven to be them.
-fn given_devices(plan: &mut Plan, nodes: &[LinuxDevice]) -> Result<Vec<Reg>> {
-    let mut found = vec![];
-    for device in nodes {
-        let kind = device.typ();
-        let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
-        let numbers = (number(device.major()), number(device.minor()));
-        found.push(host_device(plan, device.path(), kind == LinuxDeviceType::B, numbers)?);
-    }
-    Ok(found)
 }
 
 /// The mount as something below which paths are masked, if it is procfs or sysfs.
@@ -394,7 +346,7 @@ fn legacy_overlay(plan: &mut Plan, request: &Request<'_>, lower: &[u8], upper: &
 }
 
 /// A handle on a mount source. The stub opens it again in the container's namespace and compares.
-fn open_source(source: &Path) -> Result<File> {
+pub(super) fn open_source(source: &Path) -> Result<File> {
     File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
@@ -434,8 +386,11 @@ fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
     options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref().map(str::as_bytes))).collect()
 }
 
+/// An option of a file system: its key, and its value where it has one.
+type Setting<'a> = (&'a str, Option<&'a [u8]>);
+
 /// `linux.mountLabel`, as the option of a file system. Those of the kernel have labels of their own.
-fn label_of(spec: &Spec) -> Result<Option<(&'static str, Option<&[u8]>)>> {
+fn label_of(spec: &Spec) -> Result<Option<Setting<'_>>> {
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     match label.filter(|label| !label.is_empty()) {
         Some(_) if !has_selinux() => {
@@ -594,59 +549,4 @@ fn bind(plan: &mut Plan, source: &Source, options: &Options, at: PathBuf) -> Rea
     }
     let create = if source.is_directory { Create::Directory } else { Create::File };
     Ready { mount: tree, at, create, care: Care { guarded: true, ..Care::default() } }
-}
-
-/// The host's device files, for user namespaces, which may not make their own: proven to be the devices they are
-/// called after, by descriptor.
-fn host_devices(plan: &mut Plan) -> Result<Vec<(&'static str, Reg)>> {
-    let mut found = vec![];
-    for (name, major, minor) in DEVICES {
-        let path = Path::new("/dev").join(name);
-        found.push((name, host_device(plan, &path, false, (major, minor))?));
-    }
-    Ok(found)
-}
-
-fn host_device(plan: &mut Plan, path: &Path, block: bool, (major, minor): (u32, u32)) -> Result<Reg> {
-    let file = open_source(path)?;
-    let status = file.metadata().map_err(|error| Error::io("use the host's device", "fstat", error).path(path))?;
-    let device = (libc::major(status.rdev()), libc::minor(status.rdev()));
-    let kind = status.file_type();
-    if !(if block { kind.is_block_device() } else { kind.is_char_device() }) || device != (major, minor) {
-        let word = if block { "block" } else { "character" };
-        return Err(Error::new(ErrorKind::Hostile, "use the host's device")
-            .path(path)
-            .because(format!("it is not the {word} device {major}:{minor}")));
-    }
-    let expect = plan.send(file.into());
-    Ok(plan.open_tree(None, path, false, Some(expect)))
-}
-
-/// Fills the parts: device nodes, files made for this container, and an empty directory for masks.
-fn furnish(plan: &mut Plan, parts: Reg, request: &Request<'_>, host_devices: &[(&str, Reg)]) {
-    plan.directory(parts, "empty", 0o555);
-    for file in &request.files {
-        plan.file(parts, file.name, 0o644, &file.content);
-    }
-    for (name, major, minor) in DEVICES {
-        match host_devices.iter().find(|(known, _)| *known == name) {
-            Some((_, mount)) => {
-                plan.file(parts, name, 0o666, b"");
-                plan.attach_in(*mount, parts, name);
-            }
-            None => plan.node(parts, name, libc::S_IFCHR | 0o666, (major, minor)),
-        }
-    }
-}
-
-/// What the container finds in its `/dev`, besides what the spec mounts there.
-fn devices(plan: &mut Plan, parts: Reg, dev: Reg) {
-    for (name, ..) in DEVICES {
-        let node = plan.open_tree(Some(parts), Path::new(name), false, None);
-        plan.file(dev, name, 0o666, b"");
-        plan.attach_in(node, dev, name);
-    }
-    for (target, name) in LINKS {
-        plan.symlink(dev, target, name);
-    }
 }

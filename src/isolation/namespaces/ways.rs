@@ -185,6 +185,8 @@ impl Ways {
             if !matches!(identity, Identity::Single { .. }) {
                 plan.ids(0, 0, Some(&[]));
             }
+            // The one before is the host's root's.
+            plan.plain(Op::Keyring);
         };
         // Who is not root has rights over the others only by it; root has them before, and may lose them by it.
         if rootless {

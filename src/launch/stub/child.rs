@@ -435,11 +435,13 @@ fn go_on(child: &mut Child<'_>) -> Result<(), Trouble> {
     }
 }
 
-/// Says so and waits. Meanwhile the host program, which need not be root, joins the namespaces of this process for the
-/// hooks; nobody else is in them.
+/// Says so and waits. Meanwhile the host program joins the namespaces of this process for the hooks. One that is not root
+/// can do so only with a process that may be dumped; that is asked for where nobody else is in them.
 fn pause(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
-    let socket = child.register(p.u32()?)?;
-    dumpable(true)?;
+    let (socket, open) = (child.register(p.u32()?)?, p.u32()? != 0);
+    if open {
+        dumpable(true)?;
+    }
     kernel::send(socket, b"!").map_err(at(Sys::Sendmsg))?;
     let mut byte = [0u8; 1];
     match kernel::read(socket, &mut byte) {
