@@ -628,8 +628,11 @@ mod tests {
     fn what_lives_in_the_group_of_a_dead_program_is_killed_before_its_files_go() {
         let Some((_dir, engine)) = open(|_| {}, |options| options) else { return };
         let id = crate::name::ContainerId::random().unwrap();
-        let Some(group) =
-            engine.runtime.make_group(&id.to_string(), Default::default()).ok().filter(|group| group.can_kill())
+        let Some(group) = engine
+            .runtime
+            .make_group(&id.to_string(), Default::default(), Default::default())
+            .ok()
+            .filter(|group| group.can_kill())
         else {
             eprintln!("SKIP: no control groups here");
             return;

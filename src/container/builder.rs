@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Mount as SpecMount;
 
+use super::edits::Edits;
+use super::hooks::Lifecycle;
+use super::id_map::IdMap;
 use super::io::{self, Stdio};
 use super::record::{self, State};
 use super::runtime::Runtime;
@@ -14,9 +17,10 @@ use super::terminal::{Terminal, WindowSize};
 use super::{Container, ExitStatus, Output, SavedSnapshot, Signal, spec};
 use crate::image::Image;
 use crate::isolation::{Enforcement, Requirement};
+use crate::launch::{self, Halts, Process};
 use crate::probe::Feature;
 use crate::security::Profile;
-use crate::{Error, ErrorKind, Result, launch};
+use crate::{Error, ErrorKind, Result};
 
 /// What a container can reach over the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -135,6 +139,8 @@ pub struct ContainerBuilder {
     pub(super) init: bool,
     pub(super) name: Option<String>,
     pub(super) keep: bool,
+    pub(super) id_map: Option<IdMap>,
+    pub(super) edits: Edits,
     lifetime: Lifetime,
     pub(super) stop_signal: Option<Signal>,
     requirement: Requirement,
@@ -269,6 +275,8 @@ impl ContainerBuilder {
             init: false,
             name: None,
             keep: false,
+            id_map: None,
+            edits: Edits::default(),
             lifetime: Lifetime::default(),
             stop_signal: None,
             requirement: Requirement::default(),
@@ -536,11 +544,24 @@ impl ContainerBuilder {
         let mut draft = self.draft()?;
         let mut streams = io::connect_as_set(self.tty, set, output)?;
         let (enforcement, process) = {
-            let (request, waived) = self.request(&mut draft, streams.inside, streams.made, streams.console.take())?;
+            let hooks = Lifecycle::of(&draft);
+            let (stops, ours) = hooks.as_ref().map_or(Ok(None), Lifecycle::stops)?.unzip();
+            let (mut request, waived) =
+                self.request(&mut draft, streams.inside, streams.made, streams.console.take())?;
+            request.stops = stops;
             let enforcement = self.runtime.isolation.enforcement(&request);
             self.requirement.check(&enforcement, &waived)?;
             let plan = self.runtime.isolation.plan(request)?;
-            let launched = launch::launch(plan, draft.owner.lock(), &self.runtime.root().join("tmp"));
+            let mut at = |stop, process: &Process| match &hooks {
+                Some(hooks) => hooks.at(stop, &draft, process),
+                None => Ok(()),
+            };
+            let halts = ours.map(|socket| Halts { socket, at: &mut at });
+            let fallback = self.runtime.root().join("tmp");
+            let launched = launch::launch_in_stages(plan, draft.owner.lock(), &fallback, halts);
+            if let (Some(hooks), Ok(process)) = (&hooks, &launched) {
+                hooks.started(&draft, process);
+            }
             (enforcement, launched.map_err(|error| self.explain(error))?)
         };
         // Its files go with the draft, so it has to be gone before.

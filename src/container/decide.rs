@@ -7,12 +7,12 @@ use oci_spec::runtime::Spec;
 
 use super::builder::{ContainerBuilder, From, Mount, Network, PATH};
 use super::user::{self, User};
-use super::{Signal, spec};
+use super::{Signal, edits, spec};
 use crate::image::ContainerConfig;
 use crate::isolation::MadeFile;
 use crate::layer::View;
 use crate::name::ContainerId;
-use crate::security::{Capability, CapabilitySet};
+use crate::security::{Capability, CapabilitySet, Seccomp};
 use crate::{Error, ErrorKind, Result};
 
 impl ContainerBuilder {
@@ -37,8 +37,6 @@ impl ContainerBuilder {
             _ => Signal::TERM,
         };
         let capabilities = self.capabilities()?;
-        let runtime = &self.runtime;
-        let seccomp = runtime.filters.get(&self.profile.seccomp, capabilities, runtime.host.kernel())?;
         let decided = spec::Decided {
             args: args.clone(),
             env: self.environment(config, &hostname, &user)?,
@@ -57,14 +55,29 @@ impl ContainerBuilder {
             hostname,
             user,
         };
-        Ok(Decision {
-            files: decided.files.clone(),
-            spec: spec::build(decided)?,
-            shown: args,
-            stop_signal,
-            seccomp,
-            hidden: self.hidden(),
-        })
+        let (mut files, mut shown) = (decided.files.clone(), args);
+        let mut spec = spec::build(decided)?;
+        let mut kept = capabilities;
+        if let Some(map) = self.id_map {
+            map.apply(&mut spec, &self.runtime)?;
+        }
+        if self.edit(&mut spec)? {
+            if let Some(name) = edits::hostname(&spec)? {
+                files = made_files(name, host_network);
+            }
+            if let Some(process) = spec.process() {
+                kept = edits::bounding(process);
+                shown = process.args().clone().unwrap_or_default();
+            }
+        }
+        let runtime = &self.runtime;
+        let (filter, seccomp_flags) = self.filter(&spec)?;
+        let seccomp = match spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some()) {
+            // Read anew at each start, so that none would ever be found again.
+            true => filter.compile(kept, runtime.host.kernel())?.map(Arc::from),
+            false => runtime.filters.get(&filter, kept, runtime.host.kernel())?,
+        };
+        Ok(Decision { files, spec, shown, stop_signal, filter, seccomp, seccomp_flags, hidden: self.hidden() })
     }
 
     /// Entrypoint and command, as docker puts them together.
@@ -179,7 +192,7 @@ impl ContainerBuilder {
     }
 }
 
-fn is_sound(hostname: &str) -> bool {
+pub(super) fn is_sound(hostname: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
     (1..=63).contains(&hostname.len()) && !hostname.starts_with(['-', '.']) && hostname.bytes().all(sound)
 }
@@ -189,7 +202,9 @@ pub(super) struct Decision {
     pub(super) spec: Spec,
     pub(super) shown: Vec<String>,
     pub(super) stop_signal: Signal,
+    pub(super) filter: Seccomp,
     pub(super) seccomp: Option<Arc<[u8]>>,
+    pub(super) seccomp_flags: u32,
     pub(super) files: Vec<MadeFile>,
     pub(super) hidden: Vec<PathBuf>,
 }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 
 use super::builder::{ContainerBuilder, From, Network};
+use super::edits;
 use super::exec::Template;
+use super::hooks;
 use super::owner::Owner;
 use super::record::{self, Info, State};
 use super::runtime::Runtime;
-use crate::cgroup::Group;
+use crate::cgroup::{Devices, Group, Limits};
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, Console, MadeFile, Request, Stream, devices};
+use crate::isolation::{Aspect, Console, MadeFile, Request, Stream, devices, resources, validate};
 use crate::name::{ContainerId, ContainerName};
 use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
 use crate::snapshot::{Base, Snapshot};
@@ -29,7 +31,9 @@ pub(super) struct Draft {
     pub(super) no_group: String,
     pub(super) snapshot: Snapshot,
     pub(super) spec: Spec,
+    pub(super) filter: Seccomp,
     pub(super) seccomp: Option<Arc<[u8]>>,
+    pub(super) seccomp_flags: u32,
     pub(super) files: Vec<MadeFile>,
     pub(super) hidden: Vec<PathBuf>,
     pub(super) kept: bool,
@@ -109,9 +113,16 @@ impl ContainerBuilder {
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
             groups: vec![],
-            template: Template::of(runtime, &decided.spec, &self.profile.seccomp, decided.seccomp.as_deref()),
+            template: Template::of(
+                runtime,
+                &decided.spec,
+                (&decided.filter, decided.seccomp_flags),
+                decided.seccomp.as_deref(),
+            ),
+            last: None,
             owner: owner.name().to_owned(),
         };
+        let info = Info { last: hooks::last(runtime, &decided.spec, &info), ..info };
         let directory = record::directory(runtime.root(), &info.id);
         let mut draft = Draft {
             runtime: runtime.clone(),
@@ -121,7 +132,9 @@ impl ContainerBuilder {
             no_group: "containers in a user namespace are given no control group".to_owned(),
             snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
+            filter: decided.filter,
             seccomp: decided.seccomp,
+            seccomp_flags: decided.seccomp_flags,
             files: decided.files,
             hidden: decided.hidden,
             kept: false,
@@ -137,14 +150,26 @@ impl ContainerBuilder {
         super::make_directory(directory, "make the container's directory")?;
         // Before the record, which names it.
         if !runtime.identity.is_rootless() {
-            let devices = devices::rules(&draft.spec, &self.profile.seccomp)?;
-            match runtime.make_group(&super::group_name(&draft.info.id), devices) {
+            let devices = devices::rules(&draft.spec, &draft.filter)?;
+            let limits = resources::limits(&draft.spec)?;
+            let listed = resources::devices(&draft.spec)?.is_some_and(|listed| listed != Devices::Any);
+            let lacking = |why: String| validate::refused("linux.resources", ErrorKind::Weaker, why);
+            match runtime.make_group(&super::group_name(&draft.info.id), limits.clone(), devices) {
+                Err(why) if listed || limits != Limits::default() => return Err(lacking(why)),
                 Ok(group) => {
+                    let lost = group.unenforced().iter().find(|lost| resources::asks(&limits, listed, lost.limit));
+                    let lost = lost.map(|lost| lacking(lost.to_string()));
                     draft.info.groups = group.paths();
                     draft.group = Some(group);
+                    if let Some(lost) = lost {
+                        return Err(lost);
+                    }
                 }
                 Err(why) => draft.no_group = why,
             }
+        } else if resources::limits(&draft.spec)? != Limits::default() || resources::devices(&draft.spec)?.is_some() {
+            let why = draft.no_group.clone();
+            return Err(validate::refused("linux.resources", ErrorKind::Unsupported, why));
         }
         record::write(runtime.root(), &draft.info, runtime.durability)?;
         // After the record: a name without one is free.
@@ -166,6 +191,10 @@ impl ContainerBuilder {
         console: Option<Console>,
     ) -> Result<(Request<'a>, Vec<Aspect>)> {
         let runtime = &self.runtime;
+        let mut waived = self.waived();
+        if !self.edits.is_empty() {
+            waived.extend(edits::given_away(&draft.spec, &draft.filter));
+        }
         let request = Request {
             spec: &draft.spec,
             snapshot: &draft.snapshot,
@@ -177,7 +206,9 @@ impl ContainerBuilder {
             console,
             files: std::mem::take(&mut draft.files),
             seccomp: draft.seccomp.as_deref(),
-            filter: &self.profile.seccomp,
+            seccomp_flags: draft.seccomp_flags,
+            filter: &draft.filter,
+            stops: None,
             cgroup: draft.group.as_ref(),
             no_cgroup: &draft.no_group,
             unlimited: if draft.group.is_some() { runtime.unlimited() } else { &[] },
@@ -187,7 +218,7 @@ impl ContainerBuilder {
             overlay_append: runtime.host.has_overlay_append(),
             cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
         };
-        Ok((request, self.waived()))
+        Ok((request, waived))
     }
 
     /// What options of the caller's give away by themselves.

@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process as SpecProcess, Spec, UserBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::builder::Slots;
@@ -42,6 +42,15 @@ pub(crate) struct Template {
     /// Without its arguments.
     process: SpecProcess,
     filter: Filter,
+    /// Flags of seccomp(2).
+    #[serde(default)]
+    filter_flags: u32,
+    /// See personality(2).
+    #[serde(default)]
+    personality: Option<u32>,
+    /// Of a user namespace that the host's root has made: users and groups.
+    #[serde(default)]
+    maps: [Vec<LinuxIdMapping>; 2],
 }
 
 /// Which system call filter.
@@ -62,7 +71,7 @@ impl Template {
     pub(super) fn of(
         runtime: &Runtime,
         spec: &Spec,
-        seccomp: &Seccomp,
+        (seccomp, filter_flags): (&Seccomp, u32),
         program: Option<&[u8]>,
     ) -> Option<serde_json::Value> {
         let mut process = spec.process().clone()?;
@@ -76,7 +85,10 @@ impl Template {
             (_, None) => Filter::None,
         };
         let identity = runtime.identity.name().to_owned();
-        serde_json::to_value(Template { identity, namespaces, process, filter }).ok()
+        let personality = crate::isolation::persona(spec);
+        let maps = spec.linux().as_ref().map_or([&None, &None], |linux| [linux.uid_mappings(), linux.gid_mappings()]);
+        let maps = maps.map(|map| map.clone().unwrap_or_default());
+        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality, maps }).ok()
     }
 
     fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
@@ -321,6 +333,9 @@ impl ExecBuilder {
             stdio_made: streams.made,
             console: streams.console,
             seccomp: program.as_deref(),
+            seccomp_flags: template.filter_flags,
+            personality: template.personality,
+            maps: template.maps.each_ref().map(Vec::as_slice),
             joining,
         })?;
         let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));
@@ -416,7 +431,7 @@ impl ExecBuilder {
 }
 
 /// How a process comes into the container's control group.
-fn joining(runtime: &Runtime, info: &Info) -> Result<Joining> {
+pub(super) fn joining(runtime: &Runtime, info: &Info) -> Result<Joining> {
     let mut joining = Joining::default();
     if info.groups.is_empty() {
         return Ok(joining);

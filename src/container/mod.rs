@@ -17,7 +17,10 @@ mod builder;
 mod commit;
 mod decide;
 mod draft;
+mod edits;
 mod exec;
+mod hooks;
+mod id_map;
 mod io;
 mod known;
 pub(crate) mod owner;
@@ -38,8 +41,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The OCI runtime spec that a container is described by underneath, as its own crate has it; see
+/// [`ContainerBuilder::spec`].
+pub use oci_spec::runtime as runtime_spec;
+
 pub use builder::{ContainerBuilder, Lifetime, Mount, Network};
 pub use exec::{Exec, ExecBuilder};
+pub use id_map::IdMap;
 pub use io::Stdio;
 pub(crate) use known::{as_it_is, find};
 pub use record::{Info, State};
@@ -543,10 +551,15 @@ fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>, locked: Optio
     if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
         return result.map(|()| None);
     }
+    let was_there = info.last.is_some() && record::directory(runtime.root(), &info.id).exists();
     let buried = runtime.bury(&info.id.to_string(), locked);
     // Without its record the container is gone, and the name free; so nobody sees one that has lost its name alone.
     if let Some(name) = &info.name {
         record::give_name_back(runtime.root(), name, &info.id);
+    }
+    // Once, by whoever it was that has taken it away.
+    if was_there && buried.is_ok() {
+        hooks::gone(runtime, info);
     }
     match (result, buried) {
         (Ok(()), buried) => buried,

@@ -101,6 +101,9 @@ pub struct Info {
     /// What further commands are started with, see [`Template`](super::exec::Template).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) template: Option<serde_json::Value>,
+    /// Hooks for when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<super::hooks::Last>,
     /// The mark of the program that it belongs to.
     pub(crate) owner: String,
 }

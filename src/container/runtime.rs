@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
-use crate::cgroup::{self, Devices, Driver, Group, Limit, Unenforced};
+use crate::cgroup::{self, Devices, Driver, Group, Limit, Limits, Unenforced};
 use crate::content::lock::Held;
 use crate::content::tmp::{self, Buried};
 use crate::content::{Durability, Measured};
 use crate::isolation::{Identity, Isolation, Range};
 use crate::layer::{Ownership, Reown};
+use crate::name::ContainerId;
 use crate::probe::Host;
 use crate::security::Filters;
 use crate::snapshot::Snapshotter;
@@ -64,6 +65,8 @@ pub(crate) struct Runtime {
     cgroups: OnceLock<Result<cgroup::Direct, String>>,
     unlimited: OnceLock<Vec<Unenforced>>,
     owner: Mutex<Option<Arc<Owner>>>,
+    /// Of hooks that failed and changed nothing by it; the latest.
+    hooks: Mutex<Vec<(ContainerId, String)>>,
 }
 
 impl Runtime {
@@ -90,6 +93,7 @@ impl Runtime {
             cgroups: OnceLock::new(),
             unlimited: OnceLock::new(),
             owner: Mutex::new(None),
+            hooks: Mutex::default(),
         };
         Ok(Arc::new(runtime))
     }
@@ -111,6 +115,21 @@ impl Runtime {
         }
     }
 
+    /// Keeps what a hook failed with, for who asks.
+    pub(crate) fn note_hook(&self, id: &ContainerId, note: String) {
+        const MOST: usize = 256;
+        let mut notes = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() >= MOST {
+            notes.remove(0);
+        }
+        notes.push((id.clone(), note));
+    }
+
+    pub(crate) fn hook_notes(&self, id: &ContainerId) -> Vec<String> {
+        let notes = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().filter(|(of, _)| of == id).map(|(_, note)| note.clone()).collect()
+    }
+
     fn driver(&self) -> Result<&cgroup::Direct, &str> {
         let driver = self.cgroups.get_or_init(|| {
             let hierarchies = cgroup::Hierarchies::detect().map_err(|error| error.to_string())?;
@@ -124,9 +143,9 @@ impl Runtime {
     }
 
     /// A control group for a container, or why there is none: this user can make none, or there are none here.
-    pub(crate) fn make_group(&self, name: &str, devices: Devices) -> Result<Group, String> {
+    pub(crate) fn make_group(&self, name: &str, limits: Limits, devices: Devices) -> Result<Group, String> {
         let driver = self.driver()?;
-        let request = cgroup::Request { track: cgroup::Controllers::PIDS, devices, ..cgroup::Request::default() };
+        let request = cgroup::Request { limits, track: cgroup::Controllers::PIDS, devices };
         let group = driver.create(name, &request).map_err(|error| error.to_string())?;
         if !group.paths().is_empty() {
             return Ok(group);

@@ -91,8 +91,10 @@ pub(super) fn build(decided: Decided) -> Result<Spec> {
         kinds.into_iter().map(|kind| built(LinuxNamespaceBuilder::default().typ(kind).build())).collect();
     let masked: Vec<String> = decided.masking.masked_paths(decided.cpus).collect();
     let readonly: Vec<String> = decided.masking.readonly.iter().map(|path| (*path).to_owned()).collect();
-    let linux =
+    let mut linux =
         built(LinuxBuilder::default().namespaces(namespaces?).masked_paths(masked).readonly_paths(readonly).build())?;
+    // Defaults of the crate that nobody asked for.
+    linux.set_resources(None).set_cgroups_path(None).set_devices(None).set_uid_mappings(None).set_gid_mappings(None);
     let mounts = ordered(defaults()?, decided.mounts)?;
     built(
         SpecBuilder::default()

@@ -5,9 +5,9 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use oci_spec::runtime::{Capability, Mount, Spec};
+use oci_spec::runtime::{Capability, LinuxDevice, LinuxDeviceType, Mount, Spec};
 
-use super::mount_options;
+use super::{mount_options, resources};
 use crate::Result;
 use crate::cgroup::{DeviceKind, DeviceRule, Devices};
 use crate::security::{Masking, Seccomp};
@@ -16,8 +16,22 @@ use crate::security::{Masking, Seccomp};
 /// bind mount with the option `dev` was given in so many words and is allowed, too.
 ///
 /// # Errors
-/// Those of reading mount options.
+/// Those of reading mount options, and of a list of the spec's own.
 pub(crate) fn rules(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
+    if let Some(devices) = resources::devices(spec)? {
+        return Ok(match devices {
+            Devices::Only(mut rules) => {
+                rules.extend(listed(spec));
+                Devices::Only(rules)
+            }
+            any => any,
+        });
+    }
+    needed(spec, filter)
+}
+
+/// The rules that a container needs where its spec has no list.
+pub(crate) fn needed(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
     let mut given = vec![];
     let mut mounted = false;
     for mount in spec.mounts().iter().flatten() {
@@ -33,7 +47,22 @@ pub(crate) fn rules(spec: &Spec, filter: &Seccomp) -> Result<Devices> {
     }
     let Devices::Only(mut rules) = Devices::docker_2026_11() else { return Ok(Devices::Any) };
     rules.extend(given);
+    rules.extend(listed(spec));
     Ok(Devices::Only(rules))
+}
+
+/// The rules for `linux.devices`.
+fn listed(spec: &Spec) -> Vec<DeviceRule> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    let rule = |device: &LinuxDevice| {
+        let kind = match device.typ() {
+            LinuxDeviceType::B => DeviceKind::Block,
+            LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
+            _ => return None,
+        };
+        Some(DeviceRule::node(kind, u32::try_from(device.major()).ok()?, u32::try_from(device.minor()).ok()?))
+    };
+    devices.into_iter().flatten().filter_map(rule).collect()
 }
 
 /// Whether the workload can have a capability.

@@ -5,16 +5,21 @@
 //! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
 
 pub(crate) mod devices;
+mod hooks;
 pub(crate) mod mount_options;
 pub(crate) mod namespaces;
 mod range;
+pub(crate) mod resources;
+mod sysctl;
+mod userns;
+pub(crate) mod validate;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Group, Unenforced};
 use crate::launch::Plan;
@@ -24,6 +29,8 @@ use crate::snapshot::Snapshot;
 use crate::sys::terminal::WindowSize;
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) use hooks::{Place as HookPlace, Stops, plan as hook_plan};
+pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
 
 /// Something that isolation separates the workload from, or takes from it.
@@ -326,6 +333,8 @@ pub(crate) struct Request<'a> {
     pub(crate) console: Option<Console>,
     pub(crate) files: Vec<MadeFile>,
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// Flags of seccomp(2) that it is installed with.
+    pub(crate) seccomp_flags: u32,
     /// Which filter that is.
     pub(crate) filter: &'a Seccomp,
     pub(crate) cgroup: Option<&'a Group>,
@@ -334,6 +343,8 @@ pub(crate) struct Request<'a> {
     /// Kinds of limit that do not hold on this host, asked for or not.
     pub(crate) unlimited: &'a [Unenforced],
     pub(crate) init: bool,
+    /// Where it waits for hooks, if it does.
+    pub(crate) stops: Option<Stops>,
     /// Paths inside the container that are masked besides those of the spec.
     pub(crate) hidden: Vec<PathBuf>,
     /// Nothing of the writable part has to survive a crash.
@@ -358,6 +369,12 @@ pub(crate) struct ExecRequest<'a> {
     /// As in [`Request`].
     pub(crate) console: Option<Console>,
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// As in [`Request`].
+    pub(crate) seccomp_flags: u32,
+    /// The execution domain, where the container has one set, see personality(2).
+    pub(crate) personality: Option<u32>,
+    /// Of a user namespace that the host's root has made: users and groups. Empty where there is none such.
+    pub(crate) maps: [&'a [LinuxIdMapping]; 2],
     pub(crate) joining: Joining,
 }
 

@@ -17,6 +17,7 @@ const NOSYMFOLLOW: u64 = 0x20_0000;
 const MS_PRIVATE: u64 = 1 << 18;
 pub(crate) const MS_SLAVE: u64 = 1 << 19;
 const MS_UNBINDABLE: u64 = 1 << 17;
+const MS_SHARED: u64 = 1 << 20;
 
 /// Parsed options of one mount.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub(crate) struct Options {
     pub(crate) clear: u64,
     /// The attributes apply to the mounts inside, too.
     pub(crate) recursive_attributes: bool,
+    /// `MOUNT_ATTR_*` to set and to clear on the mounts inside as well, said in so many words (`rnoexec`, `rsuid`, …).
+    pub(crate) everywhere: (u64, u64),
+    /// Ids are shown as a map says; whether on the mounts inside, too.
+    pub(crate) idmap: Option<bool>,
     /// It is a bind mount.
     pub(crate) bind: bool,
     /// A bind mount with the mounts inside.
@@ -50,6 +55,22 @@ pub(crate) fn parse(options: &[String]) -> Result<Options> {
     Ok(out)
 }
 
+/// `MS_*` of a word for propagation, and whether it goes for the mounts inside, too.
+pub(crate) fn propagation(word: &str) -> Option<(u64, bool)> {
+    let (kind, recursive) = match word.strip_prefix('r') {
+        Some(kind) => (kind, true),
+        None => (word, false),
+    };
+    let kind = match kind {
+        "private" => MS_PRIVATE,
+        "slave" => MS_SLAVE,
+        "shared" => MS_SHARED,
+        "unbindable" => MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((kind, recursive))
+}
+
 impl Options {
     fn turn(&mut self, on: bool, attribute: u64) {
         if on {
@@ -65,6 +86,20 @@ impl Options {
     /// next mount would be none. What is cleared is cleared on the mount alone: those inside keep their limits.
     pub(crate) fn split(&self) -> (u64, u64) {
         (self.set & TIMES, self.set & !TIMES)
+    }
+
+    /// An option with `r` in front, of the mount and the mounts inside it.
+    fn turn_all(&mut self, on: bool, attribute: u64) {
+        self.turn(on, attribute);
+        let (set, clear) = &mut self.everywhere;
+        let (put, take) = if on { (set, clear) } else { (clear, set) };
+        *put |= attribute;
+        *take &= !attribute;
+    }
+
+    fn access_time_all(&mut self, kind: u64) {
+        self.access_time(kind);
+        self.everywhere = (self.everywhere.0 & !ATIME | kind, self.everywhere.1 | ATIME);
     }
 
     fn propagate(&mut self, kind: u64, recursive: bool) {
@@ -87,6 +122,25 @@ impl Options {
                 self.turn(true, RDONLY);
                 self.recursive_attributes = true;
             }
+            "rrw" => self.turn_all(false, RDONLY),
+            "rsuid" => self.turn_all(false, NOSUID),
+            "rnosuid" => self.turn_all(true, NOSUID),
+            "rdev" => {
+                self.turn_all(false, NODEV);
+                self.devices = true;
+            }
+            "rnodev" => self.turn_all(true, NODEV),
+            "rexec" => self.turn_all(false, NOEXEC),
+            "rnoexec" => self.turn_all(true, NOEXEC),
+            "rsymfollow" => self.turn_all(false, NOSYMFOLLOW),
+            "rnosymfollow" => self.turn_all(true, NOSYMFOLLOW),
+            "rdiratime" => self.turn_all(false, NODIRATIME),
+            "rnodiratime" => self.turn_all(true, NODIRATIME),
+            "rrelatime" | "ratime" => self.access_time_all(0),
+            "rnoatime" => self.access_time_all(NOATIME),
+            "rstrictatime" => self.access_time_all(STRICTATIME),
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
             "suid" => self.turn(false, NOSUID),
             "nosuid" => self.turn(true, NOSUID),
             "dev" => {
@@ -115,6 +169,10 @@ impl Options {
                 return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {option:?}"))
                     .because("what a container mounts never appears on the host")
                     .remedy("`rslave`, with which what the host mounts appears in the container"));
+            }
+            "tmpcopyup" => {
+                return Err(Error::new(ErrorKind::Unsupported, format!("use the mount option {option:?}"))
+                    .because("what an image has below a mount is not copied into it"));
             }
             "remount" | "move" | "rec" => {
                 return Err(Error::new(ErrorKind::Invalid, format!("use the mount option {option:?}"))
@@ -154,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
-        for option in ["remount", "shared", "rshared"] {
+        for option in ["remount", "shared", "rshared", "tmpcopyup"] {
             let error = parse(&[option.to_owned()]).unwrap_err().to_string();
             assert!(error.contains(&format!("{option:?}")), "{error}");
         }

@@ -204,6 +204,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (_, Sys::Capget, 0) => error
             .kind_is(ErrorKind::Weaker)
             .because("the kernel gave other capabilities than were asked for"),
+        (Op::Sysctl | Op::OomScore | Op::Label | Op::TimeOffsets, Sys::Fstatfs, 0) => {
+            error.kind_is(ErrorKind::Hostile).because("what was found is not on procfs")
+        }
         (_, Sys::Fstatfs, 0) => error.kind_is(ErrorKind::Weaker).because("the mount is writable after all"),
         (Op::Attach, Sys::MoveMount, 0) => error
             .kind_is(ErrorKind::Denied)
@@ -272,6 +275,61 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (Op::Ids, Sys::Setresuid | Sys::Setresgid | Sys::Setgroups, libc::EINVAL | libc::EPERM) => error
             .because("the user, group or a supplementary group is not mapped in the container's user namespace")
             .remedy("give this user a range in /etc/subuid and /etc/subgid"),
+        (Op::OomScore, _, libc::EACCES | libc::EPERM) => error
+            .kind_is(ErrorKind::Denied)
+            .because("a score below that of this program needs CAP_SYS_RESOURCE, which is missing here")
+            .remedy("ask for a higher score (process.oomScoreAdj), or run this program with CAP_SYS_RESOURCE"),
+        (Op::Scheduler | Op::IoPriority, _, libc::EPERM) => error
+            .kind_is(ErrorKind::Denied)
+            .because("real-time policies, deadlines and a lower nice value need CAP_SYS_NICE, which is missing here")
+            .remedy("ask for less, or run this program with CAP_SYS_NICE"),
+        (Op::Scheduler | Op::IoPriority, _, libc::EINVAL) => error
+            .kind_is(ErrorKind::Invalid)
+            .because("the kernel knows no such policy, or the values do not fit it; see sched_setattr(2) and ioprio_set(2)"),
+        (Op::Affinity, _, libc::EINVAL) => error
+            .kind_is(ErrorKind::Invalid)
+            .because("none of these processors is there, or the control group allows none of them"),
+        (Op::Personality, _, libc::EINVAL) => error
+            .kind_is(ErrorKind::Unsupported)
+            .because("this kernel does not have that execution domain"),
+        (Op::Sysctl, Sys::Openat, libc::ENOENT) => error
+            .kind_is(ErrorKind::Unsupported)
+            .because("this kernel has no such setting, or not for a namespace"),
+        (Op::Sysctl, _, libc::EINVAL | libc::ERANGE) => {
+            error.kind_is(ErrorKind::Invalid).because("the setting does not take that value")
+        }
+        (Op::Sysctl, _, libc::EACCES | libc::EPERM | libc::EROFS) => error
+            .kind_is(ErrorKind::Denied)
+            .because("the kernel lets nobody change it in a namespace of this kind, or only the host's root"),
+        (Op::Label, _, _) => error
+            .because("the security module knows no such label, or does not let this program take it")
+            .remedy("load the profile first, or correct the label"),
+        (Op::Setns, Sys::Setns, libc::EPERM) => error.kind_is(ErrorKind::Denied).because(
+            "it belongs to a user namespace that this program, or the container's own, has no CAP_SYS_ADMIN in",
+        ),
+        (Op::Setns, Sys::Setns, libc::EINVAL) => error.kind_is(ErrorKind::Invalid).because(
+            "a user namespace that this program is in already cannot be entered, nor a pid namespace that lies above",
+        ),
+        (Op::TimeOffsets, _, libc::ERANGE) => {
+            error.kind_is(ErrorKind::Invalid).because("a clock would be before zero, or too far in the future")
+        }
+        (Op::TimeOffsets, Sys::Openat, libc::ENOENT) | (Op::Unshare, Sys::Unshare, libc::EINVAL) => {
+            error.kind_is(ErrorKind::Unsupported).because("this kernel has no such namespaces")
+        }
+        (Op::Idmap, _, libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => error
+            .kind_is(ErrorKind::Unsupported)
+            .because(
+                "this kernel (5.12 for most file systems, 5.19 below an overlay, 6.3 for tmpfs), or the file system of \
+                 this mount, cannot show ids otherwise than they are",
+            )
+            .remedy("put it on ext4, xfs or btrfs, or do without the map; files are never changed for it"),
+        (Op::Idmap, _, libc::EPERM) => error
+            .kind_is(ErrorKind::Denied)
+            .because("only root of the user namespace that a file system was mounted in may do so"),
+        (Op::Fork, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
+        (Op::Fork, Sys::Clone, libc::ENOMEM) => {
+            error.kind_is(ErrorKind::Conflict).because("the first process of the pid namespace is gone")
+        }
         (Op::Capabilities, Sys::Capset, libc::EPERM) => error
             .because("this program itself does not have all of the capabilities that the container is to have")
             .remedy("drop them from the container, or run this program with more"),

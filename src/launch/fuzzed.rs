@@ -41,7 +41,7 @@ pub fn walk(plan: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Walked> {
     let fds = fds.map_err(|error| Error::io("walk the plan", "fcntl", error))?;
     let lease = tempfile::tempfile().map_err(|error| Error::io("walk the plan", "open", error))?;
     let finished = Finished { bytes, fds, steps: vec![], user_namespace: false, joins };
-    let walked = match launch_finished(&finished, lease.as_fd(), Path::new("")) {
+    let walked = match launch_finished(finished, lease.as_fd(), Path::new(""), None) {
         Err(_) => Walked::Refused,
         Ok(process) => match process.wait(Some(Duration::from_millis(200)))? {
             None => Walked::Killed,

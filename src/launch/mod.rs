@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! plan.rs      the list of steps, as bytes
+//! settings.rs  steps for what a spec says besides the tree
 //! protocol.rs  what travels between host, guardian and first process (compiled into both programs)
 //! spawn.rs     starts the guardian
 //! parent.rs    sends plans, hears how processes start and end
@@ -20,12 +21,14 @@ mod opener;
 mod parent;
 mod plan;
 mod protocol;
+mod settings;
 mod spawn;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use handover::Handover;
 pub(crate) use opener::Opener;
-pub(crate) use parent::{Ended, Process, in_memory, launch};
+pub(crate) use parent::{Ended, Halts, Process, halts, in_memory, launch, launch_in_stages};
 pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};
 pub(crate) use protocol::Op;
+pub(crate) use settings::Scheduling;

@@ -27,7 +27,7 @@ const ATTRIBUTE: u32 = 1;
 pub(crate) struct Opener {
     /// One question at a time.
     socket: Mutex<OwnedFd>,
-    _process: Process,
+    process: Process,
 }
 
 impl Opener {
@@ -37,7 +37,17 @@ impl Opener {
         let theirs = plan.send(theirs);
         plan.on(Op::Serve, theirs);
         let process = launch(plan, lease, fallback)?;
-        Ok(Opener { socket: Mutex::new(socket), _process: process })
+        Ok(Opener { socket: Mutex::new(socket), process })
+    }
+
+    /// The number of its process, which stays its own as long as this value is there and it [lives](Opener::lives).
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether its process has not ended.
+    pub(crate) fn lives(&self) -> bool {
+        matches!(self.process.look(), Ok(None))
     }
 
     /// openat(2) there.

@@ -310,11 +310,39 @@ pub(crate) struct Process {
 ///
 /// After an error no process is left. `lease` is held open by the guardian until the process has been reaped.
 pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
-    launch_finished(&plan.finish()?, lease, fallback)
+    launch_in_stages(plan, lease, fallback, None)
 }
 
-/// [`launch`] of a plan that may have come from anywhere: the stub trusts none.
-pub(super) fn launch_finished(plan: &Finished, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
+/// Where a process waits ([`Op::Pause`](super::Op::Pause)), and what is done there.
+pub(crate) struct Halts<'a> {
+    /// This program's end of the socket that the plan has the other end of.
+    pub(crate) socket: OwnedFd,
+    /// Gets the number of the halt, from 0. Its error ends the process, and is the launch's.
+    pub(crate) at: &'a mut dyn FnMut(usize, &Process) -> Result<()>,
+}
+
+/// The two ends of the socket of [`Halts`].
+pub(crate) fn halts() -> Result<(OwnedFd, OwnedFd)> {
+    pair()
+}
+
+/// [`launch`] of a process that waits on its way.
+pub(crate) fn launch_in_stages(
+    plan: Plan,
+    lease: BorrowedFd<'_>,
+    fallback: &Path,
+    halts: Option<Halts<'_>>,
+) -> Result<Process> {
+    launch_finished(plan.finish()?, lease, fallback, halts)
+}
+
+/// The same of a plan that may have come from anywhere: the stub trusts none.
+pub(super) fn launch_finished(
+    mut plan: Finished,
+    lease: BorrowedFd<'_>,
+    fallback: &Path,
+    mut halts: Option<Halts<'_>>,
+) -> Result<Process> {
     let mut again = true;
     loop {
         let guardian = guardian(fallback)?;
@@ -331,7 +359,7 @@ pub(super) fn launch_finished(plan: &Finished, lease: BorrowedFd<'_>, fallback: 
         drop(theirs);
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
-                Some((note, fds)) => return finish(guardian, channel, note, fds, plan),
+                Some((note, fds)) => return finish(guardian, channel, note, fds, (&mut plan, halts.take())),
                 None if !guardian.is_gone() => {
                     return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
                         .because("the guardian of the containers has as many open files as it may have")
@@ -366,7 +394,7 @@ fn finish(
     channel: OwnedFd,
     note: Note,
     fds: Vec<OwnedFd>,
-    plan: &Finished,
+    (plan, halts): (&mut Finished, Option<Halts<'_>>),
 ) -> Result<Process> {
     match note.kind {
         STARTED => {}
@@ -388,7 +416,16 @@ fn finish(
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
     let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
-    let heard = hear(&report, (plan.joins || cfg!(fuzzing)).then_some(PATIENCE)).inspect_err(|_| {
+    let mut moves = plan.joins;
+    if let Some(halts) = halts {
+        // Or the end of the process would not be the end of the socket.
+        plan.fds.clear();
+        process.go_along(halts, &mut moves).inspect_err(|_| {
+            let _ = process.signal(libc::SIGKILL);
+            let _ = process.wait(None);
+        })?;
+    }
+    let heard = hear(&report, patience(plan.joins || cfg!(fuzzing))).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
     })?;
@@ -398,7 +435,7 @@ fn finish(
             Error::new(ErrorKind::Launch, STEP).because("the report of the failed step is malformed")
         }
         Heard { ready: true, .. } => {
-            if plan.joins {
+            if moves {
                 process.follow().inspect_err(|_| {
                     let _ = process.signal(libc::SIGKILL);
                     let _ = process.wait(None);
@@ -412,6 +449,15 @@ fn finish(
     // No process is left after an error: it has reported and is ending, and is reaped before we say so.
     let _ = process.wait(None);
     Err(error)
+}
+
+fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
 }
 
 /// One note to the guardian; false when it has closed its end, because the process has been reaped.
@@ -437,24 +483,29 @@ struct Heard {
 }
 
 /// How long a process may take that others see while it is set up: they could stop it for ever.
-const PATIENCE: Duration = if cfg!(fuzzing) { Duration::from_millis(500) } else { Duration::from_secs(60) };
+const PATIENCE: u16 = if cfg!(fuzzing) { 500 } else { 60_000 };
 
 /// How many guardians have been started: one that a plan brings down is replaced, and that is a defect.
 #[cfg(fuzzing)]
 pub(super) static STARTED_GUARDIANS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
+/// [`PATIENCE`] with a process that others see, in milliseconds, and as long as it takes with any other.
+fn patience(seen: bool) -> PollTimeout {
+    if seen { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE }
+}
+
+fn kept_waiting() -> Error {
+    Error::new(ErrorKind::Conflict, STEP)
+        .because("a process of the container keeps it from being set up, or the machine does")
+        .remedy("look for stopped processes in it, or start the container again")
+}
+
 /// Waits for the end of the report pipe and reads what is in it.
-fn hear(pipe: &OwnedFd, limit: Option<Duration>) -> Result<Heard> {
+fn hear(pipe: &OwnedFd, limit: PollTimeout) -> Result<Heard> {
     // Asked for nothing, poll(2) wakes us at the end only, and not once more for the one word that is mostly all.
-    let millis = limit.map(|limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
-    let limit = millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
     loop {
         match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], limit) {
-            Ok(0) => {
-                return Err(Error::new(ErrorKind::Conflict, STEP)
-                    .because("a process of the container keeps it from being set up, or the machine does")
-                    .remedy("look for stopped processes in it, or start the container again"));
-            }
+            Ok(0) => return Err(kept_waiting()),
             Ok(_) => break,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::sys(STEP, "poll", errno as i32)),
@@ -521,6 +572,35 @@ impl Process {
     /// Was it launched by this very process, and not by one that this is a fork of?
     pub(crate) fn is_ours(&self) -> bool {
         self.home == std::process::id()
+    }
+
+    /// Does what is to be done at each halt of the process, and has it go on. Its end is for its report to explain.
+    /// `moves`: it goes on as another, whom nobody has followed yet.
+    fn go_along(&mut self, halts: Halts<'_>, moves: &mut bool) -> Result<()> {
+        let failed = |syscall| move |errno: Errno| Error::sys(STEP, syscall, errno as i32);
+        let limit = patience(*moves);
+        for halt in 0.. {
+            if again(|| poll(&mut [PollFd::new(halts.socket.as_fd(), PollFlags::POLLIN)], limit)) == Ok(0) {
+                return Err(kept_waiting());
+            }
+            let mut byte = [0u8; 1];
+            match again(|| nix::unistd::read(&halts.socket, &mut byte)) {
+                Ok(0) | Err(Errno::ECONNRESET) => break,
+                Ok(_) => {}
+                Err(errno) => return Err(failed("read")(errno)),
+            }
+            if std::mem::take(moves) {
+                self.follow()?;
+            }
+            (halts.at)(halt, self)?;
+            let go = [IoSlice::new(b"!")];
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            match again(|| sendmsg::<()>(halts.socket.as_raw_fd(), &go, &[], flags, None)) {
+                Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+                Err(errno) => return Err(failed("sendmsg")(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// The process has gone on as another: waits to be told which, by whoever reaps the first. What had nothing more to do
@@ -695,12 +775,12 @@ mod tests {
     fn what_is_stopped_while_it_is_set_up_is_not_waited_for_for_ever() {
         let (reader, writer) = std::io::pipe().unwrap();
         let reader = OwnedFd::from(reader);
-        let error = hear(&reader, Some(Duration::from_millis(1))).unwrap_err();
+        let error = hear(&reader, PollTimeout::from(1u16)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("stopped"), "{error}");
         std::io::Write::write_all(&mut &writer, &READY.to_ne_bytes()).unwrap();
         drop(writer);
-        assert!(hear(&reader, Some(Duration::from_secs(600))).unwrap().ready);
+        assert!(hear(&reader, PollTimeout::NONE).unwrap().ready);
     }
 
     #[test]

@@ -12,6 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reg(u32);
 
+impl Reg {
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// What a step is about, for the sentence that is written should it fail.
 #[derive(Clone, Debug)]
 pub(crate) enum Subject {
@@ -62,7 +68,7 @@ pub(crate) struct Plan {
     steps: Vec<(Op, Subject)>,
     namespaces: u64,
     cgroup: u32,
-    flags: u32,
+    pub(super) flags: u32,
 }
 
 impl Plan {
@@ -101,7 +107,7 @@ impl Plan {
         Reg(self.next - 1)
     }
 
-    fn step(&mut self, op: Op, subject: Subject, write: impl FnOnce(&mut Payload<'_>)) {
+    pub(super) fn step(&mut self, op: Op, subject: Subject, write: impl FnOnce(&mut Payload<'_>)) {
         self.bytes.extend_from_slice(&(op as u32).to_ne_bytes());
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
@@ -284,14 +290,14 @@ impl Plan {
         self.step(op, Subject::Nothing, |p| p.u32(reg.0));
     }
 
-    /// A device node in a tree of our own making.
+    /// A device node in a tree of our own making; `mode` has its kind (`S_IFCHR`, …).
     pub(crate) fn node(&mut self, dir: Reg, name: &str, mode: u32, (major, minor): (u32, u32)) {
         // The kernel's own encoding of a device number for mknod(2).
         let device = u64::from(minor & 0xff) | u64::from(major & 0xfff) << 8 | u64::from(minor & !0xff) << 12;
         self.step(Op::Node, Subject::Path(name.into()), |p| {
             p.u32(dir.0);
             p.str(name.as_bytes());
-            p.u32(libc::S_IFCHR | mode);
+            p.u32(mode);
             p.u64(device);
         });
     }

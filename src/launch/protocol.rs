@@ -88,7 +88,7 @@ pub const UNCOVERED: u32 = 10;
 
 /// Plan flag: wait after clone until the id maps are written by [`Op::MapHelper`].
 pub const PLAN_MAP_HELPER: u32 = 1;
-/// Plan flag: the plan has an [`Op::Beside`].
+/// Plan flag: the plan has an [`Op::Beside`] or an [`Op::Fork`].
 pub const PLAN_JOINS: u32 = 2;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
@@ -230,6 +230,42 @@ codes! {
         PassTerminal = 61, "pass the terminal to the host program";
         /// What is standard input is the terminal of this session. Right before the command is executed.
         ControllingTerminal = 62, "make the terminal the session's";
+        /// `proc: reg, path: str, value: str`: a file of that procfs, or without one of the verified handle's.
+        Sysctl = 70, "change a setting of the container's kernel namespaces";
+        /// `value: str`.
+        OomScore = 71, "set the score for the out-of-memory killer";
+        /// `persona: u32`.
+        Personality = 72, "set the execution domain";
+        /// `policy: u32, flags: u64, nice: u32, priority: u32, runtime, deadline, period: u64`.
+        Scheduler = 73, "set the scheduling policy";
+        /// `value: u32`, class and priority as ioprio_set(2) has them.
+        IoPriority = 74, "set the input and output priority";
+        /// `mask: str`, one bit per processor.
+        Affinity = 75, "set the affinity to processors";
+        /// `path: str, label: str`: what the security module is to do at exec; the path is below procfs.
+        Label = 76, "set the security label";
+        /// `namespace: reg, kind: u64`: enter it. A pid or time namespace is one's children's: to be followed by
+        /// [`Op::Fork`].
+        Setns = 77, "enter the namespace";
+        /// `offsets: str`, as `timens_offsets` takes them, for the time namespace of one's children.
+        TimeOffsets = 78, "set the offsets of the clocks";
+        /// Go on in a further child of the guardian's, which is in the pid and time namespaces of one's children, with all
+        /// that this process holds; see the stub.
+        Fork = 79, "start the first process in the namespaces";
+        /// `mount: reg, namespace: reg, recursive: u32`: a detached mount shows ids as that user namespace maps them.
+        Idmap = 80, "map the ids of a mount";
+        /// `mount: reg, path: str`: attach a mount over what the path names, proven to be the mount's own
+        /// root, in a mount namespace that still shows the host's tree. Only for paths that are the engine's.
+        Cover = 81, "attach a mount over its source";
+        /// `socket: reg, open: u32`: say that this step was reached, and wait to be told to go on; open: meanwhile others of
+        /// this user may join the process.
+        Pause = 82, "wait for the hooks";
+        /// `dir: reg, path: str, uid: u32, gid: u32, mode: u32`.
+        Owner = 83, "set the owner and mode of a device";
+        /// `uid: u32, gid: u32`: files are made as theirs, with all capabilities that are permitted.
+        FileIds = 85, "make files as the root of the container";
+        /// `flags: u32` of seccomp(2), for the filter that is held.
+        FilterFlags = 84, "set the flags of the system call filter";
     }
 }
 
@@ -297,6 +333,11 @@ codes! {
         Fork = 58, "clone";
         Keyctl = 59, "keyctl";
         Signalfd = 60, "signalfd4";
+        Personality = 70, "personality";
+        SchedSetattr = 71, "sched_setattr";
+        IoprioSet = 72, "ioprio_set";
+        SchedSetaffinity = 73, "sched_setaffinity";
+        Setfsuid = 74, "setfsuid";
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod fs;
+pub(crate) mod namespace;
 pub(crate) mod path;
 pub(crate) mod pidfd;
 pub(crate) mod random;

@@ -4,19 +4,23 @@
 
 mod basics;
 mod exec;
+mod hooks;
 mod host;
 mod input;
 mod leaks;
 mod lifetime;
+mod namespaces;
 mod records;
 mod rootfs;
 mod security;
 #[path = "../support/mod.rs"]
 mod shared;
 mod snapshots;
+mod spec;
 mod support;
 mod terminal;
 mod trap;
+mod userns;
 
 #[global_allocator]
 static ALLOCATOR: trap::Trap = trap::Trap;

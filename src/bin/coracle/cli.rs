@@ -261,6 +261,9 @@ pub struct Run {
     /// Take a capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
+    /// As root: a user namespace whose ids are so many of the host, from FIRST on; files are shown so, never changed
+    #[arg(long, value_name = "FIRST:SIZE")]
+    pub userns: Option<String>,
     /// Put a small init in front of the command, which reaps orphans and forwards signals
     #[arg(long)]
     pub init: bool,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use coracle::ErrorKind;
+use coracle::container::IdMap;
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::seccomp::Policy;
 use coracle::security::{Masking, Profile, Seccomp};
@@ -82,6 +83,15 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `FIRST:SIZE`, users and groups alike.
+pub fn id_map(text: &str) -> Result<IdMap, Failure> {
+    let parsed = text.split_once(':').and_then(|(first, size)| Some((first.parse().ok()?, size.parse().ok()?)));
+    match parsed {
+        Some((first, size)) => Ok(IdMap::new(first, first, size)),
+        None => Err(refuse("give the container a user namespace", text, "expected FIRST:SIZE, e.g. 300000:65536")),
+    }
+}
+
 /// `filesystem-read` and the like.
 pub fn aspect_name(aspect: Aspect) -> String {
     aspect.to_string().replace(' ', "-")
@@ -131,6 +141,14 @@ mod tests {
         assert!(profile.no_new_privs);
         for text in ["", "seccomp", "seccomp=/does/not/exist", "apparmor=x", "no-new-privileges=2"] {
             assert!(security(&mut profile, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn maps_have_a_first_id_and_a_size() {
+        assert_eq!(id_map("300000:65536").unwrap(), IdMap::new(300_000, 300_000, 65_536));
+        for text in ["", "1", "1:", ":1", "-1:5", "a:b", "1:2:3", "99999999999:1"] {
+            assert!(id_map(text).is_err(), "{text}");
         }
     }
 

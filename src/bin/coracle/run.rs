@@ -177,6 +177,9 @@ fn describe(context: &Context, arguments: cli::Run) -> Result<ContainerBuilder, 
     }
     builder = arguments.cap_add.into_iter().fold(builder, ContainerBuilder::cap_add);
     builder = arguments.cap_drop.into_iter().fold(builder, ContainerBuilder::cap_drop);
+    if let Some(text) = &arguments.userns {
+        builder = builder.user_namespace(options::id_map(text)?);
+    }
     // Each of these replaces a default only when it was given.
     builder = given(builder, arguments.workdir, ContainerBuilder::workdir);
     builder = given(builder, arguments.user, ContainerBuilder::user);

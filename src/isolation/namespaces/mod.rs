@@ -2,32 +2,38 @@
 //!
 //! ```text
 //! mod.rs      the order of steps: identity, tree, limits, privileges, exec
+//! nodes.rs    devices
+//! process.rs  scheduling, priorities, labels
+//! ways.rs     how a container comes into its namespaces
 //! tree.rs     the root, the kernel's file systems, devices, binds, masks
 //! ```
 
+mod nodes;
+pub(crate) mod process;
 mod tree;
+mod ways;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
 use super::devices::{self, holds};
+use super::validate::{namespaces, validate};
 use super::{Aspect, Console, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
+use super::{resources, userns};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
+use ways::Ways;
+pub(super) use ways::flag;
 
 const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_NEWNS: u64 = 0x0002_0000;
 const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-const CLONE_NEWUTS: u64 = 0x0400_0000;
-const CLONE_NEWIPC: u64 = 0x0800_0000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
-const CLONE_NEWPID: u64 = 0x2000_0000;
-const CLONE_NEWNET: u64 = 0x4000_0000;
 
 /// `CAP_SYS_ADMIN` in a mask.
 const SYS_ADMIN: u64 = 1 << 21;
@@ -45,6 +51,32 @@ fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespaces.is_some_and(|all| all.iter().any(|namespace| namespace.typ() == kind))
 }
 
+/// Has it one that nobody else has?
+fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespaces(spec).any(|(typ, path)| typ == kind && path.is_none())
+}
+
+/// May it be joined by others of its user while it is set up? Where they cannot be in its pid namespace, they are no
+/// workloads, and the host's root needs no permission.
+fn can_be_open(request: &Request<'_>) -> bool {
+    request.identity.is_rootless() && has_own(request.spec, LinuxNamespaceType::Pid)
+}
+
+/// The names of the UTS namespace, which is the container's own where they are given.
+fn names(plan: &mut Plan, spec: &Spec) {
+    if let Some(name) = spec.hostname() {
+        plan.text(Op::Hostname, name.as_ref());
+    }
+    if let Some(name) = spec.domainname() {
+        plan.text(Op::Domainname, name.as_ref());
+    }
+}
+
+/// Is the container in a user namespace, of whose making ever?
+fn has_users(request: &Request<'_>) -> bool {
+    request.identity.is_rootless() || has(request.spec, LinuxNamespaceType::User)
+}
+
 impl Isolation for Namespaces {
     fn enforcement(&self, request: &Request<'_>) -> Enforcement {
         let mut enforcement = Enforcement::full("namespaces");
@@ -60,6 +92,16 @@ impl Isolation for Namespaces {
                 Level::Partial,
                 "the host's shared memory and semaphores are in sight",
             );
+        }
+        for (aspect, kind, what) in [
+            (Aspect::Network, LinuxNamespaceType::Network, "network is"),
+            (Aspect::Processes, LinuxNamespaceType::Pid, "processes, which do not end with the container's first, are"),
+            (Aspect::Processes, LinuxNamespaceType::Ipc, "shared memory and semaphores are"),
+        ] {
+            if has(request.spec, kind) && !has_own(request.spec, kind) {
+                let reason = format!("the {what} those of a namespace that others are in as well");
+                enforcement.lower(aspect, Level::Partial, reason);
+            }
         }
         match (request.seccomp, request.filter) {
             (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
@@ -109,23 +151,9 @@ impl Isolation for Namespaces {
 
     fn plan(&self, mut request: Request<'_>) -> Result<Plan> {
         let spec = request.spec;
+        validate(spec, request.identity)?;
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
-        let rootless = request.identity.is_rootless();
-        let mut flags = CLONE_NEWNS;
-        for (kind, flag) in [
-            (LinuxNamespaceType::Pid, CLONE_NEWPID),
-            (LinuxNamespaceType::Uts, CLONE_NEWUTS),
-            (LinuxNamespaceType::Ipc, CLONE_NEWIPC),
-            (LinuxNamespaceType::Network, CLONE_NEWNET),
-        ] {
-            if has(spec, kind) {
-                flags |= flag;
-            }
-        }
-        if rootless {
-            flags |= CLONE_NEWUSER;
-        }
-        let mut plan = Plan::new(flags);
+        let (mut plan, ways) = Ways::begin(&request)?;
         plan.plain(Op::Session);
         plan.plain(Op::Keyring);
         plan.plain(Op::DieWithParent);
@@ -140,17 +168,19 @@ impl Isolation for Namespaces {
                 plan.write(tasks, b"0", "write to its list of tasks");
             }
         }
-        enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
-        // After joining: the namespace's root is the container's own group, and nothing above it can be seen.
-        if has(spec, LinuxNamespaceType::Cgroup) {
-            plan.mask64(Op::Unshare, CLONE_NEWCGROUP);
+        process::score(&mut plan, process);
+        if ways.is_born_in_user_namespace() {
+            enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
+        }
+        if ways.entered(&request).is_none() {
+            ways.arrive(&mut plan, request.identity);
         }
         plan.word(Op::Dumpable, 0);
-        let (parts, terminal) = tree::build(&mut plan, &mut request)?;
-        if let (true, Some(name)) = (has(spec, LinuxNamespaceType::Uts), spec.hostname()) {
-            plan.text(Op::Hostname, name.as_ref());
-        }
-        if has(spec, LinuxNamespaceType::Network) {
+        let stops = request.stops.take();
+        let (early, late) = stops.as_ref().map_or((false, false), |stops| (stops.early, stops.late));
+        let socket = stops.map(|stops| plan.send(stops.socket));
+        let (parts, terminal) = tree::build(&mut plan, &mut request, (&ways, socket.filter(|_| early)))?;
+        if has_own(spec, LinuxNamespaceType::Network) {
             plan.plain(Op::Loopback);
         }
         // Where it is missing it is made, and root's as docker has it: a user writes only where the image lets it. A single
@@ -160,6 +190,17 @@ impl Isolation for Namespaces {
             _ => (0, 0),
         };
         plan.work_dir(process.cwd(), owner.0, owner.1);
+        let maps = ways.maps.each_ref().map(Vec::as_slice);
+        userns::give_away((&request.stdio, request.stdio_made), process.user(), maps)?;
+        if let Some(persona) = process::persona(spec) {
+            plan.word(Op::Personality, persona);
+        }
+        if request.seccomp_flags != 0 {
+            plan.word(Op::FilterFlags, request.seccomp_flags);
+        }
+        if let Some(socket) = socket.filter(|_| late) {
+            plan.pause(socket, can_be_open(&request));
+        }
         let last = Last {
             process,
             identity: request.identity,
@@ -169,6 +210,7 @@ impl Isolation for Namespaces {
             null: Null::Part(parts),
             seccomp: request.seccomp,
             init: request.init,
+            given_users: has(spec, LinuxNamespaceType::User) && !has_own(spec, LinuxNamespaceType::User),
         };
         command(plan, last)
     }
@@ -176,6 +218,9 @@ impl Isolation for Namespaces {
     fn exec(&self, request: ExecRequest<'_>) -> Result<Plan> {
         let mut plan = Plan::new(0);
         plan.plain(Op::DieWithParent);
+        let affinity = request.process.exec_cpu_affinity().as_ref();
+        process::affinity(&mut plan, "initial", affinity.and_then(|affinity| affinity.initial().as_deref()))?;
+        process::score(&mut plan, request.process);
         if let Some(group) = request.joining.born_in {
             let register = plan.send(group);
             plan.born_in(register);
@@ -184,29 +229,25 @@ impl Isolation for Namespaces {
             let tasks = plan.send(tasks);
             plan.write(tasks, b"0", "write to its list of tasks");
         }
-        let kinds = request.namespaces.iter().fold(0, |kinds, kind| {
-            kinds
-                | match kind {
-                    LinuxNamespaceType::Mount => CLONE_NEWNS,
-                    LinuxNamespaceType::Cgroup => CLONE_NEWCGROUP,
-                    LinuxNamespaceType::Uts => CLONE_NEWUTS,
-                    LinuxNamespaceType::Ipc => CLONE_NEWIPC,
-                    LinuxNamespaceType::User => CLONE_NEWUSER,
-                    LinuxNamespaceType::Pid => CLONE_NEWPID,
-                    LinuxNamespaceType::Network => CLONE_NEWNET,
-                    LinuxNamespaceType::Time => CLONE_NEWTIME,
-                }
-        });
+        process::affinity(&mut plan, "final", affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()))?;
+        let kinds = request.namespaces.iter().fold(0, |kinds, kind| kinds | ways::flag(*kind));
         let container = plan.send_copy(request.container)?;
         plan.join(container, kinds);
         plan.plain(Op::Keyring);
-        if let Identity::Range { .. } = request.identity {
-            // The caller's groups have no business in there.
+        // The caller's groups have no business in there.
+        if kinds & CLONE_NEWUSER != 0 && !matches!(request.identity, Identity::Single { .. }) {
             plan.ids(0, 0, Some(&[]));
         }
         plan.enter(request.process.cwd());
         let uid = request.process.user().uid();
         let terminal = request.console.map(|console| open_terminal(&mut plan, console, None, uid));
+        userns::give_away((&request.stdio, request.stdio_made), request.process.user(), request.maps)?;
+        if let Some(persona) = request.personality {
+            plan.word(Op::Personality, persona);
+        }
+        if request.seccomp_flags != 0 {
+            plan.word(Op::FilterFlags, request.seccomp_flags);
+        }
         let last = Last {
             process: request.process,
             identity: request.identity,
@@ -216,6 +257,7 @@ impl Isolation for Namespaces {
             null: Null::Joined,
             seccomp: request.seccomp,
             init: false,
+            given_users: false,
         };
         command(plan, last)
     }
@@ -250,7 +292,7 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
             enforcement.lower(aspect, Level::Partial, reason);
         }
         // Where the process is in no group of its own, the root of its cgroup namespace is the hierarchy's.
-        if !request.identity.is_rootless() && !request.cgroup_v2 {
+        if !has_users(request) && !request.cgroup_v2 {
             let reason = "and a version 1 hierarchy can be mounted, whose release_agent is run by the host";
             enforcement.lower(Aspect::Privileges, Level::Partial, reason);
         }
@@ -261,7 +303,16 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
 fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
     // Options that cannot be read are an error of the plan.
     let wanted = devices::rules(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
-    if request.identity.is_rootless() || !wanted {
+    let given_up = matches!(resources::devices(request.spec), Ok(Some(Devices::Any)))
+        && devices::needed(request.spec, request.filter).is_ok_and(|rules| rules != Devices::Any);
+    if given_up && !has_users(request) {
+        enforcement.lower(
+            Aspect::Privileges,
+            Level::Partial,
+            "it can make nodes of any device, and the spec allows all",
+        );
+    }
+    if has_users(request) || !wanted {
         return;
     }
     let why = match request.cgroup {
@@ -341,6 +392,8 @@ struct Last<'a> {
     null: Null,
     seccomp: Option<&'a [u8]>,
     init: bool,
+    /// It is in a user namespace that others have made.
+    given_users: bool,
 }
 
 /// Makes a terminal in this devpts, or in that of the container that was joined, and passes the master on; the slave is left.
@@ -364,9 +417,17 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let process = request.process;
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
-    for limit in process.rlimits().iter().flatten() {
+    process::standing(&mut plan, process);
+    let (files, limits): (Vec<&PosixRlimit>, Vec<&PosixRlimit>) =
+        process.rlimits().iter().flatten().partition(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
+    // A thread that may not raise its hard limits after it has changed its user may here.
+    for limit in &limits {
         let (resource, name) = resource(limit.typ());
         plan.rlimit(resource, limit.soft(), limit.hard(), name);
+    }
+    // Of open files the set-up needs some itself, so the soft limit comes late.
+    for limit in files.iter().filter(|limit| limit.hard() >= 1024) {
+        plan.rlimit(resource(limit.typ()).0, limit.hard(), limit.hard(), "RLIMIT_NOFILE");
     }
     plan.word(Op::Umask, user.umask().unwrap_or(0o022));
     let sets = process.capabilities().as_ref();
@@ -402,12 +463,17 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let groups: Vec<u32> = user.additional_gids().clone().unwrap_or_default();
     match request.identity {
         // setgroups is denied there, and every id is the one that is mapped.
-        Identity::Single { .. } => {}
+        Identity::Single { .. } if !request.given_users => {}
+        Identity::Single { .. } => {
+            plan.plain(Op::KeepCaps);
+            plan.ids(uid, gid, None);
+        }
         _ => {
             plan.plain(Op::KeepCaps);
             plan.ids(uid, gid, Some(&groups));
         }
     }
+    process::labels(&mut plan, process)?;
     // A change of uid took the death signal away.
     plan.plain(Op::StillAlive);
     // Without no-new-privileges the filter needs CAP_SYS_ADMIN: where the command has none, that is given up last.
@@ -424,7 +490,10 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     }
     plan.stdio(stdio);
     // Late, since the set-up needs descriptors of its own.
-    if !process.rlimits().iter().flatten().any(|limit| limit.typ() == PosixRlimitType::RlimitNofile) {
+    for limit in &files {
+        plan.rlimit(resource(limit.typ()).0, limit.soft(), limit.hard(), "RLIMIT_NOFILE");
+    }
+    if files.is_empty() {
         use nix::sys::resource::{Resource, getrlimit};
         if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             plan.files(soft, hard);

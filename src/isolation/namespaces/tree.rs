@@ -13,28 +13,21 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount};
+use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount, Spec};
 
-use super::{Console, Request, has, missing};
+use super::nodes::{devices, devices_of, furnish, given_devices, host_devices, make_devices};
+use super::process::has_selinux;
+use super::ways::Ways;
+use super::{Console, Request, can_be_open, has_own, has_users, missing, names};
 use crate::isolation::mount_options::{self, MS_SLAVE, NODEV, NOEXEC, NOSUID, Options, RDONLY};
+use crate::isolation::validate::refused;
+use crate::isolation::{sysctl, userns};
 use crate::launch::{Base, Care, Create, Op, Plan, Reg};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
-
-/// Name, major, minor: what every container finds in `/dev` (OCI runtime spec, config-linux.md, "Default devices").
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
-const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
 
 /// Longest string that fsconfig(2) takes, with its NUL.
 const FSCONFIG_LIMIT: usize = 256;
@@ -53,16 +46,22 @@ struct Ready {
 const OURS: Care = Care { optional: false, guarded: false, no_links: true };
 
 /// The steps; they end with the parts and, where one was asked for, the slave of a terminal.
-pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, Option<Reg>)> {
+pub(super) fn build(
+    plan: &mut Plan,
+    request: &mut Request<'_>,
+    (ways, stop): (&Ways, Option<Reg>),
+) -> Result<(Reg, Option<Reg>)> {
     let spec = request.spec;
-    let rootless = request.identity.is_rootless();
+    let rootless = has_users(request);
+    // The user namespace that the host's root is about to enter: what needs his rights comes before.
+    let maps = ways.entered(request);
     // A slave of the host's mount is taken while that is still known as what it is: a private one has no slaves.
     let mut slaves = vec![];
     for mount in spec.mounts().iter().flatten() {
         let options = options_of(mount)?;
         let is_bind = mount.typ().as_deref().map_or(options.bind, |kind| kind == "bind");
-        slaves.push(if is_bind && options.propagation == MS_SLAVE {
-            Some(bind_source(plan, mount, &options)?)
+        slaves.push(if is_bind && (options.propagation == MS_SLAVE || options.idmap.is_some() || maps.is_some()) {
+            Some(bind_source(plan, request, mount, (&options, maps))?)
         } else {
             None
         });
@@ -70,15 +69,30 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, 
     plan.plain(Op::Private);
     let root_register = plan.send_copy(request.root_fd)?;
     plan.change_dir(request.root, root_register);
-    let root = snapshot_mount(plan, request, &request.snapshot.root)?;
+    if let Some(namespace) = maps {
+        map_layers(plan, request, namespace)?;
+        // Overlay makes its files as whoever mounts it, and ids that the map does not have cannot be on these mounts.
+        match ways.root() {
+            Some((uid, gid)) => plan.file_ids(uid, gid),
+            None => {
+                let why = "its map has no root, who the container is made by";
+                return Err(refused("linux.namespaces", ErrorKind::Invalid, why));
+            }
+        }
+    }
+    let root = snapshot_mount(plan, request, &request.snapshot.root, maps)?;
+    if maps.is_some() {
+        ways.arrive(plan, request.identity);
+    }
     let mut ready = vec![];
     for (at, mount) in &request.snapshot.inner {
-        let mount = snapshot_mount(plan, request, mount)?;
+        let mount = snapshot_mount(plan, request, mount, None)?;
         let at = Path::new("/").join(at);
         let care = Care { optional: true, guarded: true, no_links: false };
         ready.push(Ready { mount, at, create: Create::No, care });
     }
     let mut bases = vec![];
+    let mut procfs = None;
     let (mut dev, mut devpts) = (None, None);
     for (mount, slave) in spec.mounts().iter().flatten().zip(slaves) {
         let destination = destination(mount)?;
@@ -89,20 +103,38 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, 
         let is_devpts = mount.typ().as_deref() == Some("devpts") && destination == Path::new("/dev/pts");
         let mounted = spec_mount(plan, request, mount, slave, destination)?;
         devpts = mounted.as_ref().filter(|_| is_devpts).map(|mounted| mounted.mount).or(devpts);
+        if let (None, Some(mounted), Some("proc")) = (procfs, &mounted, mount.typ().as_deref()) {
+            procfs = Some(mounted.mount);
+        }
         bases.extend(mounted.as_ref().and_then(|mounted| base(request, mount, mounted)));
         ready.extend(mounted);
     }
     let dev = dev.ok_or_else(|| missing("tmpfs on /dev"))?;
+    // In the container's own procfs, which nothing is mounted on yet: no image has a part in where these lead.
+    let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    for (name, value) in settings.into_iter().flatten() {
+        let setting = sysctl::setting(name)
+            .map_err(|why| refused(format!("linux.sysctl[{name:?}]"), ErrorKind::Unsupported, why))?;
+        plan.sysctl(procfs, &setting.path, value);
+    }
+    let nodes = devices_of(spec);
+    let inodes = (64 + nodes.len()).to_string();
     let parts = plan.file_system(
         "tmpfs",
         NOSUID | NOEXEC,
-        &[("size", Some(b"1m")), ("nr_inodes", Some(b"64")), ("mode", Some(b"0755"))],
+        &[("size", Some(b"1m")), ("nr_inodes", Some(inodes.as_bytes())), ("mode", Some(b"0755"))],
     );
     let options = options_of(dev)?;
     let data = data_of(&options);
     let dev = plan.file_system("tmpfs", options.set | NODEV | NOSUID, &data);
     let host_devices = if rootless { host_devices(plan)? } else { vec![] };
+    let given = if rootless { given_devices(plan, nodes)? } else { vec![] };
 
+    // Hooks find the container as it will be, but for its tree.
+    names(plan, spec);
+    if let Some(socket) = stop {
+        plan.pause(socket, can_be_open(request));
+    }
     plan.on(Op::Pivot, root);
 
     // The host's tree first, so that what follows covers it.
@@ -120,6 +152,9 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, 
     furnish(plan, parts, request, &host_devices);
     plan.attach(dev, Path::new("/dev"), Create::No, OURS);
     devices(plan, parts, dev);
+    if !rootless {
+        make_devices(plan, parts, nodes);
+    }
     let taken: Vec<PathBuf> = rest.iter().map(|ready| ready.at.clone()).collect();
     for ready in rest {
         plan.attach(ready.mount, &ready.at, ready.create, ready.care);
@@ -128,6 +163,14 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, 
         Some(console) => Some(terminal(plan, request, console, devpts, dev, &taken)?),
         None => None,
     };
+    for (index, device) in nodes.iter().enumerate() {
+        let node = match given.get(index) {
+            Some(node) => *node,
+            None => plan.open_tree(Some(parts), Path::new(&format!("device{index}")), false, None),
+        };
+        let no_links = device.path().starts_with("/dev");
+        plan.attach(node, device.path(), Create::File, Care { optional: false, guarded: true, no_links });
+    }
     for file in &request.files {
         if taken.iter().any(|at| at == Path::new(file.target)) {
             continue;
@@ -157,6 +200,11 @@ pub(super) fn build(plan: &mut Plan, request: &mut Request<'_>) -> Result<(Reg, 
             plan.attributes(mount, false, RDONLY, 0, 0);
             plan.on(Op::VerifyReadOnly, mount);
         }
+    }
+    let propagation = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    if let Some((kind, recursive)) = propagation.and_then(mount_options::propagation) {
+        // Of a tree that only the container has: nothing of it is ever the host's.
+        plan.attributes(root, recursive, 0, 0, kind);
     }
     Ok((parts, terminal))
 }
@@ -204,7 +252,7 @@ fn base(request: &Request<'_>, mount: &SpecMount, mounted: &Ready) -> Option<(Pa
 
 /// A user namespace may not mount a sysfs of a network namespace that is not its own.
 fn is_host_sysfs(request: &Request<'_>) -> bool {
-    request.identity.is_rootless() && !has(request.spec, LinuxNamespaceType::Network)
+    has_users(request) && !has_own(request.spec, LinuxNamespaceType::Network)
 }
 
 /// Which of the mounts the path is below, and its path there.
@@ -214,7 +262,7 @@ fn below<'a>(bases: &[(PathBuf, Base)], path: &'a Path) -> Option<(Base, &'a Pat
 }
 
 /// One mount of the snapshot, detached.
-fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Result<Reg> {
+fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount, maps: Option<Reg>) -> Result<Reg> {
     Ok(match mount {
         Mount::Overlay { lower, upper, work } => {
             let bytes = |path: &Path| {
@@ -250,11 +298,15 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             if request.volatile {
                 options.push(("volatile", None));
             }
+            options.extend(label_of(request.spec)?);
             plan.file_system("overlay", NODEV, &options)
         }
         Mount::Bind { source, read_only, recursive } => {
             let expect = plan.send(open_source(source)?.into());
             let tree = plan.open_tree(None, source, *recursive, Some(expect));
+            if let Some(namespace) = maps {
+                plan.idmap(tree, namespace, false, source);
+            }
             let set = NODEV | if *read_only { RDONLY } else { 0 };
             plan.attributes(tree, *recursive, set, 0, 0);
             if *read_only {
@@ -267,6 +319,31 @@ fn snapshot_mount(plan: &mut Plan, request: &Request<'_>, mount: &Mount) -> Resu
             plan.file_system("tmpfs", NODEV | NOSUID, &[("mode", Some(mode.as_bytes()))])
         }
     })
+}
+
+/// Shows the layers and the writable part with ids as the user namespace maps them: mounts of them that cover them, in a
+/// mount namespace that only this process sees. What is written has the ids of inside, and so have images of it.
+fn map_layers(plan: &mut Plan, request: &Request<'_>, namespace: Reg) -> Result<()> {
+    let snapshot = request.snapshot;
+    let of_host = |path: &Path| !path.starts_with(request.root);
+    let foreign = match &snapshot.root {
+        Mount::Overlay { lower, .. } => lower.iter().any(|path| of_host(path)),
+        Mount::Bind { source, .. } => of_host(source),
+        Mount::Tmpfs { .. } => false,
+    };
+    if foreign || !snapshot.inner.is_empty() {
+        let why = "the ids of a tree of the host are not mapped";
+        return Err(refused("linux.uidMappings", ErrorKind::Unsupported, why).remedy("use an image"));
+    }
+    let Mount::Overlay { lower, upper, .. } = &snapshot.root else { return Ok(()) };
+    // Overlay wants the writable directories on one mount: that of the container's own directory.
+    for path in lower.iter().map(PathBuf::as_path).chain(upper.parent()) {
+        let path = path.strip_prefix(request.root).unwrap_or(path);
+        let tree = plan.open_tree(None, path, false, None);
+        plan.idmap(tree, namespace, false, path);
+        plan.cover_source(tree, path);
+    }
+    Ok(())
 }
 
 /// A lower directory as the joined form of the option takes it, where `:` and `,` separate.
@@ -306,7 +383,7 @@ fn legacy_overlay(plan: &mut Plan, request: &Request<'_>, lower: &[u8], upper: &
 }
 
 /// A handle on a mount source. The stub opens it again in the container's namespace and compares.
-fn open_source(source: &Path) -> Result<File> {
+pub(super) fn open_source(source: &Path) -> Result<File> {
     File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
@@ -346,6 +423,21 @@ fn data_of(options: &Options) -> Vec<(&str, Option<&[u8]>)> {
     options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref().map(str::as_bytes))).collect()
 }
 
+/// An option of a file system: its key, and its value where it has one.
+type Setting<'a> = (&'a str, Option<&'a [u8]>);
+
+/// `linux.mountLabel`, as the option of a file system. Those of the kernel have labels of their own.
+fn label_of(spec: &Spec) -> Result<Option<Setting<'_>>> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    match label.filter(|label| !label.is_empty()) {
+        Some(_) if !has_selinux() => {
+            let why = "SELinux is not in force on this machine";
+            Err(refused("linux.mountLabel", ErrorKind::Unsupported, why).remedy("take the label away"))
+        }
+        label => Ok(label.map(|label| ("context", Some(label.as_bytes())))),
+    }
+}
+
 /// One mount of the spec, detached; `None` where there is nothing to mount on this host.
 ///
 /// `slave` is the source of a bind mount that has been taken already.
@@ -357,7 +449,8 @@ fn spec_mount(
     at: PathBuf,
 ) -> Result<Option<Ready>> {
     let options = options_of(mount)?;
-    let data = data_of(&options);
+    let mut data = data_of(&options);
+    data.extend(label_of(request.spec)?);
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
     let plain = |mount| Ready { mount, at: at.clone(), create: Create::Directory, care: OURS };
     Ok(Some(match kind {
@@ -367,7 +460,7 @@ fn spec_mount(
             plain(tree)
         }
         "proc" | "sysfs" => {
-            let tree = plan.file_system(kind, options.set | NOSUID | NODEV | NOEXEC, &data);
+            let tree = plan.file_system(kind, options.set | NOSUID | NODEV | NOEXEC, &data_of(&options));
             if options.set & RDONLY != 0 {
                 plan.on(Op::VerifyReadOnly, tree);
             }
@@ -398,7 +491,7 @@ fn spec_mount(
         "bind" => {
             let source = match slave {
                 Some(source) => source,
-                None => bind_source(plan, mount, &options)?,
+                None => bind_source(plan, request, mount, (&options, None))?,
             };
             bind(plan, &source, &options, at)
         }
@@ -417,7 +510,14 @@ struct Source {
 }
 
 /// Takes the source of a bind mount, with its propagation where it is a slave.
-fn bind_source(plan: &mut Plan, mount: &SpecMount, options: &Options) -> Result<Source> {
+///
+/// `maps` is the container's own user namespace, where that is there already.
+fn bind_source(
+    plan: &mut Plan,
+    request: &Request<'_>,
+    mount: &SpecMount,
+    (options, maps): (&Options, Option<Reg>),
+) -> Result<Source> {
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     if !source.is_absolute() {
         return Err(Error::new(ErrorKind::Invalid, "bind into the container")
@@ -443,6 +543,19 @@ fn bind_source(plan: &mut Plan, mount: &SpecMount, options: &Options) -> Result<
     let status = file.metadata().map_err(|error| Error::io("open the mount source", "fstat", error).path(&real))?;
     let expect = plan.send(file.into());
     let tree = plan.open_tree(None, &real, options.recursive, Some(expect));
+    if let Some(recursive) = options.idmap {
+        let given = mount.uid_mappings().as_deref().zip(mount.gid_mappings().as_deref());
+        let namespace = match (given, maps) {
+            (Some((uids, gids)), _) => {
+                let made = userns::make(uids, gids, request.root, request.root_fd)?;
+                Some(plan.send(made))
+            }
+            (None, maps) => maps,
+        };
+        let why = "there is neither a map nor a user namespace of the container's that has one";
+        let namespace = namespace.ok_or_else(|| refused("mounts[].uidMappings", ErrorKind::Invalid, why))?;
+        plan.idmap(tree, namespace, recursive, &real);
+    }
     if options.propagation == MS_SLAVE {
         // The mounts inside as well, asked for or not: as they are they would carry mounts out to the host.
         plan.attributes(tree, true, 0, 0, MS_SLAVE);
@@ -461,6 +574,10 @@ fn bind(plan: &mut Plan, source: &Source, options: &Options, at: PathBuf) -> Rea
     if everywhere | nodev != 0 {
         plan.attributes(tree, options.recursive || options.recursive_attributes, everywhere | nodev, 0, 0);
     }
+    let (set, clear) = options.everywhere;
+    if set | clear != 0 {
+        plan.attributes(tree, true, set, clear, 0);
+    }
     if !matches!(options.propagation, 0 | MS_SLAVE) {
         plan.attributes(tree, options.recursive_propagation, 0, 0, options.propagation);
     }
@@ -469,53 +586,4 @@ fn bind(plan: &mut Plan, source: &Source, options: &Options, at: PathBuf) -> Rea
     }
     let create = if source.is_directory { Create::Directory } else { Create::File };
     Ready { mount: tree, at, create, care: Care { guarded: true, ..Care::default() } }
-}
-
-/// The host's device files, for user namespaces, which may not make their own: proven to be the devices they are
-/// called after, by descriptor.
-fn host_devices(plan: &mut Plan) -> Result<Vec<(&'static str, Reg)>> {
-    let mut found = vec![];
-    for (name, major, minor) in DEVICES {
-        let path = Path::new("/dev").join(name);
-        let file = open_source(&path)?;
-        let status = file.metadata().map_err(|error| Error::io("use the host's device", "fstat", error).path(&path))?;
-        let device = (libc::major(status.rdev()), libc::minor(status.rdev()));
-        if !status.file_type().is_char_device() || device != (major, minor) {
-            return Err(Error::new(ErrorKind::Hostile, "use the host's device")
-                .path(&path)
-                .because(format!("it is not the character device {major}:{minor}")));
-        }
-        let expect = plan.send(file.into());
-        found.push((name, plan.open_tree(None, &path, false, Some(expect))));
-    }
-    Ok(found)
-}
-
-/// Fills the parts: device nodes, files made for this container, and an empty directory for masks.
-fn furnish(plan: &mut Plan, parts: Reg, request: &Request<'_>, host_devices: &[(&str, Reg)]) {
-    plan.directory(parts, "empty", 0o555);
-    for file in &request.files {
-        plan.file(parts, file.name, 0o644, &file.content);
-    }
-    for (name, major, minor) in DEVICES {
-        match host_devices.iter().find(|(known, _)| *known == name) {
-            Some((_, mount)) => {
-                plan.file(parts, name, 0o666, b"");
-                plan.attach_in(*mount, parts, name);
-            }
-            None => plan.node(parts, name, 0o666, (major, minor)),
-        }
-    }
-}
-
-/// What the container finds in its `/dev`, besides what the spec mounts there.
-fn devices(plan: &mut Plan, parts: Reg, dev: Reg) {
-    for (name, ..) in DEVICES {
-        let node = plan.open_tree(Some(parts), Path::new(name), false, None);
-        plan.file(dev, name, 0o666, b"");
-        plan.attach_in(node, dev, name);
-    }
-    for (target, name) in LINKS {
-        plan.symlink(dev, target, name);
-    }
 }

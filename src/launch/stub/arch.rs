@@ -104,6 +104,12 @@ mod machine {
         pub const FSETXATTR: usize = 190;
         pub const FGETXATTR: usize = 193;
         pub const RT_SIGTIMEDWAIT: usize = 128;
+        pub const SETFSUID: usize = 122;
+        pub const SETFSGID: usize = 123;
+        pub const PERSONALITY: usize = 135;
+        pub const SCHED_SETAFFINITY: usize = 203;
+        pub const IOPRIO_SET: usize = 251;
+        pub const SCHED_SETATTR: usize = 314;
     }
 
     /// One event of epoll(7); packed on this architecture only.
@@ -220,6 +226,12 @@ mod machine {
         pub const FSETXATTR: usize = 7;
         pub const FGETXATTR: usize = 10;
         pub const RT_SIGTIMEDWAIT: usize = 137;
+        pub const SETFSUID: usize = 151;
+        pub const SETFSGID: usize = 152;
+        pub const PERSONALITY: usize = 92;
+        pub const SCHED_SETAFFINITY: usize = 122;
+        pub const IOPRIO_SET: usize = 30;
+        pub const SCHED_SETATTR: usize = 274;
     }
 
     #[repr(C)]

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
-use crate::{descriptors, init, mount, serve, terminal, tree};
+use crate::{descriptors, init, mount, serve, settings, terminal, tree};
 
 /// What the guardian hands over.
 #[derive(Clone, Copy)]
@@ -68,6 +68,7 @@ pub struct Child<'a> {
     index: u32,
     /// Steps that are done right before the exec.
     filter: Option<Held<'a>>,
+    filter_flags: u32,
     capabilities: Option<Held<'a>>,
 }
 
@@ -100,7 +101,7 @@ impl Child<'_> {
         let before = self.index;
         if let Some(Held { index, mut payload }) = self.filter {
             self.index = index;
-            kernel::seccomp(payload.blob()?).map_err(at(Sys::Seccomp))?;
+            kernel::seccomp(payload.blob()?, self.filter_flags).map_err(at(Sys::Seccomp))?;
         }
         self.held_capabilities()?;
         self.index = before;
@@ -172,6 +173,7 @@ pub fn run(launch: Launch<'_>) -> ! {
         slot: launch.slot,
         index: 0,
         filter: None,
+        filter_flags: 0,
         capabilities: None,
     };
     for (place, descriptor) in child.registers.iter_mut().zip(launch.received) {
@@ -300,7 +302,11 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
             child.filter = Some(Held { index: child.index, payload: p });
             Ok(())
         }
-        Op::Seccomp => kernel::seccomp(p.blob()?).map_err(at(Sys::Seccomp)),
+        Op::Seccomp => kernel::seccomp(p.blob()?, child.filter_flags).map_err(at(Sys::Seccomp)),
+        Op::FilterFlags => {
+            child.filter_flags = p.u32()?;
+            Ok(())
+        }
         Op::Dumpable => dumpable(p.u32()? != 0),
         Op::GiveAway => {
             let (register, uid, gid) = (p.u32()?, p.u32()?, p.u32()?);
@@ -338,6 +344,37 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
         Op::Measure => {
             let dir = child.register(p.u32()?)?;
             Ok(tree::measure(dir, child.register(p.u32()?)?)?)
+        }
+        Op::Sysctl => settings::sysctl(child, p),
+        Op::OomScore => settings::put(child.procfs, b"self/oom_score_adj\0", p.blob()?),
+        Op::Personality => kernel::personality(p.u32()?).map_err(at(Sys::Personality)),
+        Op::Scheduler => settings::scheduler(p),
+        Op::IoPriority => kernel::ioprio_set(p.u32()?).map_err(at(Sys::IoprioSet)),
+        Op::Affinity => kernel::sched_setaffinity(p.blob()?).map_err(at(Sys::SchedSetaffinity)),
+        Op::Label => settings::put(child.procfs, p.cstr()?, p.blob()?),
+        Op::Setns => {
+            let namespace = child.register(p.u32()?)?;
+            kernel::setns(namespace, p.u64()?).map_err(at(Sys::Setns))
+        }
+        Op::TimeOffsets => settings::time_offsets(child, p),
+        Op::FileIds => {
+            kernel::set_file_ids(p.u32()?, p.u32()?).map_err(at(Sys::Setfsuid))?;
+            // Those over files went with the change.
+            let (_, permitted, inheritable) = kernel::capget().map_err(at(Sys::Capget))?;
+            kernel::capset(permitted, permitted, inheritable).map_err(at(Sys::Capset))
+        }
+        Op::Fork => go_on(child),
+        Op::Idmap => mount::idmap(child, p),
+        Op::Cover => mount::cover_source(child, p),
+        Op::Pause => pause(child, p),
+        Op::Owner => {
+            let dir = child.register(p.u32()?)?;
+            let (path, uid, gid, mode) = (p.cstr()?, p.u32()?, p.u32()?, p.u32()?);
+            let node = kernel::openat(dir, path, kernel::O_PATH | kernel::O_NOFOLLOW, 0).map_err(at(Sys::Openat))?;
+            let owned = kernel::fchown(node, uid, gid).map_err(at(Sys::Fchown));
+            kernel::close(node);
+            // A new owner takes bits of the mode away.
+            owned.and_then(|()| kernel::fchmodat(dir, path, mode).map_err(at(Sys::Fchmodat)))
         }
         Op::Done => {
             child.ready();
@@ -384,6 +421,37 @@ fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
     match kernel::fork_beside(word).map_err(at(Sys::Clone))? {
         0 => Ok(()),
         _ => kernel::exit(0),
+    }
+}
+
+/// Goes on in a second process, a child of the guardian's as this one is, which ends here: in namespaces that only
+/// children enter. All that this one holds goes along, for the container is still to be made: where its pid namespace is
+/// somebody else's already, whoever is in there sees it, and cannot trace it unless he may trace the host's root.
+fn go_on(child: &mut Child<'_>) -> Result<(), Trouble> {
+    dumpable(false)?;
+    let word = child.words.get(child.slot).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?;
+    word.store(0, Ordering::Relaxed);
+    kernel::inherit(child.words, false).map_err(at(Sys::Mmap))?;
+    match kernel::fork_beside(word).map_err(at(Sys::Clone))? {
+        0 => Ok(()),
+        _ => kernel::exit(0),
+    }
+}
+
+/// Says so and waits. Meanwhile the host program joins the namespaces of this process for the hooks. One that is not root
+/// can do so only with a process that may be dumped; that is asked for where nobody else is in them.
+fn pause(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let (socket, open) = (child.register(p.u32()?)?, p.u32()? != 0);
+    if open {
+        dumpable(true)?;
+    }
+    kernel::send(socket, b"!").map_err(at(Sys::Sendmsg))?;
+    let mut byte = [0u8; 1];
+    match kernel::read(socket, &mut byte) {
+        Ok(1) => dumpable(false),
+        // A hook has failed, or the host program is gone.
+        Ok(_) => kernel::exit(127),
+        Err(errno) => Err(Trouble(Sys::Read, errno, 0)),
     }
 }
 

@@ -53,7 +53,7 @@ fn confine(child: &mut Child<'_>) -> Result<(), Trouble> {
         // Nothing is executed here, so no privilege is lost by it that the command might gain by executing.
         child.held_capabilities()?;
         kernel::no_new_privileges().map_err(at(Sys::Prctl))?;
-        kernel::seccomp(&filter()).map_err(at(Sys::Seccomp))?;
+        kernel::seccomp(&filter(), 0).map_err(at(Sys::Seccomp))?;
     }
     Ok(())
 }

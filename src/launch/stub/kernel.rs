@@ -632,8 +632,23 @@ struct MountAttributes {
     user_namespace: u64,
 }
 
+/// The detached mount shows ids as the user namespace maps them (Linux 5.12).
+pub fn mount_idmap(mount: i32, recursive: bool, user_namespace: i32) -> Outcome<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let namespace = user_namespace as u32 as u64;
+    set_attributes(mount, recursive, MountAttributes {
+        set: MOUNT_ATTR_IDMAP,
+        clear: 0,
+        propagation: 0,
+        user_namespace: namespace,
+    })
+}
+
 pub fn mount_setattr(mount: i32, recursive: bool, set: u64, clear: u64, propagation: u64) -> Outcome<()> {
-    let attributes = MountAttributes { set, clear, propagation, user_namespace: 0 };
+    set_attributes(mount, recursive, MountAttributes { set, clear, propagation, user_namespace: 0 })
+}
+
+fn set_attributes(mount: i32, recursive: bool, attributes: MountAttributes) -> Outcome<()> {
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     let (at, length) = (&raw const attributes as usize, size_of::<MountAttributes>());
     call(common::MOUNT_SETATTR, fd(mount), path(b"\0")?, flags, at, length, 0).map(drop)
@@ -694,6 +709,18 @@ pub fn setresuid(uid: u32) -> Outcome<()> {
     call(nr::SETRESUID, uid, uid, uid, 0, 0, 0).map(drop)
 }
 
+/// Whose files this process makes; EPERM where the kernel has them otherwise afterwards, for the calls tell no failure.
+pub fn set_file_ids(uid: u32, gid: u32) -> Outcome<()> {
+    for (number, id) in [(nr::SETFSGID, gid), (nr::SETFSUID, uid)] {
+        call(number, id as usize, 0, 0, 0, 0, 0)?;
+        // No id, so nothing changes, and what it was before is told.
+        if call(number, u32::MAX as usize, 0, 0, 0, 0, 0)? as u32 != id {
+            return Err(EPERM);
+        }
+    }
+    Ok(())
+}
+
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,
@@ -733,13 +760,44 @@ struct FilterProgram {
 }
 
 /// Installs a classic BPF filter of 8-byte instructions.
-pub fn seccomp(filter: &[u8]) -> Outcome<()> {
+pub fn seccomp(filter: &[u8], flags: u32) -> Outcome<()> {
     const SECCOMP_SET_MODE_FILTER: usize = 1;
     if filter.is_empty() || filter.len() % 8 != 0 || filter.len() / 8 > 4096 {
         return Err(EINVAL);
     }
     let program = FilterProgram { length: (filter.len() / 8) as u16, filter: filter.as_ptr() as usize };
-    call(nr::SECCOMP, SECCOMP_SET_MODE_FILTER, 0, &raw const program as usize, 0, 0, 0).map(drop)
+    call(nr::SECCOMP, SECCOMP_SET_MODE_FILTER, flags as usize, &raw const program as usize, 0, 0, 0).map(drop)
+}
+
+pub fn personality(persona: u32) -> Outcome<()> {
+    call(nr::PERSONALITY, persona as usize, 0, 0, 0, 0, 0).map(drop)
+}
+
+/// `struct sched_attr` in its first version.
+#[repr(C)]
+pub struct SchedulerAttributes {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: u32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+pub fn sched_setattr(attributes: &SchedulerAttributes) -> Outcome<()> {
+    call(nr::SCHED_SETATTR, 0, attributes as *const SchedulerAttributes as usize, 0, 0, 0, 0).map(drop)
+}
+
+pub fn sched_setaffinity(mask: &[u8]) -> Outcome<()> {
+    call(nr::SCHED_SETAFFINITY, 0, mask.len(), mask.as_ptr() as usize, 0, 0, 0).map(drop)
+}
+
+/// Class and priority of this process.
+pub fn ioprio_set(value: u32) -> Outcome<()> {
+    const IOPRIO_WHO_PROCESS: usize = 1;
+    call(nr::IOPRIO_SET, IOPRIO_WHO_PROCESS, 0, value as usize, 0, 0, 0).map(drop)
 }
 
 /// Sets `IFF_UP` on `lo` of this network namespace.

@@ -22,6 +22,7 @@ mod mount;
 #[path = "../protocol.rs"]
 mod protocol;
 mod serve;
+mod settings;
 mod terminal;
 mod tree;
 

@@ -86,6 +86,31 @@ pub fn attributes(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
     kernel::mount_setattr(mount, recursive, set, clear, propagation).map_err(at(Sys::MountSetattr))
 }
 
+/// A detached mount shows ids as a user namespace maps them. The kernel refuses where the file system cannot.
+pub fn idmap(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mount = child.register(p.u32()?)?;
+    let namespace = child.register(p.u32()?)?;
+    kernel::mount_idmap(mount, p.u32()? != 0, namespace).map_err(at(Sys::MountSetattr))
+}
+
+/// Attaches a mount over its own source, found by a path that is the engine's. Verify after enforcing: the path leads to
+/// the mount from then on.
+pub fn cover_source(child: &Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    let mount = child.register(p.u32()?)?;
+    let path = p.cstr()?;
+    let put = kernel::status(mount).map_err(at(Sys::Statx))?;
+    let flags = kernel::O_PATH | kernel::O_DIRECTORY | kernel::O_NOFOLLOW;
+    let target = kernel::openat(kernel::AT_FDCWD, path, flags, 0).map_err(at(Sys::Openat))?;
+    let moved = kernel::status(target)
+        .map_err(at(Sys::Statx))
+        .and_then(|found| same(&put, &found))
+        .and_then(|()| kernel::move_mount(mount, target).map_err(at(Sys::MoveMount)));
+    kernel::close(target);
+    moved?;
+    let found = kernel::statx(kernel::AT_FDCWD, path, 0).map_err(at(Sys::Statx))?;
+    if found.is_at(&put) { Ok(()) } else { Err(Trouble(Sys::Statx, 0, UNCOVERED)) }
+}
+
 /// `mount, base, path, create (0 none, 1 directory, 2 file), flags (1 optional, 2 refuse kernel file systems, 4 follow no
 /// symbolic link)`.
 ///

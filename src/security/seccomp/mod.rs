@@ -21,6 +21,7 @@
 mod assemble;
 mod docker;
 mod document;
+mod spec;
 mod tables;
 
 pub use tables::Arch;
