@@ -26,6 +26,7 @@
 //! | CPUs | `/sys/devices/system/cpu/possible` |
 //! | landlock, openat2, clone3, the mount interface | the calls themselves, with arguments that do nothing |
 
+mod ladder;
 mod report;
 
 pub use report::{Feature, Finding, State};
@@ -145,6 +146,8 @@ pub struct Host {
     pub(crate) overlay_module: bool,
     pub(crate) cgroup_mode: CgroupMode,
     pub(crate) landlock_abi: Option<u32>,
+    #[serde(skip)]
+    pub(crate) landlock: Trial,
     pub(crate) seccomp_filter: bool,
     /// `vm.memfd_noexec`: 0 and 1 allow executable memfds that are asked for, 2 refuses them.
     pub(crate) memfd_noexec: u8,
@@ -209,7 +212,7 @@ impl Host {
         host.clone3 = trial::clone3();
         host.open_tree = trial::open_tree();
         host.openat2 = trial::openat2();
-        host.landlock_abi = trial::landlock_abi();
+        (host.landlock_abi, host.landlock) = trial::landlock();
         host
     }
 
@@ -262,6 +265,7 @@ impl Host {
             overlay_module: !release.is_empty() && has_module(&modules, "overlay.ko"),
             cgroup_mode: CgroupMode::of_mountinfo(&sources.text("/proc/self/mountinfo")),
             landlock_abi: None,
+            landlock: Trial::Reached,
             seccomp_filter: sources
                 .text("/proc/sys/kernel/seccomp/actions_avail")
                 .split_whitespace()

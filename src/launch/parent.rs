@@ -308,7 +308,20 @@ pub(crate) struct Process {
 ///
 /// After an error no process is left. `lease` is held open by the guardian until the process has been reaped.
 pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
-    let plan = plan.finish()?;
+    attempt(&plan.finish()?, lease, fallback)
+}
+
+/// [`launch`] for those who may have another plan: after an error that one's streams are for the next.
+pub(crate) fn launch_or(
+    plan: Plan,
+    lease: BorrowedFd<'_>,
+    fallback: &Path,
+) -> Result<Process, (Error, [Option<OwnedFd>; 3])> {
+    let plan = plan.finish().map_err(|error| (error, [None, None, None]))?;
+    attempt(&plan, lease, fallback).map_err(|error| (error, plan.into_streams()))
+}
+
+fn attempt(plan: &Finished, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
     let mut again = true;
     loop {
         let guardian = guardian(fallback)?;
@@ -325,7 +338,7 @@ pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Resu
         drop(theirs);
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
-                Some((note, fds)) => return finish(guardian, channel, note, fds, &plan),
+                Some((note, fds)) => return finish(guardian, channel, note, fds, plan),
                 None if !guardian.is_gone() => {
                     return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
                         .because("the guardian of the containers has as many open files as it may have")

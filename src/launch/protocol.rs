@@ -90,6 +90,11 @@ pub const UNCOVERED: u32 = 10;
 pub const PLAN_MAP_HELPER: u32 = 1;
 /// Plan flag: the plan has an [`Op::Beside`].
 pub const PLAN_JOINS: u32 = 2;
+/// Plan flag: the plan has an [`Op::Tree`], so that [`END_TREE`] stands in for SIGKILL.
+pub const PLAN_TREE: u32 = 4;
+/// The signal that tells a process that has stayed behind ([`Op::Tree`]) to kill all that came of its command, and then
+/// itself. C libraries keep it for themselves, so nobody sends it to a command.
+pub const END_TREE: u32 = 32;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
 macro_rules! codes {
@@ -223,6 +228,19 @@ codes! {
         Serve = 47, "open files for the host program";
         /// `mount: reg`: refused unless the mount of this register is read-only (verify after enforcing).
         VerifyReadOnly = 44, "verify that a mount is read-only";
+        /// Stay behind, where there is no pid namespace, as the parent of all that comes of the command; see the stub.
+        Tree = 90, "watch over the command's processes";
+        /// `out: reg, fs: u64, net: u64, scoped: u64`: a landlock ruleset that handles these rights.
+        Ruleset = 91, "make the landlock ruleset";
+        /// `ruleset: reg, allowed: u64, beneath: reg`: these rights beneath an open file.
+        PathRule = 92, "allow a path by landlock";
+        /// `out: reg, path: str, optional: u32`: a handle (`O_PATH`) on a file of the container. Where it is optional and
+        /// missing, rules on it are left out.
+        Handle = 93, "open a path of the container";
+        /// `ruleset: reg`: restricts the command; done right before it is executed, ahead of the filter that is held.
+        Restrict = 94, "restrict the command by landlock";
+        /// `dir: reg`: it becomes the root and the working directory, by chroot(2).
+        Chroot = 95, "change the root";
     }
 }
 
@@ -290,6 +308,9 @@ codes! {
         Fork = 58, "clone";
         Keyctl = 59, "keyctl";
         Signalfd = 60, "signalfd4";
+        LandlockCreate = 90, "landlock_create_ruleset";
+        LandlockAdd = 91, "landlock_add_rule";
+        LandlockRestrict = 92, "landlock_restrict_self";
     }
 }
 

@@ -58,14 +58,18 @@ pub(crate) fn openat2() -> Trial {
     Trial::of_invalid(nix::fcntl::openat2(nix::fcntl::AT_FDCWD, c"/", how).map(drop))
 }
 
-/// The version of landlock's interface, 1 or more; `None` where the kernel has none or does not use it.
-pub(crate) fn landlock_abi() -> Option<u32> {
+/// The version of landlock's interface, 1 or more; `None` where the kernel has none or does not use it, and whether it was
+/// asked at all.
+pub(crate) fn landlock() -> (Option<u32>, Trial) {
     const CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with this flag the call takes a null attribute of size 0 and returns a number; nothing is created.
     let result = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, CREATE_RULESET_VERSION)
     };
-    u32::try_from(result).ok().filter(|version| *version > 0)
+    match Errno::result(result) {
+        Ok(version) => (u32::try_from(version).ok().filter(|version| *version > 0), Trial::Reached),
+        Err(errno) => (None, Trial::of_invalid(Err(errno))),
+    }
 }
 
 /// Whether the file carries this extended attribute (file capabilities are `security.capability`).
@@ -86,7 +90,7 @@ mod tests {
         clone3();
         open_tree();
         openat2();
-        landlock_abi();
+        landlock();
         assert_eq!(std::fs::read_link("/proc/self/ns/user").ok(), before);
     }
 

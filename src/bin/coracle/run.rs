@@ -161,6 +161,7 @@ fn describe(engine: &Engine, arguments: cli::Run) -> Result<ContainerBuilder, Fa
     for text in &arguments.require {
         requirement = options::require(requirement, text)?;
     }
+    builder = arguments.readable.into_iter().fold(builder, ContainerBuilder::readable);
     builder = arguments.cap_add.into_iter().fold(builder, ContainerBuilder::cap_add);
     builder = arguments.cap_drop.into_iter().fold(builder, ContainerBuilder::cap_drop);
     // Each of these replaces a default only when it was given.

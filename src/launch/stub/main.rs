@@ -17,12 +17,14 @@ mod descriptors;
 mod guardian;
 mod init;
 mod kernel;
+mod landlock;
 mod mem;
 mod mount;
 #[path = "../protocol.rs"]
 mod protocol;
 mod serve;
 mod tree;
+mod warden;
 
 /// Called by the entry point in `arch` with the initial stack pointer (unused: arguments and environment are empty).
 extern "C" fn entry(_stack: usize) -> ! {
