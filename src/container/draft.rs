@@ -17,7 +17,7 @@ use crate::image::{self, Images};
 use crate::isolation::{Aspect, Ground, Identity, MadeFile, Request, Stream, devices};
 use crate::name::{ContainerId, ContainerName};
 use crate::security::{Capability, CapabilitySet, Landlock, Masking, Seccomp};
-use crate::snapshot::{Base, Snapshot};
+use crate::snapshot::{Base, Mount, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
 /// A container that is being made: whatever exists of it is removed again, unless it is kept.
@@ -134,7 +134,7 @@ impl ContainerBuilder {
                 _ => "containers in a user namespace are given no control group",
             }
             .to_owned(),
-            snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
+            snapshot: Snapshot::of(Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
             seccomp: decided.seccomp,
             files: decided.files,
@@ -173,8 +173,13 @@ impl ContainerBuilder {
             super::snapshot::stand_on(directory, Some(saved.id()))?;
         }
         // What is there already needs nothing made for it.
-        if rung.ground() != Ground::Host {
-            draft.snapshot = runtime.snapshotter.prepare(directory, base)?;
+        match (rung.ground(), base) {
+            (Ground::Host, _) => {}
+            (Ground::Directory, Base::Directory(path)) => {
+                let mount = Mount::Bind { source: path.clone(), read_only: true, recursive: true };
+                draft.snapshot = Snapshot::of(mount);
+            }
+            _ => draft.snapshot = runtime.snapshotter.prepare(directory, base)?,
         }
         Ok(())
     }

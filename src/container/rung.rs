@@ -87,6 +87,21 @@ pub(super) fn none_of(mut errors: Vec<(&'static str, Error)>) -> Error {
 }
 
 impl ContainerBuilder {
+    /// The engine's root.
+    pub(crate) fn root(&self) -> &Path {
+        self.runtime.root()
+    }
+
+    /// Whether its tree is a directory of the host's.
+    pub(crate) fn is_over_host(&self) -> bool {
+        matches!(self.base, From::Directory(_))
+    }
+
+    /// Whether a part of its tree alone can be read.
+    pub(crate) fn is_confined(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
     /// Whether what was asked for can be had on this ground at all.
     ///
     /// # Errors

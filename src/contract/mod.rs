@@ -21,9 +21,11 @@
 
 mod cgroup;
 mod fixture;
+mod isolation;
 mod snapshotter;
 
 pub use cgroup::cgroup_driver;
+pub use isolation::isolation;
 pub use snapshotter::snapshotter;
 
 use crate::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@ mod basics;
 mod exec;
 mod host;
 mod input;
+mod ladder;
 mod lifetime;
 mod records;
 mod rootfs;
