@@ -86,6 +86,18 @@ impl fmt::Debug for Request<'_> {
     }
 }
 
+impl<'a> super::ExecRequest<'a> {
+    /// Command and arguments.
+    pub fn command(&self) -> &'a [String] {
+        self.process.args().as_deref().unwrap_or(&[])
+    }
+
+    /// What this host can do.
+    pub fn host(&self) -> &'a Host {
+        self.host
+    }
+}
+
 impl fmt::Debug for super::ExecRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecRequest").field("process", &self.process).finish_non_exhaustive()
