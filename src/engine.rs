@@ -251,7 +251,7 @@ fn identity(host: &Host, single: bool) -> Identity {
     let (uid, gid) = (host.uid(), host.gid());
     let (uids, gids) = (host.subordinate_uids(), host.subordinate_gids());
     // Also a process with no_new_privs has none: newuidmap gains no privileges then.
-    let usable = !single && host.has(Feature::SubordinateIds);
+    let usable = !single && host.has(Feature::SubordinateIds) && host.has(Feature::UserNamespaces);
     match (host.newuidmap(), host.newgidmap()) {
         (Some(uid_tool), Some(gid_tool)) if usable => Identity::Range {
             uid,

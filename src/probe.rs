@@ -133,6 +133,8 @@ pub struct Host {
     #[serde(skip)]
     pub(crate) unshare: Trial,
     #[serde(skip)]
+    pub(crate) unshare_mount: Trial,
+    #[serde(skip)]
     pub(crate) clone3: Trial,
     #[serde(skip)]
     pub(crate) open_tree: Trial,
@@ -209,6 +211,7 @@ impl Host {
     pub fn probe() -> Host {
         let mut host = Host::read(&Sources { root: PathBuf::from("/") });
         host.unshare = trial::unshare_user();
+        host.unshare_mount = trial::unshare_mount();
         host.clone3 = trial::clone3();
         host.open_tree = trial::open_tree();
         host.openat2 = trial::openat2();
@@ -251,6 +254,7 @@ impl Host {
                 .number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
                 .is_some_and(|value| value != 0),
             unshare: Trial::Reached,
+            unshare_mount: Trial::Reached,
             clone3: Trial::Reached,
             open_tree: Trial::Reached,
             openat2: Trial::Reached,

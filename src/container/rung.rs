@@ -54,8 +54,8 @@ pub(super) fn is_refusal(error: &Error) -> bool {
     }
 }
 
-/// The error of a container for which no rung is strong enough, or within reach: that of the first, and why the others would
-/// not do.
+/// The error of a container for which no rung is strong enough, or within reach: why the first is not, and why the others
+/// would not do. Where there is but one, its own.
 pub(super) fn none_of(mut errors: Vec<(&'static str, Error)>) -> Error {
     if errors.is_empty() {
         return Error::new(ErrorKind::Unsupported, "isolate the container").because("there is no backend for it");
@@ -75,12 +75,10 @@ pub(super) fn none_of(mut errors: Vec<(&'static str, Error)>) -> Error {
             remedies.push(format!("for {name}: {remedy}"));
         }
     }
-    let weaker = errors.iter().any(|(_, error)| error.kind() == ErrorKind::Weaker);
-    if weaker {
+    if errors.iter().any(|(_, error)| error.kind() == ErrorKind::Weaker) {
         remedies.push("or require less, with a `Requirement` (--require)".to_owned());
     }
-    let kind = if weaker { ErrorKind::Weaker } else { first.kind() };
-    Error::new(kind, "isolate the container as much as required")
+    Error::new(ErrorKind::Weaker, "isolate the container as much as required")
         .because(cause)
         .remedy(remedies.join("; "))
         .source_is(first)

@@ -52,7 +52,7 @@ impl Isolation for Chroot {
         enforcement
     }
 
-    fn plan(&self, request: Request<'_>) -> Result<Plan> {
+    fn plan(&self, mut request: Request<'_>) -> Result<Plan> {
         let refuse = |why: &'static str| Error::new(ErrorKind::Unsupported, STEP).because(why);
         let abi = request.host.landlock_abi();
         let (source, writable) = match &request.snapshot.root {
@@ -78,6 +78,11 @@ impl Isolation for Chroot {
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&source)
             .map_err(|error| Error::io(STEP, "open", error).path(&source))?;
+        if let Stream::Null = request.stdio[0] {
+            // A pipe that nobody writes to ends as that does, and takes no device.
+            let (reader, _) = std::io::pipe().map_err(|error| Error::io(STEP, "pipe2", error))?;
+            request.stdio[0] = Stream::Fd(reader.into());
+        }
         let null = request.stdio.iter().any(|stream| matches!(stream, Stream::Null)).then(|| null(request.root));
         let ruleset = ruleset(&request);
         let tree = bare::Tree { root, path: &source, null: null.transpose()? };
@@ -166,5 +171,5 @@ fn null(root: &Path) -> Result<File> {
     Err(error
         .kind_is(ErrorKind::Unsupported)
         .because("CAP_MKNOD is missing, or no file system here lets devices be opened")
-        .remedy("give the container pipes or files for all of its streams"))
+        .remedy("give the container pipes or files for its output"))
 }

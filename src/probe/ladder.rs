@@ -1,7 +1,8 @@
 //! What this host has for each rung of the ladder of isolation, see [`isolation`](crate::isolation).
 
-use super::report::{Feature, Finding, State};
+use super::report::{Feature, Finding, OUTER_FILTER, State};
 use super::{Host, KernelVersion};
+use crate::sys::trial::Trial;
 
 /// What changing the root of a container takes, and giving its files and processes to their users.
 const CHROOT: [(u32, &str); 6] = [
@@ -19,6 +20,9 @@ impl Host {
         let mounts = self.finding(Feature::MountInterface);
         if mounts.state == State::No {
             return Finding { what, ..mounts };
+        }
+        if self.is_root() && self.unshare_mount != Trial::Reached {
+            return Finding::no(what, "a system call filter refuses unshare(CLONE_NEWNS)", OUTER_FILTER);
         }
         if self.is_root() {
             return Finding::yes(what, "images and host commands, as root");

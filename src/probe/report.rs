@@ -176,7 +176,7 @@ impl fmt::Display for Finding {
 }
 
 const NEWER_KERNEL: &str = "a newer kernel";
-const OUTER_FILTER: &str = "if this is a container, start it with `--security-opt seccomp=unconfined` or a profile \
+pub(super) const OUTER_FILTER: &str = "if this is a container, start it with `--security-opt seccomp=unconfined` or a profile \
                             that allows the call";
 
 impl Host {

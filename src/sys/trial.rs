@@ -35,6 +35,12 @@ pub(crate) fn unshare_user() -> Trial {
     Trial::of_invalid(nix::sched::unshare(flags))
 }
 
+/// The same of a new mount namespace, for those who need no user namespace.
+pub(crate) fn unshare_mount() -> Trial {
+    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_PTRACE;
+    Trial::of_invalid(nix::sched::unshare(flags))
+}
+
 /// Whether `clone3` passes; its size argument is too small for any kernel.
 pub(crate) fn clone3() -> Trial {
     // SAFETY: with a size of 0 the kernel returns EINVAL without reading the (null) argument, and creates nothing.
@@ -85,13 +91,15 @@ mod tests {
 
     #[test]
     fn a_trial_changes_nothing() {
-        let before = std::fs::read_link("/proc/self/ns/user").ok();
+        let namespaces = || ["user", "mnt"].map(|name| std::fs::read_link(format!("/proc/thread-self/ns/{name}")).ok());
+        let before = namespaces();
         unshare_user();
+        unshare_mount();
         clone3();
         open_tree();
         openat2();
         landlock();
-        assert_eq!(std::fs::read_link("/proc/self/ns/user").ok(), before);
+        assert_eq!(namespaces(), before);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use coracle::container::Mount;
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::Profile;
-use coracle::{ContainerBuilder, ErrorKind, Image, IsolationChoice, Stdio, contract};
+use coracle::{ContainerBuilder, Engine, ErrorKind, Image, IsolationChoice, Stdio, contract};
 
 use super::shared::skip::{missing, other_user};
 use super::support::{Lab, image, is_root, run, scratch, shell, with_programs};
@@ -21,7 +21,12 @@ fn confined(lab: &Lab, writable: &Path) -> ContainerBuilder {
 }
 
 /// An image with programs of its own, for where nothing can be mounted.
-fn with_busybox(lab: &Lab) -> Option<Image> {
+pub fn with_busybox(lab: &Lab) -> Option<Image> {
+    busybox(&lab.engine)
+}
+
+/// The same in any engine.
+pub fn busybox(engine: &Engine) -> Option<Image> {
     let dir = scratch();
     for name in ["bin", "dev", "etc", "tmp"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -41,7 +46,7 @@ fn with_busybox(lab: &Lab) -> Option<Image> {
     std::fs::write(dir.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\nbob:x:1000:1000::/tmp:/bin/sh\n").unwrap();
     let sticky = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     std::fs::set_permissions(dir.path().join("tmp"), sticky).unwrap();
-    Some(lab.engine.import(dir.path(), None).unwrap())
+    Some(engine.import(dir.path(), None).unwrap())
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod input;
 mod ladder;
 mod lifetime;
 mod records;
+mod removed;
 mod rootfs;
 mod security;
 #[path = "../support/mod.rs"]
