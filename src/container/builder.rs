@@ -530,8 +530,7 @@ impl ContainerBuilder {
         let mut errors = vec![];
         let mut stdio = Some([stdin, stdout, stderr]);
         let mut streams = None;
-        let mut rungs = self.runtime.rungs().peekable();
-        while let Some((rung, out_of_reach)) = rungs.next() {
+        for (rung, out_of_reach) in self.runtime.rungs() {
             let tried = match out_of_reach.map_or_else(|| self.fits(rung), Err) {
                 Ok(()) => self.start_on(rung, &mut stdio, &mut streams),
                 Err(error) => Err((error, true)),
@@ -580,6 +579,7 @@ impl ContainerBuilder {
         let Some(streams) = connected.take() else { return Err(last(rung::none_of(vec![]))) };
         draft.info.pid = Some(process.pid());
         draft.info.start_time = super::start_time(process.pid()).ok().flatten();
+        draft.info.watched = process.is_watched();
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
         if let Err(error) = record::append(self.runtime.root(), &draft.info) {

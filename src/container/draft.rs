@@ -110,6 +110,7 @@ impl ContainerBuilder {
             exit: None,
             pid: None,
             start_time: None,
+            watched: false,
             keep: self.keep,
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),

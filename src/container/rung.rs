@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::builder::{ContainerBuilder, From};
 use super::runtime::Runtime;
 use crate::isolation::{Ground, Identity, Isolation};
-use crate::probe::{Feature, Host, State};
+use crate::probe::{Feature, Finding, Host, State};
 use crate::{Error, ErrorKind, Result};
 
 /// A backend of isolation, and whose ids its containers run with.
@@ -14,26 +14,25 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) struct Rung {
     pub(crate) backend: Arc<dyn Isolation>,
     pub(crate) identity: Identity,
-    /// What the host has to offer for it; `None` for a backend of the caller's own, who knows that himself.
-    needs: Option<Feature>,
+    /// Why this host cannot do it, as far as that is known without trying.
+    out_of_reach: Option<Finding>,
 }
 
 impl Rung {
-    /// `identity` is what containers in namespaces have.
+    /// `identity` is what containers in namespaces have; `needs` is what the host has to offer, where that is known.
     pub(crate) fn new(backend: Arc<dyn Isolation>, needs: Option<Feature>, host: &Host, identity: &Identity) -> Rung {
         let identity = match (backend.ground(), identity) {
             (Ground::Mounts, identity) | (_, identity @ Identity::Host) => identity.clone(),
             // Root without all of root's capabilities is nobody else, either.
             _ => Identity::Caller { uid: host.uid(), gid: host.gid() },
         };
-        Rung { backend, identity, needs }
+        let out_of_reach = needs.map(|needs| host.finding(needs)).filter(|finding| finding.state == State::No);
+        Rung { backend, identity, out_of_reach }
     }
 
-    /// Why this host cannot do it, as far as that is known without trying.
-    pub(super) fn out_of_reach(&self, host: &Host) -> Option<Error> {
-        let finding = host.finding(self.needs?);
-        let step = format!("isolate the container by {}", self.backend.name());
-        (finding.state == State::No).then(|| finding.error(step))
+    fn out_of_reach(&self) -> Option<Error> {
+        let finding = self.out_of_reach.as_ref()?;
+        Some(finding.error(format!("isolate the container by {}", self.backend.name())))
     }
 
     pub(super) fn ground(&self) -> Ground {
@@ -171,6 +170,6 @@ impl Runtime {
     /// The rungs that a container may be started on, the strongest first, and for those that are known to be out of reach
     /// why.
     pub(super) fn rungs(&self) -> impl Iterator<Item = (&Rung, Option<Error>)> {
-        self.ladder.iter().map(|rung| (rung, rung.out_of_reach(&self.host)))
+        self.ladder.iter().map(|rung| (rung, rung.out_of_reach()))
     }
 }

@@ -87,6 +87,7 @@ pub(super) fn judge(enforcement: &mut Enforcement, request: &Request<'_>, abi: u
         ),
     };
     enforcement.lower(Aspect::Processes, seen.0, seen.1);
+    enforcement.note(Aspect::Processes, "shared memory, semaphores and message queues are the host's");
     enforcement.note(Aspect::Processes, watched);
     match (has(request.spec, LinuxNamespaceType::Network), abi) {
         (false, _) => enforcement.lower(Aspect::Network, Level::None, "the host's network is used"),

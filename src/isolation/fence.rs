@@ -107,7 +107,7 @@ mod tests {
     fn it_compiles_for_every_kind_of_command() {
         for (network, host) in [(false, false), (true, false), (false, true), (true, true)] {
             let program = program(KernelVersion::new(6, 1), network, host).unwrap();
-            assert!(!program.is_empty() && program.len() % 8 == 0);
+            assert!(!program.is_empty() && program.len().is_multiple_of(8));
         }
     }
 }

@@ -17,8 +17,8 @@ use nix::sys::socket::{
 use super::failure;
 use super::plan::{Finished, Plan};
 use super::protocol::{
-    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT, Report, SIGNAL,
-    STARTED, Sys,
+    END_TREE, EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT, Report,
+    SIGNAL, STARTED, Sys,
 };
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
@@ -285,6 +285,15 @@ fn last(note: Note) -> Option<Ended> {
     })
 }
 
+/// The signal to send past the guardian: a process that watches over what comes of its command has to be able to end that
+/// before it ends itself.
+pub(crate) fn deadly(signal: i32, watched: bool) -> i32 {
+    match (signal, watched) {
+        (libc::SIGKILL, true) => END_TREE as i32,
+        (signal, _) => signal,
+    }
+}
+
 fn guardian_killed() -> Error {
     Error::new(ErrorKind::Launch, "wait for the container")
         .because("its guardian was killed, and it was killed with it; the exit status is lost")
@@ -299,6 +308,8 @@ pub(crate) struct Process {
     pid: u32,
     /// The program that launched it: a fork of it has a copy of this value, and nothing to say.
     home: u32,
+    /// It watches over what comes of the command.
+    tree: bool,
     /// Keeps its socket open.
     _guardian: Arc<Guardian>,
     ended: Mutex<Option<Ended>>,
@@ -394,7 +405,8 @@ fn finish(
             .remedy("raise the limit of open files (ulimit -n)"));
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
-    let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
+    let tree = plan.tree;
+    let mut process = Process { channel, pidfd, pid: note.a, home, tree, _guardian: guardian, ended };
     let heard = hear(&report, plan.joins.then_some(PATIENCE)).inspect_err(|_| {
         let _ = process.signal(libc::SIGKILL);
         let _ = process.wait(None);
@@ -548,10 +560,15 @@ impl Process {
         }
     }
 
-    /// The guardian is gone: ends the process, and with it everything in its pid namespace.
+    /// Whether SIGKILL has to be told to it in other words, see [`deadly`].
+    pub(crate) fn is_watched(&self) -> bool {
+        self.tree
+    }
+
+    /// The guardian is gone: ends the process, and with it everything in its pid namespace, or that came of its command.
     fn end_without_guardian(&self) -> Result<()> {
         let fail = |syscall| move |error| Error::io("end the container without its guardian", syscall, error);
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL) {
+        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), deadly(libc::SIGKILL, self.tree)) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(fail("pidfd_send_signal")(error)),
             _ => {}
         }
@@ -568,7 +585,7 @@ impl Process {
             return Ok(true);
         }
         // Reaped, or its guardian was killed: the descriptor tells the two apart.
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), signal) {
+        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), deadly(signal, self.tree)) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
             other => {
                 other.map(|()| true).map_err(|error| Error::io("signal the container", "pidfd_send_signal", error))

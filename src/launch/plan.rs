@@ -618,7 +618,8 @@ impl Plan {
         }
         let user_namespace = self.namespaces & libc::CLONE_NEWUSER as u64 != 0;
         let joins = self.flags & PLAN_JOINS != 0;
-        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace, joins, stdio: self.stdio })
+        let tree = self.flags & PLAN_TREE != 0;
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace, joins, tree, stdio: self.stdio })
     }
 }
 
@@ -631,6 +632,8 @@ pub(crate) struct Finished {
     pub(crate) user_namespace: bool,
     /// The process goes on as another one, inside a container.
     pub(crate) joins: bool,
+    /// The process watches over what comes of the command, and takes [`END_TREE`](super::protocol::END_TREE) for SIGKILL.
+    pub(crate) tree: bool,
     stdio: Option<[Reg; 3]>,
 }
 
