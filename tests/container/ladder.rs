@@ -1,11 +1,13 @@
 //! The rungs of isolation below namespaces, and the contract that all of them keep.
 
+use std::io::{BufRead, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use coracle::container::Mount;
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::Profile;
-use coracle::{ContainerBuilder, Engine, ErrorKind, Image, IsolationChoice, Stdio, contract};
+use coracle::{ContainerBuilder, Engine, EngineOptions, ErrorKind, Image, IsolationChoice, Stdio, contract};
 
 use super::shared::skip::{missing, other_user};
 use super::support::{Lab, image, is_root, run, scratch, shell, with_programs};
@@ -281,4 +283,77 @@ fn auto_takes_namespaces_where_they_are() {
     assert_eq!(lab.engine.sandbox().command(["true"]).enforcement().unwrap().backend(), "namespaces");
     let image = image(&lab.engine);
     assert_eq!(shell(&image, "echo fine"), "fine\n");
+}
+
+/// Processes in every place that they can be in, without a pid namespace.
+const FAMILY: &str = "sleep 1000 & (sleep 1000 &) ; (setsid sleep 1000 &) ; sleep 0.2; echo ready; exec sleep 1000";
+
+/// A host program with such a container, which says which processes that has.
+pub fn watched(root: &str) {
+    let engine = EngineOptions::new(root).isolation(IsolationChoice::Landlock).open().unwrap();
+    let builder = engine.sandbox().read_only(true).require(Requirement::nothing());
+    let mut container = builder.command(["/bin/sh", "-c", FAMILY]).stdout(Stdio::Piped).spawn().unwrap();
+    container.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let family: Vec<String> = family(container.pid().unwrap()).iter().map(u32::to_string).collect();
+    println!("\nFAMILY {} {} {}", container.id(), parent(container.pid().unwrap()), family.join(" "));
+    let _ = container.wait();
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
+fn family(first: u32) -> Vec<u32> {
+    let mut all = vec![first];
+    let mut at = 0;
+    while let Some(pid) = all.get(at) {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        all.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+        at += 1;
+    }
+    all
+}
+
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+fn parent(pid: u32) -> u32 {
+    stat(pid).unwrap()[1].parse().unwrap()
+}
+
+fn lives(pid: &u32) -> bool {
+    stat(*pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
+}
+
+/// However it comes to its end: by another program, with its guardian, or with the program that started it.
+#[test]
+fn all_that_came_of_a_command_ends_with_it_whoever_kills_it() {
+    for whom in ["container", "guardian", "host"] {
+        let dir = scratch();
+        let root = dir.path().join("root");
+        let mut host = super::host::role("watched", &root).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = std::io::BufReader::new(host.stdout.take().unwrap()).lines();
+        let line = lines.map(Result::unwrap).find_map(|line| line.strip_prefix("FAMILY ").map(str::to_owned)).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let (guardian, family): (i32, Vec<u32>) =
+            (words[1].parse().unwrap(), words[2..].iter().map(|word| word.parse().unwrap()).collect());
+        // The one that watches, the command, and three that came of it.
+        assert_eq!(family.len(), 5, "{line}");
+        let kill =
+            |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        match whom {
+            "container" => {
+                let engine = EngineOptions::new(&root).isolation(IsolationChoice::Landlock).open().unwrap();
+                engine.find_container(words[0]).unwrap().kill().unwrap();
+            }
+            "guardian" => kill(guardian),
+            _ => kill(host.id() as i32),
+        }
+        let begin = std::time::Instant::now();
+        while family.iter().any(lives) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "{whom}: of {family:?} some live on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = host.kill();
+        host.wait().unwrap();
+    }
 }
