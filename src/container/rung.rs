@@ -47,6 +47,8 @@ pub(super) fn is_refusal(error: &Error) -> bool {
     let call = error.syscall().is_some_and(|call| calls.contains(&call) || matches!(call, "pivot_root" | "write"));
     match error.raw_os_error() {
         Some(libc::EPERM | libc::ENOSYS) => call,
+        // Of a security module. Of other calls it may be about what was to be mounted.
+        Some(libc::EACCES) => matches!(error.syscall(), Some("clone3" | "clone" | "unshare" | "mount" | "pivot_root")),
         // The limit of namespaces.
         Some(libc::ENOSPC) => matches!(error.syscall(), Some("clone3" | "clone" | "unshare")),
         _ => false,

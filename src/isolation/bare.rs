@@ -70,6 +70,9 @@ pub(super) fn plan(request: Request<'_>, tree: Option<Tree<'_>>) -> Result<Plan>
     Ok(plan)
 }
 
+const IN_COMMON: &str = "shared memory, semaphores and message queues are the host's, and priorities of its user's other \
+                         processes can be changed";
+
 /// What holds of every such command, and what does not.
 pub(super) fn judge(enforcement: &mut Enforcement, request: &Request<'_>, abi: u32) {
     let watched = match request.cgroup.is_some_and(|group| group.can_kill()) {
@@ -87,7 +90,7 @@ pub(super) fn judge(enforcement: &mut Enforcement, request: &Request<'_>, abi: u
         ),
     };
     enforcement.lower(Aspect::Processes, seen.0, seen.1);
-    enforcement.note(Aspect::Processes, "shared memory, semaphores and message queues are the host's");
+    enforcement.note(Aspect::Processes, IN_COMMON);
     enforcement.note(Aspect::Processes, watched);
     match (has(request.spec, LinuxNamespaceType::Network), abi) {
         (false, _) => enforcement.lower(Aspect::Network, Level::None, "the host's network is used"),

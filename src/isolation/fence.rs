@@ -81,6 +81,8 @@ fn policy(without_network: bool, on_host: bool) -> Policy {
     for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| NAMESPACES & bit != 0) {
         rules.push(when("clone", 0, Comparison::MaskedEqual(bit), bit));
     }
+    // Limits of others are as good as a signal to them, and landlock does not keep them out of reach.
+    rules.push(when("prlimit64", 0, Comparison::NotEqual, 0));
     if on_host {
         for (name, argument) in MODES {
             for bit in [SET_USER_ID, SET_GROUP_ID] {

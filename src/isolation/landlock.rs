@@ -13,7 +13,8 @@ use crate::security;
 /// [read-only](crate::ContainerBuilder::read_only), for writes cannot be thrown away; bind mounts whose target is their source
 /// name the directories that can be written. Images, tmpfs mounts and host names of their own are an error.
 ///
-/// The command is in sight of the host's processes, and they of it. All that comes of it is killed when it ends, by a process
+/// The command is in sight of the host's processes, and they of it; [`Container::pid`](crate::Container::pid) is the process
+/// that watches over it, its parent. All that comes of it is killed when it ends, by a process
 /// of this crate that watches over it, and as a whole where it has a control group. With the host program killed the same
 /// happens. Only who kills that process by itself may leave something behind; the command is not able to (6.12).
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ mod spawn;
 mod tests;
 
 pub(crate) use opener::Opener;
-pub(crate) use parent::{Ended, Process, deadly, in_memory, launch, launch_or};
+pub(crate) use parent::{Ended, Process, in_memory, launch, launch_or, signal_past};
 pub use plan::Plan;
 pub(crate) use plan::{Base, Care, Create, Payload, Reg, When};
 pub(crate) use protocol::Op;

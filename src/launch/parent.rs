@@ -17,8 +17,8 @@ use nix::sys::socket::{
 use super::failure;
 use super::plan::{Finished, Plan};
 use super::protocol::{
-    END_TREE, EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT, Report,
-    SIGNAL, STARTED, Sys,
+    END_TREE, EXITED, FAILED, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT,
+    Report, SIGNAL, STARTED, Sys,
 };
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
@@ -285,12 +285,17 @@ fn last(note: Note) -> Option<Ended> {
     })
 }
 
-/// The signal to send past the guardian: a process that watches over what comes of its command has to be able to end that
-/// before it ends itself.
-pub(crate) fn deadly(signal: i32, watched: bool) -> i32 {
+/// Sends a signal past the guardian, to the process of this descriptor. One that watches over what comes of its command has to
+/// be able to end that before it ends itself, and is not to be stopped in the command's place.
+pub(crate) fn signal_past(process: BorrowedFd<'_>, signal: i32, watched: bool) -> std::io::Result<()> {
+    use crate::sys::pidfd::send_signal;
     match (signal, watched) {
-        (libc::SIGKILL, true) => END_TREE as i32,
-        (signal, _) => signal,
+        (libc::SIGKILL, true) => {
+            send_signal(process, END_TREE as i32)?;
+            send_signal(process, libc::SIGCONT)
+        }
+        (libc::SIGSTOP, true) => send_signal(process, HOLD_TREE as i32),
+        (signal, _) => send_signal(process, signal),
     }
 }
 
@@ -560,7 +565,7 @@ impl Process {
         }
     }
 
-    /// Whether SIGKILL has to be told to it in other words, see [`deadly`].
+    /// Whether SIGKILL has to be told to it in other words, see [`signal_past`].
     pub(crate) fn is_watched(&self) -> bool {
         self.tree
     }
@@ -568,7 +573,7 @@ impl Process {
     /// The guardian is gone: ends the process, and with it everything in its pid namespace, or that came of its command.
     fn end_without_guardian(&self) -> Result<()> {
         let fail = |syscall| move |error| Error::io("end the container without its guardian", syscall, error);
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), deadly(libc::SIGKILL, self.tree)) {
+        match signal_past(self.pidfd.as_fd(), libc::SIGKILL, self.tree) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(fail("pidfd_send_signal")(error)),
             _ => {}
         }
@@ -585,7 +590,7 @@ impl Process {
             return Ok(true);
         }
         // Reaped, or its guardian was killed: the descriptor tells the two apart.
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), deadly(signal, self.tree)) {
+        match signal_past(self.pidfd.as_fd(), signal, self.tree) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
             other => {
                 other.map(|()| true).map_err(|error| Error::io("signal the container", "pidfd_send_signal", error))

@@ -95,6 +95,8 @@ pub const PLAN_TREE: u32 = 4;
 /// The signal that tells a process that has stayed behind ([`Op::Tree`]) to kill all that came of its command, and then
 /// itself. C libraries keep it for themselves, so nobody sends it to a command.
 pub const END_TREE: u32 = 32;
+/// The same for SIGSTOP, which would stop the one that watches and not the command.
+pub const HOLD_TREE: u32 = 33;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
 macro_rules! codes {

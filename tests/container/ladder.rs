@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use coracle::container::Mount;
+use coracle::container::{Mount, Signal};
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::Profile;
 use coracle::{ContainerBuilder, Engine, EngineOptions, ErrorKind, Image, IsolationChoice, Stdio, contract};
@@ -143,6 +143,7 @@ fn landlock_is_fenced_in() {
         "mount -t tmpfs none /mnt".to_owned(),
         "chroot / true".to_owned(),
         ": > /proc/self/oom_score_adj".to_owned(),
+        format!("prlimit --core=0:0 --pid {}", std::process::id()),
     ] {
         let out = confined(&lab, work.path()).command(["/bin/sh", "-ec", &script]).output().unwrap();
         assert!(!out.status.success(), "{script}");
@@ -355,5 +356,40 @@ fn all_that_came_of_a_command_ends_with_it_whoever_kills_it() {
         }
         let _ = host.kill();
         host.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_stop_is_the_commands_and_keeps_nobody_from_killing_it() {
+    let lab = lab(IsolationChoice::Landlock);
+    let work = scratch();
+    let state = |pid: u32| stat(pid).map(|fields| fields[0].clone()).unwrap_or_default();
+    let until = |holds: &dyn Fn() -> bool| {
+        let begin = std::time::Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let signal = |name: &str| name.parse::<Signal>().unwrap();
+    for outside in [false, true] {
+        let container = confined(&lab, work.path()).command(["sleep", "1000"]).spawn().unwrap();
+        let watcher = container.pid().unwrap();
+        let command = family(watcher)[1];
+        container.signal(signal("STOP")).unwrap();
+        until(&|| state(command) == "T");
+        assert_ne!(state(watcher), "T");
+        container.signal(signal("CONT")).unwrap();
+        until(&|| state(command) == "S");
+        container.signal(signal("STOP")).unwrap();
+        if outside {
+            let pid = nix::unistd::Pid::from_raw(watcher as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+            until(&|| state(watcher) == "T");
+        }
+        container.kill().unwrap();
+        let status = container.wait_timeout(Duration::from_secs(10)).unwrap().expect("it can be killed");
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        container.close().unwrap();
     }
 }

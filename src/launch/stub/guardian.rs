@@ -12,7 +12,7 @@ use crate::child::{self, Launch};
 use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
-    END_TREE, EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
+    END_TREE, EXITED, FAILED, HEADER, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
     Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, PLAN_TREE, RELEASE, SIGNAL, STARTED, Sys, word,
 };
 
@@ -520,10 +520,19 @@ impl Guardian {
     /// is their parent and has not reaped them.
     fn kill(&self, index: usize, signal: u32) {
         let (first, tree) = self.slots.get(index).map_or((0, false), |slot| (slot.pid, slot.tree));
-        let signal = if tree && signal == kernel::SIGKILL { END_TREE } else { signal };
+        let watched = match signal {
+            kernel::SIGKILL => END_TREE,
+            kernel::SIGSTOP => HOLD_TREE,
+            other => other,
+        };
+        let signal = if tree { watched } else { signal };
         for pid in [first, self.successor(index)] {
             if pid > 0 {
                 let _ = kernel::kill(pid, signal);
+                // Somebody may have stopped it, whom it could not refuse that.
+                if tree && signal == END_TREE {
+                    let _ = kernel::kill(pid, kernel::SIGCONT);
+                }
             }
         }
     }

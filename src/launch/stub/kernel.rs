@@ -50,6 +50,8 @@ pub const ELOOP: i32 = 40;
 
 pub const SIGKILL: u32 = 9;
 pub const SIGCHLD: u32 = 17;
+pub const SIGCONT: u32 = 18;
+pub const SIGSTOP: u32 = 19;
 
 fn outcome(result: isize) -> Outcome<usize> {
     if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }

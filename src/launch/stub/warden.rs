@@ -6,7 +6,7 @@
 //! others behind: a control group or the next open of the root finds those, where there is a group.
 
 use crate::child::{Child, Trouble, at, dumpable};
-use crate::protocol::{END_TREE, Sys};
+use crate::protocol::{END_TREE, HOLD_TREE, Sys};
 use crate::{descriptors, kernel};
 
 const PR_SET_PDEATHSIG: usize = 1;
@@ -65,6 +65,9 @@ fn watch(procfs: i32, command: i32) -> ! {
             Ok(END_TREE) => {
                 end_all(procfs, command);
                 die_of(kernel::SIGKILL);
+            }
+            Ok(HOLD_TREE) => {
+                let _ = kernel::kill(command, kernel::SIGSTOP);
             }
             Ok(signal) => {
                 let _ = kernel::kill(command, signal);
