@@ -100,7 +100,7 @@ stage_tests_one_uid() { tests_as "$one_uid_user"; }
 stage_examples() {
     limit 900 cargo build --locked --examples
     local example
-    for example in hello many_threads; do
+    for example in hello many_threads untrusted_code custom_isolation; do
         say "$example as root"
         limit 120 "$CARGO_TARGET_DIR/debug/examples/$example"
         say "$example as $range_user"

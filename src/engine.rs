@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::container::rung::Rung;
 use crate::container::runtime::{Runtime, Swept};
 use crate::container::{self, Container, ContainerBuilder, Info, SavedSnapshot, SnapshotInfo};
 use crate::image::{Image, ImageId, Images, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
-use crate::isolation::namespaces::Namespaces;
-use crate::isolation::{Identity, Range};
+use crate::isolation::{Chroot, Identity, Isolation, Landlock, Namespaces, Range};
 use crate::layer::{LayerOptions, LayerStore, Limits, Ownership, WhiteoutFormat};
 use crate::name::{Platform, Reference};
 use crate::probe::{Feature, Host};
@@ -36,7 +36,27 @@ pub struct EngineOptions {
     limits: Limits,
     snapshotter: SnapshotterChoice,
     backend: Option<Arc<dyn Snapshotter>>,
+    isolation: IsolationChoice,
+    isolation_backend: Option<Arc<dyn Isolation>>,
     single_id: bool,
+}
+
+/// Which rung of the [ladder](crate::isolation) isolates containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum IsolationChoice {
+    /// The strongest that is within reach and does what the container asks for; [`Enforcement::backend`] says which. What it
+    /// does not enforce is an error, unless the container's requirement says otherwise.
+    ///
+    /// [`Enforcement::backend`]: crate::isolation::Enforcement::backend
+    #[default]
+    Auto,
+    /// [`Namespaces`], or an error.
+    Namespaces,
+    /// [`Landlock`](struct@crate::isolation::Landlock), or an error.
+    Landlock,
+    /// [`Chroot`], or an error; with a snapshot backend that mounts nothing, unless one is chosen.
+    Chroot,
 }
 
 /// Which snapshot backend to use.
@@ -65,6 +85,8 @@ impl EngineOptions {
             limits: Limits::default(),
             snapshotter: SnapshotterChoice::default(),
             backend: None,
+            isolation: IsolationChoice::default(),
+            isolation_backend: None,
             single_id: false,
         }
     }
@@ -100,6 +122,19 @@ impl EngineOptions {
         self
     }
 
+    /// Which rung of the ladder isolates containers.
+    pub fn isolation(mut self, choice: IsolationChoice) -> Self {
+        self.isolation = choice;
+        self
+    }
+
+    /// Uses an isolation backend of the caller's own, whatever [`isolation`](Self::isolation) says. Run
+    /// [`contract::isolation`](crate::contract::isolation) on it first.
+    pub fn isolation_backend(mut self, backend: Arc<dyn Isolation>) -> Self {
+        self.isolation_backend = Some(backend);
+        self
+    }
+
     /// Rootless: use one id only, even where a subordinate range could be used.
     pub fn single_id(mut self, single: bool) -> Self {
         self.single_id = single;
@@ -122,37 +157,44 @@ impl EngineOptions {
         // Paths of the root are used in other working directories.
         let root = std::path::absolute(&self.root)
             .map_err(|error| Error::io("open the engine's root", "getcwd", error).path(&self.root))?;
-        let identity = identity(&host, self.single_id);
+        let on_directories = self.is_on_directories(&host);
+        let identity = match on_directories && host.has(Feature::ChrootIsolation) {
+            true => Identity::Host,
+            false => identity(&host, self.single_id),
+        };
         let content = content::Store::open_with(&root, self.durability)?;
         // With every link resolved: the stub enters it by this path and compares what it finds.
         let root = std::fs::canonicalize(&root)
             .map_err(|error| Error::io("open the engine's root", "realpath", error).path(&root))?;
         let (ownership, whiteouts) = match &identity {
+            // Without CAP_SYS_ADMIN nobody sets the attributes that overlay has for root.
+            Identity::Host if !host.is_admin() => (Ownership::Full, WhiteoutFormat::OverlayUser),
             Identity::Host => (Ownership::Full, WhiteoutFormat::Overlay),
             Identity::Range { .. } => {
                 (Ownership::Mapped(Arc::new(Range::new(&identity, &root)?)), WhiteoutFormat::OverlayUser)
             }
-            Identity::Single { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
+            Identity::Single { .. } | Identity::Caller { .. } => (Ownership::Single, WhiteoutFormat::OverlayUser),
         };
         let options = LayerOptions { ownership: ownership.clone(), whiteouts, limits: self.limits };
         let layers = LayerStore::open(&content, options)?;
         let layers = match &identity {
             Identity::Host => layers,
-            Identity::Range { .. } | Identity::Single { .. } => {
+            Identity::Range { .. } | Identity::Single { .. } | Identity::Caller { .. } => {
                 let (identity, root) = (identity.clone(), root.clone());
                 layers.with_access(move || Some(Arc::new(Range::new(&identity, &root).ok()?) as _))
             }
         };
         let (snapshotter, note): (Arc<dyn Snapshotter>, _) = match (self.backend, self.snapshotter) {
             (Some(backend), _) => (backend, None),
+            (None, SnapshotterChoice::Auto) if on_directories => snapshot::choose_directory(&root, ownership),
             (None, SnapshotterChoice::Auto) => snapshot::choose(&root, &host, ownership),
             (None, SnapshotterChoice::Overlay) => (Arc::new(snapshot::Overlay::new(ownership)), None),
             (None, SnapshotterChoice::Reflink) => (Arc::new(snapshot::Reflink::new(&root, ownership)?), None),
             (None, SnapshotterChoice::Copy) => (Arc::new(snapshot::Copy::new(ownership)), None),
         };
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let runtime =
-            Runtime::open((&root, self.durability), host, identity, (snapshotter, note), Box::new(Namespaces))?;
+        let ladder = ladder(self.isolation, self.isolation_backend, &host, &identity);
+        let runtime = Runtime::open((&root, self.durability), host, identity, (snapshotter, note), ladder)?;
         let images = Images::new(content, layers, platform, runtime.clone());
         // Nobody makes a container while nobody but us holds the lock; if somebody does, the next open sweeps.
         let alone = images.lock().try_alone()?;
@@ -170,6 +212,37 @@ impl EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// Whether containers of images will have their trees in plain directories.
+    fn is_on_directories(&self, host: &Host) -> bool {
+        if let Some(backend) = &self.isolation_backend {
+            return backend.ground() == crate::isolation::Ground::Directory;
+        }
+        match self.isolation {
+            IsolationChoice::Chroot => true,
+            IsolationChoice::Auto => !host.has(Feature::NamespaceIsolation) && host.has(Feature::ChrootIsolation),
+            _ => false,
+        }
+    }
+}
+
+/// The rungs to try, the strongest first.
+fn ladder(choice: IsolationChoice, own: Option<Arc<dyn Isolation>>, host: &Host, identity: &Identity) -> Vec<Rung> {
+    if let Some(backend) = own {
+        return vec![Rung::new(backend, None, host, identity)];
+    }
+    let namespaces = |needs| Rung::new(Arc::new(Namespaces), needs, host, identity);
+    let landlock = || Rung::new(Arc::new(Landlock), Some(Feature::LandlockIsolation), host, identity);
+    let chroot = || Rung::new(Arc::new(Chroot), Some(Feature::ChrootIsolation), host, identity);
+    match choice {
+        IsolationChoice::Auto => vec![namespaces(Some(Feature::NamespaceIsolation)), landlock(), chroot()],
+        // Tried all the same: the kernel may know better.
+        IsolationChoice::Namespaces => vec![namespaces(None)],
+        IsolationChoice::Landlock => vec![landlock()],
+        IsolationChoice::Chroot => vec![chroot()],
+    }
+}
+
 /// Root's own ids, the caller's range, or the caller's one id.
 fn identity(host: &Host, single: bool) -> Identity {
     if host.is_root() {
@@ -178,7 +251,7 @@ fn identity(host: &Host, single: bool) -> Identity {
     let (uid, gid) = (host.uid(), host.gid());
     let (uids, gids) = (host.subordinate_uids(), host.subordinate_gids());
     // Also a process with no_new_privs has none: newuidmap gains no privileges then.
-    let usable = !single && host.has(Feature::SubordinateIds);
+    let usable = !single && host.has(Feature::SubordinateIds) && host.has(Feature::UserNamespaces);
     match (host.newuidmap(), host.newgidmap()) {
         (Some(uid_tool), Some(gid_tool)) if usable => Identity::Range {
             uid,
@@ -199,17 +272,26 @@ fn identity(host: &Host, single: bool) -> Identity {
 
 impl Engine {
     /// Opens the default root: `/var/lib/coracle` as root, `$XDG_DATA_HOME/coracle` or `~/.local/share/coracle` as
-    /// anybody else. This is the only function of the library that reads the environment.
+    /// anybody else. Of the library only this, and
+    /// [`open_default_with`](Self::open_default_with), read the environment.
     ///
     /// # Errors
     /// Those of [`EngineOptions::open`]; [`NotFound`](ErrorKind::NotFound) when there is no home directory.
     pub fn open_default() -> Result<Engine> {
-        Self::open_at_home(&default_root()?)
+        Self::open_default_with(|options| options)
+    }
+
+    /// [`open_default`](Self::open_default), with other options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_default_with(options: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Engine> {
+        Self::open_at_home(options(EngineOptions::new(default_root()?)))
     }
 
     /// A user whose home is not there, or not to be written to, has to learn of other places.
-    fn open_at_home(root: &Path) -> Result<Engine> {
-        Self::open(root).map_err(|error| match (error.syscall(), error.kind()) {
+    fn open_at_home(options: EngineOptions) -> Result<Engine> {
+        options.open().map_err(|error| match (error.syscall(), error.kind()) {
             (Some("mkdir"), kind) if kind != ErrorKind::Full => {
                 error.remedy("name a root with --root DIR (Engine::open), or set XDG_DATA_HOME to a directory of yours")
             }
@@ -595,7 +677,7 @@ mod tests {
             if home == "/nonexistent" && nix::unistd::geteuid().is_root() {
                 continue;
             }
-            let error = Engine::open_at_home(&root).unwrap_err();
+            let error = Engine::open_at_home(EngineOptions::new(root)).unwrap_err();
             let remedy = error.remedy_hint().unwrap();
             assert!(remedy.contains("--root DIR") && remedy.contains("XDG_DATA_HOME"), "{error}");
         }
@@ -608,8 +690,8 @@ mod tests {
         let identity = identity(&host, false);
         let (root, snapshotter) = (engine.root(), Blocking(engine.runtime.snapshotter.clone()));
         let place = (root, content::Durability::Relaxed);
-        let runtime =
-            Runtime::open(place, host, identity, (Arc::new(snapshotter), None), Box::new(Namespaces)).unwrap();
+        let ladder = ladder(IsolationChoice::Namespaces, None, &host, &identity);
+        let runtime = Runtime::open(place, host, identity, (Arc::new(snapshotter), None), ladder).unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let builder = ContainerBuilder::over_directory(runtime, "/".into()).command(["sleep", "1000"]).name("never");
         let error = builder.stdout(writer).spawn().unwrap_err();

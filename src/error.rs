@@ -91,6 +91,15 @@ impl Error {
         }))
     }
 
+    /// An error of a backend of one's own: what could not be done, as in "cannot STEP", and why.
+    pub fn of_backend(
+        kind: ErrorKind,
+        step: impl Into<Cow<'static, str>>,
+        cause: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Error::new(kind, step).because(cause)
+    }
+
     /// A failed system call: the kind and the usual cause follow from `errno`.
     pub(crate) fn sys(step: impl Into<Cow<'static, str>>, syscall: &'static str, errno: i32) -> Self {
         let mut error = Error::new(kind_of_errno(errno), step);

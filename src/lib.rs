@@ -78,7 +78,7 @@ pub mod system;
 pub mod fuzzing;
 
 pub use container::{Container, ContainerBuilder, ExitStatus, Output, Stdio};
-pub use engine::{Engine, EngineOptions, SnapshotterChoice};
+pub use engine::{Engine, EngineOptions, IsolationChoice, SnapshotterChoice};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
 pub use name::{ContainerId, Digest, Platform, Reference};

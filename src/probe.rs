@@ -26,6 +26,7 @@
 //! | CPUs | `/sys/devices/system/cpu/possible` |
 //! | landlock, openat2, clone3, the mount interface | the calls themselves, with arguments that do nothing |
 
+mod ladder;
 mod report;
 
 pub use report::{Feature, Finding, State};
@@ -132,6 +133,8 @@ pub struct Host {
     #[serde(skip)]
     pub(crate) unshare: Trial,
     #[serde(skip)]
+    pub(crate) unshare_mount: Trial,
+    #[serde(skip)]
     pub(crate) clone3: Trial,
     #[serde(skip)]
     pub(crate) open_tree: Trial,
@@ -145,6 +148,8 @@ pub struct Host {
     pub(crate) overlay_module: bool,
     pub(crate) cgroup_mode: CgroupMode,
     pub(crate) landlock_abi: Option<u32>,
+    #[serde(skip)]
+    pub(crate) landlock: Trial,
     pub(crate) seccomp_filter: bool,
     /// `vm.memfd_noexec`: 0 and 1 allow executable memfds that are asked for, 2 refuses them.
     pub(crate) memfd_noexec: u8,
@@ -206,10 +211,11 @@ impl Host {
     pub fn probe() -> Host {
         let mut host = Host::read(&Sources { root: PathBuf::from("/") });
         host.unshare = trial::unshare_user();
+        host.unshare_mount = trial::unshare_mount();
         host.clone3 = trial::clone3();
         host.open_tree = trial::open_tree();
         host.openat2 = trial::openat2();
-        host.landlock_abi = trial::landlock_abi();
+        (host.landlock_abi, host.landlock) = trial::landlock();
         host
     }
 
@@ -248,6 +254,7 @@ impl Host {
                 .number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
                 .is_some_and(|value| value != 0),
             unshare: Trial::Reached,
+            unshare_mount: Trial::Reached,
             clone3: Trial::Reached,
             open_tree: Trial::Reached,
             openat2: Trial::Reached,
@@ -262,6 +269,7 @@ impl Host {
             overlay_module: !release.is_empty() && has_module(&modules, "overlay.ko"),
             cgroup_mode: CgroupMode::of_mountinfo(&sources.text("/proc/self/mountinfo")),
             landlock_abi: None,
+            landlock: Trial::Reached,
             seccomp_filter: sources
                 .text("/proc/sys/kernel/seccomp/actions_avail")
                 .split_whitespace()

@@ -12,11 +12,12 @@ use super::hooks::Lifecycle;
 use super::id_map::IdMap;
 use super::io::{self, Stdio};
 use super::record::{self, State};
+use super::rung::{self, Rung};
 use super::runtime::Runtime;
 use super::terminal::{Terminal, WindowSize};
 use super::{Container, ExitStatus, Output, SavedSnapshot, Signal, spec};
 use crate::image::Image;
-use crate::isolation::{Enforcement, Requirement};
+use crate::isolation::{Enforcement, Requirement, Stream};
 use crate::launch::{self, Halts, Process};
 use crate::probe::Feature;
 use crate::security::Profile;
@@ -86,6 +87,21 @@ impl Mount {
         self
     }
 
+    /// Where it appears, and whether nothing on it can be written.
+    pub(super) fn target(&self) -> (&Path, bool) {
+        let (Kind::Bind { target, options, .. } | Kind::Tmpfs { target, options }) = &self.0;
+        let last = options.iter().rev().find(|option| matches!(option.as_str(), "ro" | "rro" | "rw"));
+        (target, last.is_some_and(|option| option != "rw"))
+    }
+
+    /// What it shows, where that is what is there anyway.
+    pub(super) fn in_place(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Bind { source, target, .. } if source == target && target.is_absolute() => Some(target),
+            _ => None,
+        }
+    }
+
     pub(super) fn spec(&self) -> Result<SpecMount> {
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
@@ -133,6 +149,7 @@ pub struct ContainerBuilder {
     pub(super) network: Network,
     pub(super) mounts: Vec<Mount>,
     pub(super) read_only: bool,
+    pub(super) readable: Vec<PathBuf>,
     pub(super) profile: Profile,
     pub(super) cap_add: Vec<String>,
     pub(super) cap_drop: Vec<String>,
@@ -269,6 +286,7 @@ impl ContainerBuilder {
             network: Network::default(),
             mounts: vec![],
             read_only: false,
+            readable: vec![],
             profile: Profile::DEFAULT_2026_11,
             cap_add: vec![],
             cap_drop: vec![],
@@ -352,6 +370,14 @@ impl ContainerBuilder {
     /// The container's own tree cannot be written; mounts can.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
+        self
+    }
+
+    /// Only this path of its tree can be read, and those that are named in further calls, and what is mounted; by landlock.
+    /// A command needs its libraries, too: `/usr`, `/lib`, `/lib64`, `/etc` are common. With it, nothing can be written but
+    /// mounts.
+    pub fn readable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.readable.push(path.into());
         self
     }
 
@@ -517,19 +543,24 @@ impl ContainerBuilder {
     pub fn enforcement(&self) -> Result<Enforcement> {
         let mut probe = self.clone();
         probe.name = None;
-        let streams = io::connect(Stdio::Null, Stdio::Null, Stdio::Null)?;
-        let mut draft = probe.draft()?;
-        let (request, _) = probe.request(&mut draft, streams.inside, streams.made, None)?;
-        Ok(probe.runtime.isolation.enforcement(&request))
+        let mut errors = vec![];
+        for (rung, out_of_reach) in self.runtime.rungs() {
+            if let Err(error) = out_of_reach.map_or_else(|| self.fits(rung), Err) {
+                errors.push((rung.backend.name(), error));
+                continue;
+            }
+            let streams = io::connect(Stdio::Null, Stdio::Null, Stdio::Null)?;
+            let mut draft = probe.draft(rung)?;
+            let (request, _) = probe.request(&mut draft, rung, streams.inside, streams.made, None)?;
+            return Ok(rung.backend.enforcement(&request));
+        }
+        Err(rung::none_of(errors))
     }
 
     /// Where the probe knows why the kernel makes no namespaces here, it says so better than an errno.
-    fn explain(&self, error: Error) -> Error {
+    fn explain(&self, rung: &Rung, error: Error) -> Error {
         let host = &self.runtime.host;
-        if error.syscall() == Some("clone3")
-            && self.runtime.identity.is_rootless()
-            && !host.has(Feature::UserNamespaces)
-        {
+        if error.syscall() == Some("clone3") && rung.identity.is_rootless() && !host.has(Feature::UserNamespaces) {
             return host
                 .finding(Feature::UserNamespaces)
                 .error("create the container's user namespace")
@@ -538,47 +569,90 @@ impl ContainerBuilder {
         error
     }
 
-    /// `output` is where output goes that was not set.
+    /// On the strongest rung that is within reach. A weaker one is tried only where a stronger one turns out not to be: what
+    /// is weaker enforces no requirement that a stronger one does not. `output` is where output goes that was not set.
     fn start(&self, output: fn() -> Stdio) -> Result<Container> {
-        let set = self.streams.take()?;
-        let mut draft = self.draft()?;
-        let mut streams = io::connect_as_set(self.tty, set, output)?;
+        let mut errors = vec![];
+        let mut set = Some(self.streams.take()?);
+        let mut streams = None;
+        for (rung, out_of_reach) in self.runtime.rungs() {
+            let tried = match out_of_reach.map_or_else(|| self.fits(rung), Err) {
+                Ok(()) => self.start_on(rung, (&mut set, output), &mut streams),
+                Err(error) => Err((error, true)),
+            };
+            match tried {
+                Ok(container) => return Ok(container),
+                Err((error, true)) => errors.push((rung.backend.name(), error)),
+                Err((error, false)) if errors.is_empty() => return Err(error),
+                Err((error, false)) => {
+                    errors.push((rung.backend.name(), error));
+                    break;
+                }
+            }
+        }
+        Err(rung::none_of(errors))
+    }
+
+    /// After an error: whether a weaker rung may still do.
+    fn start_on(
+        &self,
+        rung: &Rung,
+        (set, output): (&mut Option<[Option<Stdio>; 3]>, fn() -> Stdio),
+        connected: &mut Option<io::Streams>,
+    ) -> Result<Container, (Error, bool)> {
+        let last = |error| (error, false);
+        let mut draft = self.draft(rung).map_err(last)?;
+        if let Some(set) = set.take() {
+            *connected = Some(io::connect_as_set(self.tty, set, output).map_err(last)?);
+        }
+        let Some(streams) = connected else { return Err(last(rung::none_of(vec![]))) };
+        let inside = std::mem::replace(&mut streams.inside, [Stream::Null, Stream::Null, Stream::Null]);
         let (enforcement, process) = {
-            let hooks = Lifecycle::of(&draft);
-            let (stops, ours) = hooks.as_ref().map_or(Ok(None), Lifecycle::stops)?.unzip();
-            let (mut request, waived) =
-                self.request(&mut draft, streams.inside, streams.made, streams.console.take())?;
+            let hooks = Lifecycle::of(&draft, rung);
+            let (stops, ours) = hooks.as_ref().map_or(Ok(None), Lifecycle::stops).map_err(last)?.unzip();
+            let made = self.request(&mut draft, rung, inside, streams.made, streams.console.take());
+            let (mut request, waived) = made.map_err(last)?;
             request.stops = stops;
-            let enforcement = self.runtime.isolation.enforcement(&request);
-            self.requirement.check(&enforcement, &waived)?;
-            let plan = self.runtime.isolation.plan(request)?;
+            let enforcement = rung.backend.enforcement(&request);
+            self.requirement.check(&enforcement, &waived).map_err(last)?;
+            let plan = rung.backend.plan(request).map_err(last)?;
             let mut at = |stop, process: &Process| match &hooks {
                 Some(hooks) => hooks.at(stop, &draft, process),
                 None => Ok(()),
             };
             let halts = ours.map(|socket| Halts { socket, at: &mut at });
             let fallback = self.runtime.root().join("tmp");
-            let launched = launch::launch_in_stages(plan, draft.owner.lock(), &fallback, halts);
-            if let (Some(hooks), Ok(process)) = (&hooks, &launched) {
-                hooks.started(&draft, process);
+            match launch::launch_or(plan, draft.owner.lock(), &fallback, halts) {
+                Ok(process) => {
+                    if let Some(hooks) = &hooks {
+                        hooks.started(&draft, &process);
+                    }
+                    (enforcement, process)
+                }
+                Err((error, back)) => {
+                    streams.inside = back.map(|fd| fd.map_or(Stream::Null, Stream::Fd));
+                    let goes_on = rung::is_refusal(&error) && self.runtime.ladder.len() > 1;
+                    return Err((self.explain(rung, error), goes_on));
+                }
             }
-            (enforcement, launched.map_err(|error| self.explain(error))?)
         };
+        let Some(mut streams) = connected.take() else { return Err(last(rung::none_of(vec![]))) };
         // Its files go with the draft, so it has to be gone before.
         let end = |process: &launch::Process| {
             if process.signal(libc::SIGKILL).is_ok() {
                 let _ = process.wait(None);
             }
         };
-        let terminal =
-            Terminal::attach(streams.line.take(), &process, &mut streams.relays).inspect_err(|_| end(&process))?;
+        let terminal = Terminal::attach(streams.line.take(), &process, &mut streams.relays);
+        let terminal = terminal.inspect_err(|_| end(&process)).map_err(last)?;
         draft.info.pid = Some(process.pid());
         draft.info.start_time = super::start_time(process.pid()).ok().flatten();
+        draft.info.watched = process.is_watched();
         draft.info.state = State::Running;
         draft.info.started = Some(record::now());
         if let Err(error) = record::append(self.runtime.root(), &draft.info) {
             end(&process);
-            return Err(error);
+            return Err(last(error));
         }
         let draft = draft.keep(self.base.image().map(|image| image.images().clone()));
         let ends = (streams.stdin, streams.stdout, streams.stderr, terminal);

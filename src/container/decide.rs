@@ -6,28 +6,34 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 
 use super::builder::{ContainerBuilder, From, Mount, Network, PATH};
+use super::rung::Rung;
 use super::user::{self, User};
 use super::{Signal, edits, spec};
 use crate::image::ContainerConfig;
-use crate::isolation::MadeFile;
+use crate::isolation::{Ground, Identity, MadeFile};
 use crate::layer::View;
 use crate::name::ContainerId;
-use crate::security::{Capability, CapabilitySet, Seccomp};
+use crate::security::{Capability, CapabilitySet, Landlock, LandlockLayer, Seccomp};
 use crate::{Error, ErrorKind, Result};
 
 impl ContainerBuilder {
     /// Image config and options, put together.
-    pub(super) fn decide(&self, id: &ContainerId, view: &View) -> Result<Decision> {
+    pub(super) fn decide(&self, rung: &Rung, id: &ContainerId, view: &View) -> Result<Decision> {
         let config = self.base.image().map(|image| &image.config().config);
         let text = self.user.as_deref().or(config.map(|config| config.user.as_str())).unwrap_or_default();
-        let user = user::resolve(text, view)?;
-        if let Some((why, remedy)) = self.runtime.identity.refuses(user.uid, user.gid, &user.groups) {
+        let mut own = String::new();
+        if let (true, Identity::Caller { uid, gid }) = (text.is_empty(), &rung.identity) {
+            own = format!("{uid}:{gid}");
+        }
+        let user = user::resolve(if own.is_empty() { text } else { &own }, view)?;
+        if let Some((why, remedy)) = rung.identity.refuses(user.uid, user.gid, &user.groups) {
             let step = format!("run as the user {text:?}");
             return Err(Error::new(ErrorKind::Unsupported, step).because(why).remedy(remedy));
         }
+        let on_host = rung.ground() == Ground::Host;
         let host_network = self.network == Network::Host;
         // On the host's network, a name that nobody there knows is of no use.
-        let own = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| host_network);
+        let own = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| host_network || on_host);
         let own = || own().map(|name| name.trim_end().to_owned()).filter(|name| is_sound(name));
         let hostname = self.sound_hostname()?.or_else(own).unwrap_or_else(|| id.short().to_owned());
         let args = self.args(config)?;
@@ -36,7 +42,8 @@ impl ContainerBuilder {
             (None, Some(config)) if !config.stop_signal.is_empty() => config.stop_signal.parse()?,
             _ => Signal::TERM,
         };
-        let capabilities = self.capabilities()?;
+        let capabilities = self.capabilities(rung)?;
+        let (writable, readable) = self.places();
         let decided = spec::Decided {
             args: args.clone(),
             env: self.environment(config, &hostname, &user)?,
@@ -45,12 +52,15 @@ impl ContainerBuilder {
             host_network,
             read_only: self.read_only,
             capabilities,
-            no_new_privileges: self.profile.no_new_privs,
+            no_new_privileges: self.profile.no_new_privs
+                || rung.ground() != Ground::Mounts
+                || self.profile.landlock != LandlockLayer::None
+                || !readable.is_empty(),
             masking: self.profile.masking,
             cpus: self.runtime.host.possible_cpus(),
             mounts: self.mounts.iter().map(Mount::spec).collect::<Result<_>>()?,
             rlimits: vec![],
-            user_namespace: self.runtime.identity.is_rootless(),
+            user_namespace: rung.identity.is_rootless(),
             files: made_files(&hostname, host_network),
             hostname,
             user,
@@ -77,7 +87,22 @@ impl ContainerBuilder {
             true => filter.compile(kept, runtime.host.kernel())?.map(Arc::from),
             false => runtime.filters.get(&filter, kept, runtime.host.kernel())?,
         };
-        Ok(Decision { files, spec, shown, stop_signal, filter, seccomp, seccomp_flags, hidden: self.hidden() })
+        let wants_layer = self.profile.landlock != LandlockLayer::None || !readable.is_empty();
+        let layer = (wants_layer && rung.ground() == Ground::Mounts)
+            .then(|| crate::isolation::layer(&spec, &readable, &writable));
+        Ok(Decision {
+            files,
+            layer,
+            spec,
+            shown,
+            stop_signal,
+            filter,
+            seccomp,
+            seccomp_flags,
+            hidden: self.hidden(),
+            writable,
+            readable,
+        })
     }
 
     /// Entrypoint and command, as docker puts them together.
@@ -165,13 +190,24 @@ impl ContainerBuilder {
         Ok(Some(name.clone()))
     }
 
-    fn capabilities(&self) -> Result<CapabilitySet> {
+    fn capabilities(&self, rung: &Rung) -> Result<CapabilitySet> {
         let add = self.cap_add.iter().map(String::as_str);
-        let set = self.profile.capabilities.adjusted(add, self.cap_drop.iter().map(String::as_str))?;
-        if self.runtime.identity.is_rootless() {
+        let drop = self.cap_drop.iter().map(String::as_str);
+        let basis = match rung.ground() {
+            Ground::Mounts => self.profile.capabilities,
+            // There they count on the host.
+            Ground::Host => CapabilitySet::EMPTY,
+            // Without those that lead out, or reach what is shared with the host.
+            Ground::Directory => OUTWARD.into_iter().fold(self.profile.capabilities, CapabilitySet::without),
+        };
+        let set = basis.adjusted(add, drop)?;
+        if rung.identity.is_rootless() {
             return Ok(set);
         }
-        let possible = CapabilitySet::from_bits_truncate(self.runtime.host.bounding_capabilities());
+        let possible = match rung.identity {
+            Identity::Caller { .. } => CapabilitySet::EMPTY,
+            _ => CapabilitySet::from_bits_truncate(self.runtime.host.bounding_capabilities()),
+        };
         for name in &self.cap_add {
             if let Ok(capability) = name.parse::<Capability>()
                 && !possible.contains(capability)
@@ -192,6 +228,22 @@ impl ContainerBuilder {
     }
 }
 
+/// Capabilities that a changed root does not hold.
+const OUTWARD: [Capability; 12] = [
+    Capability::SysChroot,
+    Capability::Mknod,
+    Capability::Kill,
+    Capability::NetRaw,
+    Capability::NetAdmin,
+    Capability::SysAdmin,
+    Capability::SysPtrace,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::DacReadSearch,
+    Capability::Bpf,
+    Capability::SysBoot,
+];
+
 pub(super) fn is_sound(hostname: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.' || byte == b'_';
     (1..=63).contains(&hostname.len()) && !hostname.starts_with(['-', '.']) && hostname.bytes().all(sound)
@@ -207,6 +259,10 @@ pub(super) struct Decision {
     pub(super) seccomp_flags: u32,
     pub(super) files: Vec<MadeFile>,
     pub(super) hidden: Vec<PathBuf>,
+    pub(super) writable: Vec<PathBuf>,
+    pub(super) readable: Vec<PathBuf>,
+    /// What landlock allows on top of namespaces.
+    pub(super) layer: Option<Landlock>,
 }
 
 /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, as docker makes them.

@@ -12,13 +12,14 @@ use super::exec::Template;
 use super::hooks;
 use super::owner::Owner;
 use super::record::{self, Info, State};
+use super::rung::Rung;
 use super::runtime::Runtime;
 use crate::cgroup::{Devices, Group, Limits};
 use crate::image::{self, Images};
-use crate::isolation::{Aspect, Console, MadeFile, Request, Stream, devices, resources, validate};
+use crate::isolation::{Aspect, Console, Ground, Identity, MadeFile, Request, Stream, devices, resources, validate};
 use crate::name::{ContainerId, ContainerName};
-use crate::security::{Capability, CapabilitySet, Masking, Seccomp};
-use crate::snapshot::{Base, Snapshot};
+use crate::security::{Capability, CapabilitySet, Landlock, Masking, Seccomp};
+use crate::snapshot::{Base, Mount, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
 /// A container that is being made: whatever exists of it is removed again, unless it is kept.
@@ -36,6 +37,10 @@ pub(super) struct Draft {
     pub(super) seccomp_flags: u32,
     pub(super) files: Vec<MadeFile>,
     pub(super) hidden: Vec<PathBuf>,
+    pub(super) writable: Vec<PathBuf>,
+    pub(super) readable: Vec<PathBuf>,
+    /// What landlock allows on top of namespaces.
+    pub(super) layer: Option<Landlock>,
     pub(super) kept: bool,
 }
 
@@ -65,7 +70,7 @@ impl Drop for Draft {
 
 impl ContainerBuilder {
     /// Makes what a container has on disk.
-    pub(super) fn draft(&self) -> Result<Draft> {
+    pub(super) fn draft(&self, rung: &Rung) -> Result<Draft> {
         let runtime = &self.runtime;
         let name = self.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let owner = runtime.owner()?;
@@ -88,7 +93,7 @@ impl ContainerBuilder {
         };
         let view = base.view()?;
         let id = ContainerId::random()?;
-        let decided = self.decide(&id, &view)?;
+        let decided = self.decide(rung, &id, &view)?;
         let info = Info {
             id,
             name: name.map(|name| name.to_string()),
@@ -109,15 +114,17 @@ impl ContainerBuilder {
             exit: None,
             pid: None,
             start_time: None,
+            watched: false,
             keep: self.keep,
             stop_signal: decided.stop_signal.number(),
             mount_points: mount_points(&decided.spec, &decided.files),
             groups: vec![],
             template: Template::of(
-                runtime,
+                rung,
                 &decided.spec,
                 (&decided.filter, decided.seccomp_flags),
                 decided.seccomp.as_deref(),
+                decided.layer.as_ref(),
             ),
             last: None,
             owner: owner.name().to_owned(),
@@ -129,27 +136,34 @@ impl ContainerBuilder {
             owner,
             info,
             group: None,
-            no_group: "containers in a user namespace are given no control group".to_owned(),
-            snapshot: Snapshot::of(crate::snapshot::Mount::Tmpfs { mode: 0o755 }),
+            no_group: match rung.identity {
+                Identity::Caller { .. } => "without root, a container is given no control group",
+                _ => "containers in a user namespace are given no control group",
+            }
+            .to_owned(),
+            snapshot: Snapshot::of(Mount::Tmpfs { mode: 0o755 }),
             spec: decided.spec,
             filter: decided.filter,
             seccomp: decided.seccomp,
             seccomp_flags: decided.seccomp_flags,
             files: decided.files,
             hidden: decided.hidden,
+            writable: decided.writable,
+            readable: decided.readable,
+            layer: decided.layer,
             kept: false,
         };
-        let made = self.make(&mut draft, &directory, &base);
+        let made = self.make(&mut draft, rung, &directory, &base);
         // Before the draft goes, which waits for whoever has the container in hand: he may wait for the images.
         drop(hold);
         made.map(|()| draft)
     }
 
-    fn make(&self, draft: &mut Draft, directory: &Path, base: &Base) -> Result<()> {
+    fn make(&self, draft: &mut Draft, rung: &Rung, directory: &Path, base: &Base) -> Result<()> {
         let runtime = &self.runtime;
         super::make_directory(directory, "make the container's directory")?;
         // Before the record, which names it.
-        if !runtime.identity.is_rootless() {
+        if runtime.identity == Identity::Host {
             let devices = devices::rules(&draft.spec, &draft.filter)?;
             let limits = resources::limits(&draft.spec)?;
             let listed = resources::devices(&draft.spec)?.is_some_and(|listed| listed != Devices::Any);
@@ -179,13 +193,22 @@ impl ContainerBuilder {
         if let From::Saved(saved) = &self.base {
             super::snapshot::stand_on(directory, Some(saved.id()))?;
         }
-        draft.snapshot = runtime.snapshotter.prepare(directory, base)?;
+        // What is there already needs nothing made for it.
+        match (rung.ground(), base) {
+            (Ground::Host, _) => {}
+            (Ground::Directory, Base::Directory(path)) => {
+                let mount = Mount::Bind { source: path.clone(), read_only: true, recursive: true };
+                draft.snapshot = Snapshot::of(mount);
+            }
+            _ => draft.snapshot = runtime.snapshotter.prepare(directory, base)?,
+        }
         Ok(())
     }
 
     pub(super) fn request<'a>(
         &'a self,
         draft: &'a mut Draft,
+        rung: &'a Rung,
         stdio: [Stream; 3],
         stdio_made: [bool; 3],
         console: Option<Console>,
@@ -200,7 +223,7 @@ impl ContainerBuilder {
             snapshot: &draft.snapshot,
             root: runtime.root(),
             root_fd: runtime.root_fd(),
-            identity: &runtime.identity,
+            identity: &rung.identity,
             stdio,
             stdio_made,
             console,
@@ -216,6 +239,10 @@ impl ContainerBuilder {
             hidden: std::mem::take(&mut draft.hidden),
             volatile: !self.keep,
             overlay_append: runtime.host.has_overlay_append(),
+            host: &runtime.host,
+            layer: draft.layer.as_ref(),
+            readable: &draft.readable,
+            writable: &draft.writable,
             cgroup_v2: runtime.host.cgroup_mode() == crate::probe::CgroupMode::Unified,
         };
         Ok((request, waived))

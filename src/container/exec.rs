@@ -22,13 +22,14 @@ use super::builder::Slots;
 use super::io::{self, Stdio};
 use super::record::Info;
 use super::relay::Relays;
+use super::rung::Rung;
 use super::runtime::Runtime;
 use super::terminal::{TERM, Terminal, WindowSize};
 use super::user::{self, User};
 use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
-use crate::isolation::{ExecRequest, Joining};
+use crate::isolation::{ExecRequest, Ground, Joining};
 use crate::launch::{self, Process};
-use crate::security::{Capability, CapabilitySet, Seccomp};
+use crate::security::{Capability, CapabilitySet, Landlock, Seccomp};
 use crate::sys::path::Root;
 use crate::sys::pidfd;
 use crate::{Error, ErrorKind, Result};
@@ -51,6 +52,17 @@ pub(crate) struct Template {
     /// Of a user namespace that the host's root has made: users and groups.
     #[serde(default)]
     maps: [Vec<LinuxIdMapping>; 2],
+    /// What landlock allows on top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layer: Option<Landlock>,
+}
+
+/// How containers of this rung are started, in a few words.
+fn name_of(rung: &Rung) -> String {
+    match rung.ground() {
+        Ground::Mounts => rung.identity.name().to_owned(),
+        _ => format!("by {}, {}", rung.backend.name(), rung.identity.name()),
+    }
 }
 
 /// Which system call filter.
@@ -69,10 +81,11 @@ enum Filter {
 impl Template {
     /// As the record holds it. Nothing else of a record may become unreadable by it.
     pub(super) fn of(
-        runtime: &Runtime,
+        rung: &Rung,
         spec: &Spec,
         (seccomp, filter_flags): (&Seccomp, u32),
         program: Option<&[u8]>,
+        layer: Option<&Landlock>,
     ) -> Option<serde_json::Value> {
         let mut process = spec.process().clone()?;
         process.set_args(None);
@@ -84,14 +97,16 @@ impl Template {
             (_, Some(program)) => Filter::Program(program.iter().map(|byte| format!("{byte:02x}")).collect()),
             (_, None) => Filter::None,
         };
-        let identity = runtime.identity.name().to_owned();
+        let identity = name_of(rung);
         let personality = crate::isolation::persona(spec);
         let maps = spec.linux().as_ref().map_or([&None, &None], |linux| [linux.uid_mappings(), linux.gid_mappings()]);
         let maps = maps.map(|map| map.clone().unwrap_or_default());
-        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality, maps }).ok()
+        let layer = layer.cloned();
+        let template = Template { identity, namespaces, process, filter, filter_flags, personality, maps, layer };
+        serde_json::to_value(template).ok()
     }
 
-    fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
+    fn read<'a>(runtime: &'a Runtime, info: &Info) -> Result<(Template, &'a Rung)> {
         let step = "start a command in the container";
         let template = info.template.clone().ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, step)
@@ -103,13 +118,13 @@ impl Template {
                 .source_is(error)
         })?;
         // Its users are others, and the steps that make a process one of them.
-        let own = runtime.identity.name();
-        if template.identity != own {
+        let Some(rung) = runtime.ladder.iter().find(|rung| name_of(rung) == template.identity) else {
+            let own = runtime.ladder.first().map(name_of).unwrap_or_default();
             return Err(Error::new(ErrorKind::Unsupported, step)
                 .because(format!("it was started {}, and this program would start one {own}", template.identity))
                 .remedy("use a program that starts containers as that one does"));
-        }
-        Ok(template)
+        };
+        Ok((template, rung))
     }
 
     /// The filter's program, for this machine.
@@ -318,17 +333,19 @@ impl ExecBuilder {
         let set = self.streams.take()?;
         let runtime = &self.inner.runtime;
         let (info, container) = self.inner.first_process()?;
-        let template = Template::read(runtime, &info)?;
-        let process = self.process(&template, &container)?;
+        let (template, rung) = Template::read(runtime, &info)?;
+        let process = self.process(&template, rung, &container)?;
         let program = template.program(runtime)?;
         let joining = joining(runtime, &info)?;
         let owner = runtime.owner()?;
         let mut streams = io::connect_as_set(self.tty, set, output)?;
-        let plan = runtime.isolation.exec(ExecRequest {
+        let plan = rung.backend.exec(ExecRequest {
             process: &process,
             namespaces: &template.namespaces,
             container: container.fd(),
-            identity: &runtime.identity,
+            identity: &rung.identity,
+            layer: template.layer.as_ref(),
+            host: &runtime.host,
             stdio: streams.inside,
             stdio_made: streams.made,
             console: streams.console,
@@ -363,7 +380,7 @@ impl ExecBuilder {
     }
 
     /// What the container's processes have, changed as was asked.
-    fn process(&self, template: &Template, container: &First<'_>) -> Result<SpecProcess> {
+    fn process(&self, template: &Template, rung: &Rung, container: &First<'_>) -> Result<SpecProcess> {
         let invalid = |step: &str, why: &'static str| Error::new(ErrorKind::Invalid, step.to_owned()).because(why);
         if self.command.is_empty() {
             return Err(invalid("start a command in the container", "none was given").remedy("name a command, e.g. sh"));
@@ -381,13 +398,12 @@ impl ExecBuilder {
         };
         if let Some(text) = &self.user {
             let User { uid, gid, groups, home } = container.user(text)?;
-            let runtime = &self.inner.runtime;
-            if let Some((why, remedy)) = runtime.identity.refuses(uid, gid, &groups) {
+            if let Some((why, remedy)) = rung.identity.refuses(uid, gid, &groups) {
                 let step = format!("run as the user {text:?}");
                 return Err(Error::new(ErrorKind::Unsupported, step).because(why).remedy(remedy));
             }
             let shown = (template.process.user().uid(), template.process.user().gid());
-            if runtime.identity.shows_one() && (uid, gid) != shown {
+            if rung.identity.shows_one() && (uid, gid) != shown {
                 return Err(Error::new(ErrorKind::Unsupported, format!("run as the user {text:?}"))
                     .because(format!("in this container one user id is shown, {}:{}", shown.0, shown.1))
                     .remedy("give this user a range in /etc/subuid and /etc/subgid, and start the container again"));

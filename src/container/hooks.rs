@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::draft::Draft;
 use super::record::{self, Info};
+use super::rung::Rung;
 use super::runtime::Runtime;
 use super::{Container, exec};
 use crate::isolation::{ExecRequest, HookPlace, Stops, Stream, hook_plan, persona};
@@ -41,17 +42,18 @@ pub(crate) struct Last {
 }
 
 /// The hooks of a container that is being made.
-pub(super) struct Lifecycle {
+pub(super) struct Lifecycle<'a> {
     hooks: Hooks,
     state: Value,
+    rung: &'a Rung,
 }
 
-impl Lifecycle {
+impl<'a> Lifecycle<'a> {
     /// `None` where there are none, as mostly.
-    pub(super) fn of(draft: &Draft) -> Option<Lifecycle> {
+    pub(super) fn of(draft: &Draft, rung: &'a Rung) -> Option<Lifecycle<'a>> {
         let hooks = draft.spec.hooks().clone()?;
         let state = state(&draft.runtime, &draft.spec, &draft.info);
-        Some(Lifecycle { hooks, state })
+        Some(Lifecycle { hooks, state, rung })
     }
 
     fn list(&self, kind: &str) -> &[Hook] {
@@ -96,7 +98,7 @@ impl Lifecycle {
             let state = self.told("creating", inside(process.pid()));
             run(runtime, "createContainer", hook, &state, |[stdin, stdout, stderr]| {
                 let place =
-                    HookPlace::Container { process: process.pidfd(), kinds: &kinds, identity: &runtime.identity };
+                    HookPlace::Container { process: process.pidfd(), kinds: &kinds, identity: &self.rung.identity };
                 hook_plan(hook, place, [stdin, stdout, stderr])
             })?;
         }
@@ -118,11 +120,13 @@ impl Lifecycle {
             let maps = draft.spec.linux().as_ref().map_or([&None, &None], |l| [l.uid_mappings(), l.gid_mappings()]);
             let state = self.told("created", inside(process.pid()));
             run(runtime, "startContainer", hook, &state, |stdio| {
-                runtime.isolation.exec(ExecRequest {
+                self.rung.backend.exec(ExecRequest {
                     process: &command,
                     namespaces: &kinds,
                     container: process.pidfd(),
-                    identity: &runtime.identity,
+                    identity: &self.rung.identity,
+                    layer: draft.layer.as_ref(),
+                    host: &runtime.host,
                     stdio: stdio.map(Stream::Fd),
                     stdio_made: [false; 3],
                     console: None,

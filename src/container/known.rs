@@ -106,7 +106,9 @@ impl Foreign {
                     .because("another program is still starting it"));
             }
         };
-        match pidfd::send_signal(process, signal.number()) {
+        // Read after it was started. Without a record it is gone, or going.
+        let watched = record::read(&self.root, &self.id)?.is_some_and(|info| info.watched);
+        match crate::launch::signal_past(process, signal.number(), watched) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| Error::io("signal the container", "pidfd_send_signal", error)),
         }

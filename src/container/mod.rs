@@ -26,6 +26,7 @@ mod known;
 pub(crate) mod owner;
 pub(crate) mod record;
 mod relay;
+pub(crate) mod rung;
 pub(crate) mod runtime;
 mod signal;
 pub(crate) mod snapshot;

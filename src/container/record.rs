@@ -88,6 +88,9 @@ pub struct Info {
     /// When that process started, in clock ticks since boot: tells it from a later one with the same pid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) start_time: Option<u64>,
+    /// Its first process watches over what comes of its command, for want of a pid namespace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) watched: bool,
     /// It stays listed after its end, until it is removed.
     pub keep: bool,
     /// The signal that asks it to stop.

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::owner::{self, Owner};
 use super::record::{self, Info, State};
+use super::rung::Rung;
 use crate::cgroup::{self, Devices, Driver, Group, Limit, Limits, Unenforced};
 use crate::content::lock::Held;
 use crate::content::tmp::{self, Buried};
 use crate::content::{Durability, Measured};
-use crate::isolation::{Identity, Isolation, Range};
+use crate::isolation::{Identity, Range};
 use crate::layer::{Ownership, Reown};
 use crate::name::ContainerId;
 use crate::probe::Host;
@@ -59,7 +60,8 @@ pub(crate) struct Runtime {
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     /// Why the snapshotter is not overlay.
     pub(crate) snapshotter_note: Option<String>,
-    pub(crate) isolation: Box<dyn Isolation>,
+    /// The strongest first.
+    pub(crate) ladder: Vec<Rung>,
     /// Compiled system call filters.
     pub(crate) filters: Filters,
     cgroups: OnceLock<Result<cgroup::Direct, String>>,
@@ -75,7 +77,7 @@ impl Runtime {
         host: Host,
         identity: Identity,
         snapshotter: (Arc<dyn Snapshotter>, Option<String>),
-        isolation: Box<dyn Isolation>,
+        ladder: Vec<Rung>,
     ) -> Result<Arc<Runtime>> {
         let step = "open the engine's root";
         let root_dir = File::open(root).map_err(|error| Error::io(step, "open", error).path(root))?;
@@ -88,7 +90,7 @@ impl Runtime {
             identity,
             snapshotter: snapshotter.0,
             snapshotter_note: snapshotter.1,
-            isolation,
+            ladder,
             filters: Filters::default(),
             cgroups: OnceLock::new(),
             unlimited: OnceLock::new(),

@@ -21,9 +21,11 @@
 
 mod cgroup;
 mod fixture;
+mod isolation;
 mod snapshotter;
 
 pub use cgroup::cgroup_driver;
+pub use isolation::isolation;
 pub use snapshotter::snapshotter;
 
 use crate::{Error, ErrorKind, Result};
@@ -70,6 +72,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use crate::isolation::{Enforcement, Ground, Isolation, Landlock, Plan, Request, Requirement};
     use crate::layer::Ownership;
     use crate::snapshot::{Base, Changes, Copy, Snapshot, Snapshotter, Usage};
     use crate::{EngineOptions, Result};
@@ -116,6 +119,69 @@ mod tests {
         super::cgroup_driver(&Direct::new(hierarchies(), parent("direct"))).unwrap();
         #[cfg(feature = "cgroups-rs")]
         super::cgroup_driver(&crate::cgroup::CgroupsRs::new(hierarchies(), parent("crate"))).unwrap();
+    }
+
+    /// A backend that says more than it does.
+    #[derive(Debug)]
+    struct Boastful(&'static str);
+
+    impl Isolation for Boastful {
+        fn name(&self) -> &'static str {
+            "boastful"
+        }
+
+        fn ground(&self) -> Ground {
+            Ground::Host
+        }
+
+        fn enforcement(&self, request: &Request<'_>) -> Enforcement {
+            match self.0 {
+                "limits" => Enforcement::full("boastful"),
+                _ => Landlock.enforcement(request).by("boastful"),
+            }
+        }
+
+        fn plan(&self, request: Request<'_>) -> Result<Plan> {
+            let abi = request.host().landlock_abi().unwrap_or(0);
+            let mut ruleset = crate::security::Landlock::nothing();
+            match self.0 {
+                "writes" => ruleset.write("/"),
+                "processes" => ruleset.read("/").write("/dev").outside(),
+                _ => ruleset.read("/").write("/dev"),
+            };
+            for path in request.writable() {
+                ruleset.write(path);
+            }
+            let mut plan = request.bare_plan()?;
+            plan.landlock(&ruleset, abi)?;
+            Ok(plan)
+        }
+    }
+
+    #[test]
+    fn a_backend_that_boasts_is_found_out() {
+        if crate::probe::Host::probe().landlock_abi().is_none_or(|abi| abi < 6) {
+            eprintln!("SKIP: landlock is missing");
+            assert!(std::env::var_os("CORACLE_NO_SKIP").is_none());
+            return;
+        }
+        for (what, clause) in [
+            ("writes", "what is not writable stays as it is"),
+            ("processes", "processes outside are out of reach"),
+            ("limits", "processes outside are out of reach"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = EngineOptions::new(dir.path().join("root")).isolation_backend(Arc::new(Boastful(what)));
+            let engine = options.open().unwrap();
+            let work = dir.path().join("work");
+            std::fs::create_dir(&work).unwrap();
+            let container = || {
+                let builder = engine.sandbox().read_only(true).require(Requirement::nothing());
+                builder.mount(crate::container::Mount::bind(&work, &work))
+            };
+            let error = super::isolation(&container, &work).unwrap_err().to_string();
+            assert!(error.contains(clause), "{what}: {error}");
+        }
     }
 
     #[test]

@@ -3,12 +3,29 @@
 //! A backend contains no code that runs in the child: it lists typed steps, the carried stub walks them. What a backend
 //! will enforce is a value, [`Enforcement`], known before anything is launched; what a caller asks for is a value too,
 //! [`Requirement`], and a launch below it is an error. Nothing is ever silently weaker.
+//!
+//! # The ladder
+//! | rung | needs | runs | cannot |
+//! |---|---|---|---|
+//! | [`Namespaces`] | root, or user namespaces | images, and host commands whose writes are thrown away | |
+//! | [`Landlock`] | Linux 5.13 with landlock | host commands, with writes confined to given directories | run an image, throw writes away, hide processes |
+//! | [`Chroot`] | root, CAP_SYS_CHROOT | images, from a copy of their tree | mount anything, hide processes |
+//!
+//! An engine takes the strongest that is within reach, and satisfies the container's [`Requirement`];
+//! [`EngineOptions::isolation`](crate::EngineOptions::isolation) can name one, and
+//! [`isolation_backend`](crate::EngineOptions::isolation_backend) takes one of the caller's own. By default a container
+//! requires more than the lower rungs enforce, so nobody gets there without having said so.
 
+mod bare;
+mod chroot;
 pub(crate) mod devices;
+mod fence;
 mod hooks;
+mod landlock;
 pub(crate) mod mount_options;
-pub(crate) mod namespaces;
+mod namespaces;
 mod range;
+mod request;
 pub(crate) mod resources;
 mod sysctl;
 mod userns;
@@ -22,14 +39,18 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Group, Unenforced};
-use crate::launch::Plan;
-use crate::probe::IdRange;
-use crate::security::Seccomp;
+pub use crate::launch::Plan;
+use crate::probe::{Host, IdRange};
+use crate::security::{self, Seccomp};
 use crate::snapshot::Snapshot;
 use crate::sys::terminal::WindowSize;
 use crate::{Error, ErrorKind, Result};
 
+pub use chroot::Chroot;
 pub(crate) use hooks::{Place as HookPlace, Stops, plan as hook_plan};
+pub use landlock::Landlock;
+pub use namespaces::Namespaces;
+pub(crate) use namespaces::layer;
 pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
 
@@ -110,12 +131,12 @@ pub struct Enforcement {
 
 impl Enforcement {
     /// Everything enforced; backends then take away what they cannot.
-    pub(crate) fn full(backend: &'static str) -> Self {
+    pub fn full(backend: &'static str) -> Self {
         Enforcement { backend, levels: std::array::from_fn(|_| (Level::Full, Cow::Borrowed(""))) }
     }
 
     /// Lowers an aspect. Where it is at that level already the reason is added; a lower level stays as it is.
-    pub(crate) fn lower(&mut self, aspect: Aspect, level: Level, reason: impl Into<Cow<'static, str>>) {
+    pub fn lower(&mut self, aspect: Aspect, level: Level, reason: impl Into<Cow<'static, str>>) {
         let place = &mut self.levels[aspect as usize];
         if level < place.0 {
             *place = (level, reason.into());
@@ -125,10 +146,16 @@ impl Enforcement {
     }
 
     /// Adds something that a caller has to know, without lowering the level.
-    pub(crate) fn note(&mut self, aspect: Aspect, note: impl Into<Cow<'static, str>>) {
+    pub fn note(&mut self, aspect: Aspect, note: impl Into<Cow<'static, str>>) {
         let place = &mut self.levels[aspect as usize].1;
         let note = note.into();
         *place = if place.is_empty() { note } else { format!("{place}; {note}").into() };
+    }
+
+    /// The same, told by a backend that stands on another and has changed what is enforced.
+    #[must_use]
+    pub fn by(self, backend: &'static str) -> Self {
+        Enforcement { backend, ..self }
     }
 
     /// The backend's short name, e.g. `namespaces`.
@@ -244,12 +271,14 @@ pub(crate) enum Identity {
     /// A user namespace with one user and one group, presented as whichever ids are asked for. `groups` are those of
     /// the caller that stay in force beside it: setgroups(2) is denied in such a namespace.
     Single { uid: u32, gid: u32, groups: Vec<u32> },
+    /// No user namespace, and no right to be anybody else.
+    Caller { uid: u32, gid: u32 },
 }
 
 impl Identity {
     /// Is the container in a user namespace of its own?
     pub(crate) fn is_rootless(&self) -> bool {
-        !matches!(self, Identity::Host)
+        matches!(self, Identity::Range { .. } | Identity::Single { .. })
     }
 
     /// In a word or two.
@@ -258,6 +287,7 @@ impl Identity {
             Identity::Host => "rootful",
             Identity::Range { .. } => "rootless with a range",
             Identity::Single { .. } => "rootless with one id",
+            Identity::Caller { .. } => "as the caller",
         }
     }
 
@@ -273,6 +303,11 @@ impl Identity {
         const LARGER: &str = "give this user a larger range in /etc/subuid and /etc/subgid (usermod --add-subuids)";
         match self {
             Identity::Host => None,
+            Identity::Caller { uid: own, gid: own_gid } if (uid, gid) == (*own, *own_gid) => None,
+            Identity::Caller { uid: own, gid: own_gid } => Some((
+                format!("without a user namespace, and without root, it can only be {own}:{own_gid}"),
+                "leave the user out, or run this program as that user",
+            )),
             Identity::Single { .. } if groups.iter().all(|group| *group == gid) => None,
             Identity::Single { .. } => {
                 Some(("one user id can show one group only, and the user has supplementary groups".into(), RANGE))
@@ -319,7 +354,7 @@ pub(crate) struct Console {
 }
 
 /// Everything a backend needs to plan one launch.
-pub(crate) struct Request<'a> {
+pub struct Request<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) snapshot: &'a Snapshot,
     /// The engine's root: paths of the snapshot below it are made relative to it.
@@ -353,10 +388,17 @@ pub(crate) struct Request<'a> {
     pub(crate) overlay_append: bool,
     /// The whole machine has cgroup v2 only.
     pub(crate) cgroup_v2: bool,
+    pub(crate) host: &'a Host,
+    /// What landlock is to allow on top of namespaces.
+    pub(crate) layer: Option<&'a security::Landlock>,
+    /// Of the command's tree only these can be read, and what is writable; everything where there are none.
+    pub(crate) readable: &'a [PathBuf],
+    /// What the caller mounted writable: paths of the command's tree.
+    pub(crate) writable: &'a [PathBuf],
 }
 
-/// Everything a backend needs to plan a further process of a container.
-pub(crate) struct ExecRequest<'a> {
+/// Everything a backend needs to plan a further process of a container. For a backend that stands on another to pass on.
+pub struct ExecRequest<'a> {
     pub(crate) process: &'a Process,
     /// Those that the container has of its own.
     pub(crate) namespaces: &'a [LinuxNamespaceType],
@@ -375,6 +417,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) personality: Option<u32>,
     /// Of a user namespace that the host's root has made: users and groups. Empty where there is none such.
     pub(crate) maps: [&'a [LinuxIdMapping]; 2],
+    pub(crate) layer: Option<&'a security::Landlock>,
+    pub(crate) host: &'a Host,
     pub(crate) joining: Joining,
 }
 
@@ -388,17 +432,64 @@ pub(crate) struct Joining {
     pub(crate) tasks: Vec<OwnedFd>,
 }
 
+/// What a backend starts a container on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ground {
+    /// Mounts in a mount namespace of the container's own: any image, any directory, any snapshot.
+    Mounts,
+    /// The host's own tree as it is, with [`Engine::sandbox`](crate::Engine::sandbox) alone: the root is read-only, and bind
+    /// mounts whose target is their source name what can be written.
+    Host,
+    /// A directory that holds the whole tree, as a snapshot backend makes it that needs no mounts.
+    Directory,
+}
+
 /// An isolation backend: a rung of the ladder.
-pub(crate) trait Isolation: fmt::Debug + Send + Sync {
-    /// What it will enforce for this request. Pure: nothing is tried.
+///
+/// # The life of a launch
+/// An engine asks [`ground`](Isolation::ground) for what to prepare, prepares it, and makes a [`Request`] of it and of the
+/// caller's options. [`enforcement`](Isolation::enforcement) says what will come of that, and is compared with the caller's
+/// [`Requirement`]. [`plan`](Isolation::plan) lists the steps that a process walks between clone and exec; they are typed, and
+/// the program that walks them is the crate's own: a backend has no code that runs there.
+///
+/// # Writing one
+/// Whoever writes a backend starts from another one's plan: of [`Namespaces`], [`Landlock`] or [`Chroot`], or from the
+/// [bare](Request::bare_plan) one, which isolates nothing by itself. `examples/custom_isolation.rs` shows both. It says in
+/// its enforcement what it does not enforce, for each [`Aspect`], and runs
+/// [`contract::isolation`](crate::contract::isolation), which tries the forbidden.
+///
+/// Backends are values without state; all methods may be called from any thread.
+pub trait Isolation: fmt::Debug + Send + Sync {
+    /// A short name, e.g. `namespaces`.
+    fn name(&self) -> &'static str;
+
+    /// What it starts containers on; always the same.
+    fn ground(&self) -> Ground {
+        Ground::Mounts
+    }
+
+    /// What it will enforce for this request. Pure: nothing is tried. [`Level::Full`] is a promise.
     fn enforcement(&self, request: &Request<'_>) -> Enforcement;
 
-    /// The launch plan. Nothing is left behind after an error.
+    /// The launch plan.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) for what it cannot do, with what would help. Nothing is left behind after
+    /// an error.
     fn plan(&self, request: Request<'_>) -> Result<Plan>;
 
-    /// The launch plan of a further process of a container that this backend has planned. Nothing is left behind after an
-    /// error.
-    fn exec(&self, request: ExecRequest<'_>) -> Result<Plan>;
+    /// The launch plan of a further process of a container that this backend has planned.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where there is nothing to enter, which is what this says unless it is
+    /// written anew. Nothing is left behind after an error.
+    fn exec(&self, request: ExecRequest<'_>) -> Result<Plan> {
+        let _ = request;
+        Err(Error::new(ErrorKind::Unsupported, "start a command in the container")
+            .because(format!("isolation by {} has no namespaces that it could enter", self.name()))
+            .remedy("start another container"))
+    }
 }
 
 #[cfg(test)]

@@ -347,6 +347,19 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .because("the kernel or a security module lets this user make no id map")
             .remedy("`coracle doctor` says more"),
         (_, Sys::CloseRange, _) => descriptors_stay(error),
+        (Op::Tree, Sys::Fork, libc::EAGAIN) => no_more_processes(error),
+        (Op::Chroot, Sys::Chroot, libc::EPERM) => error
+            .because("CAP_SYS_CHROOT is missing here, or a system call filter around this program refuses chroot")
+            .remedy("give this program CAP_SYS_CHROOT and a filter that allows chroot"),
+        (_, Sys::LandlockCreate | Sys::LandlockAdd | Sys::LandlockRestrict, libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM) => {
+            error
+                .kind_is(ErrorKind::Unsupported)
+                .because("landlock is refused here, by a system call filter around this program or by the kernel")
+                .remedy("`coracle doctor` says more")
+        }
+        (_, Sys::LandlockRestrict, libc::E2BIG) => error
+            .kind_is(ErrorKind::Limit)
+            .because("this program is restricted by landlock sixteen times already, which is the most that the kernel takes"),
         (_, Sys::Plan, _) => error.because("the launch plan is malformed: this is a bug of coracle, please report it"),
         _ => error,
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::parent::{STARTED_GUARDIANS, launch_finished};
+use super::parent::{STARTED_GUARDIANS, attempt};
 use super::plan::{Create, Finished, Plan, When};
 use super::protocol::{Op, PLAN_HEADER, PLAN_JOINS};
 use crate::error::{Error, Result};
@@ -40,8 +40,8 @@ pub fn walk(plan: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Walked> {
     let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<std::io::Result<Vec<_>>>();
     let fds = fds.map_err(|error| Error::io("walk the plan", "fcntl", error))?;
     let lease = tempfile::tempfile().map_err(|error| Error::io("walk the plan", "open", error))?;
-    let finished = Finished { bytes, fds, steps: vec![], user_namespace: false, joins };
-    let walked = match launch_finished(finished, lease.as_fd(), Path::new(""), None) {
+    let mut finished = Finished::of_bytes(bytes, fds, joins);
+    let walked = match attempt(&mut finished, lease.as_fd(), Path::new(""), None) {
         Err(_) => Walked::Refused,
         Ok(process) => match process.wait(Some(Duration::from_millis(200)))? {
             None => Walked::Killed,

@@ -28,7 +28,8 @@ mod tests;
 
 pub(crate) use handover::Handover;
 pub(crate) use opener::Opener;
-pub(crate) use parent::{Ended, Halts, Process, halts, in_memory, launch, launch_in_stages};
-pub(crate) use plan::{Base, Care, Create, Payload, Plan, Reg, When};
+pub(crate) use parent::{Ended, Halts, Process, halts, in_memory, launch, launch_or, signal_past};
+pub use plan::Plan;
+pub(crate) use plan::{Base, Care, Create, Payload, Reg, When};
 pub(crate) use protocol::Op;
 pub(crate) use settings::Scheduling;

@@ -17,8 +17,8 @@ use nix::sys::socket::{
 use super::failure;
 use super::plan::{Finished, Plan};
 use super::protocol::{
-    EXITED, FAILED, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT, Report, SIGNAL,
-    STARTED, Sys,
+    END_TREE, EXITED, FAILED, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MOVED, NOTE, Note, READY, RELEASE, REPORT,
+    Report, SIGNAL, STARTED, Sys,
 };
 use super::spawn;
 use crate::error::{Error, ErrorKind, Result};
@@ -287,6 +287,20 @@ fn last(note: Note) -> Option<Ended> {
     })
 }
 
+/// Sends a signal past the guardian, to the process of this descriptor. One that watches over what comes of its command has to
+/// be able to end that before it ends itself, and is not to be stopped in the command's place.
+pub(crate) fn signal_past(process: BorrowedFd<'_>, signal: i32, watched: bool) -> std::io::Result<()> {
+    use crate::sys::pidfd::send_signal;
+    match (signal, watched) {
+        (libc::SIGKILL, true) => {
+            send_signal(process, END_TREE as i32)?;
+            send_signal(process, libc::SIGCONT)
+        }
+        (libc::SIGSTOP, true) => send_signal(process, HOLD_TREE as i32),
+        (signal, _) => send_signal(process, signal),
+    }
+}
+
 fn guardian_killed() -> Error {
     Error::new(ErrorKind::Launch, "wait for the container")
         .because("its guardian was killed, and it was killed with it; the exit status is lost")
@@ -301,6 +315,8 @@ pub(crate) struct Process {
     pid: u32,
     /// The program that launched it: a fork of it has a copy of this value, and nothing to say.
     home: u32,
+    /// It watches over what comes of the command.
+    tree: bool,
     /// Keeps its socket open.
     _guardian: Arc<Guardian>,
     ended: Mutex<Option<Ended>>,
@@ -310,7 +326,7 @@ pub(crate) struct Process {
 ///
 /// After an error no process is left. `lease` is held open by the guardian until the process has been reaped.
 pub(crate) fn launch(plan: Plan, lease: BorrowedFd<'_>, fallback: &Path) -> Result<Process> {
-    launch_in_stages(plan, lease, fallback, None)
+    attempt(&mut plan.finish()?, lease, fallback, None)
 }
 
 /// Where a process waits ([`Op::Pause`](super::Op::Pause)), and what is done there.
@@ -326,19 +342,21 @@ pub(crate) fn halts() -> Result<(OwnedFd, OwnedFd)> {
     pair()
 }
 
-/// [`launch`] of a process that waits on its way.
-pub(crate) fn launch_in_stages(
+/// [`launch`] of a process that may wait on its way, for those who may have another plan: after an error that one's streams
+/// are for the next.
+pub(crate) fn launch_or(
     plan: Plan,
     lease: BorrowedFd<'_>,
     fallback: &Path,
     halts: Option<Halts<'_>>,
-) -> Result<Process> {
-    launch_finished(plan.finish()?, lease, fallback, halts)
+) -> Result<Process, (Error, [Option<OwnedFd>; 3])> {
+    let mut plan = plan.finish().map_err(|error| (error, [None, None, None]))?;
+    attempt(&mut plan, lease, fallback, halts).map_err(|error| (error, plan.into_streams()))
 }
 
-/// The same of a plan that may have come from anywhere: the stub trusts none.
-pub(super) fn launch_finished(
-    mut plan: Finished,
+/// The plan may have come from anywhere: the stub trusts none.
+pub(super) fn attempt(
+    plan: &mut Finished,
     lease: BorrowedFd<'_>,
     fallback: &Path,
     mut halts: Option<Halts<'_>>,
@@ -359,7 +377,7 @@ pub(super) fn launch_finished(
         drop(theirs);
         let gone = match sent {
             Ok(()) => match receive(channel.as_fd(), true)? {
-                Some((note, fds)) => return finish(guardian, channel, note, fds, (&mut plan, halts.take())),
+                Some((note, fds)) => return finish(guardian, channel, note, fds, (plan, halts.take())),
                 None if !guardian.is_gone() => {
                     return Err(Error::sys(STEP, "recvmsg", libc::EMFILE)
                         .because("the guardian of the containers has as many open files as it may have")
@@ -415,7 +433,8 @@ fn finish(
             .remedy("raise the limit of open files (ulimit -n)"));
     };
     let (home, ended) = (std::process::id(), Mutex::new(None));
-    let mut process = Process { channel, pidfd, pid: note.a, home, _guardian: guardian, ended };
+    let tree = plan.tree;
+    let mut process = Process { channel, pidfd, pid: note.a, home, tree, _guardian: guardian, ended };
     let mut moves = plan.joins;
     if let Some(halts) = halts {
         // Or the end of the process would not be the end of the socket.
@@ -625,10 +644,15 @@ impl Process {
         }
     }
 
-    /// The guardian is gone: ends the process, and with it everything in its pid namespace.
+    /// Whether SIGKILL has to be told to it in other words, see [`signal_past`].
+    pub(crate) fn is_watched(&self) -> bool {
+        self.tree
+    }
+
+    /// The guardian is gone: ends the process, and with it everything in its pid namespace, or that came of its command.
     fn end_without_guardian(&self) -> Result<()> {
         let fail = |syscall| move |error| Error::io("end the container without its guardian", syscall, error);
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL) {
+        match signal_past(self.pidfd.as_fd(), libc::SIGKILL, self.tree) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(fail("pidfd_send_signal")(error)),
             _ => {}
         }
@@ -645,7 +669,7 @@ impl Process {
             return Ok(true);
         }
         // Reaped, or its guardian was killed: the descriptor tells the two apart.
-        match crate::sys::pidfd::send_signal(self.pidfd.as_fd(), signal) {
+        match signal_past(self.pidfd.as_fd(), signal, self.tree) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
             other => {
                 other.map(|()| true).map_err(|error| Error::io("signal the container", "pidfd_send_signal", error))

@@ -1,12 +1,16 @@
 //! The launch plan: written here, in the parent, where everything may fail politely; walked by the stub.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{MAGIC, MAX_FDS, MAX_PLAN, MAX_REGISTERS, NONE, Op, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER};
+use super::protocol::{
+    MAGIC, MAX_FDS, MAX_PLAN, MAX_REGISTERS, NONE, Op, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, PLAN_TREE,
+};
 use crate::error::{Error, ErrorKind, Result};
+use crate::security::Landlock;
 
 /// A descriptor in the child: one that was sent along, or one that a step opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,15 +64,32 @@ pub(crate) struct Care {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Base(pub(crate) Reg, pub(crate) u32);
 
-/// A plan under construction.
-pub(crate) struct Plan {
+/// A plan under construction: the list of steps that a container's first process walks between clone and exec.
+///
+/// A backend of isolation makes one by [`Request::bare_plan`](crate::isolation::Request::bare_plan), or has another backend
+/// make it, and adds steps: they are done after all that are there, right before the command is executed. What a plan holds is
+/// checked again by the program that walks it, so that no plan can do more to that than fail.
+pub struct Plan {
     bytes: Vec<u8>,
+    /// The step that ends it, whatever is added: what to execute.
+    last: Option<(Vec<u8>, Subject)>,
+    /// The container's streams, once they are known.
+    stdio: Option<[Reg; 3]>,
     fds: Vec<OwnedFd>,
     next: u32,
     steps: Vec<(Op, Subject)>,
     namespaces: u64,
     cgroup: u32,
     pub(super) flags: u32,
+    /// Paths of the command are not the host's.
+    has_own_tree: bool,
+}
+
+impl std::fmt::Debug for Plan {
+    /// The steps by name.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.steps.iter().map(|(op, _)| op.name())).finish()
+    }
 }
 
 impl Plan {
@@ -76,12 +97,15 @@ impl Plan {
     pub(crate) fn new(namespaces: u64) -> Plan {
         Plan {
             bytes: Vec::with_capacity(8192),
+            last: None,
+            stdio: None,
             fds: Vec::new(),
             next: MAX_FDS as u32 + 3,
             steps: Vec::with_capacity(64),
             namespaces,
             cgroup: NONE,
             flags: 0,
+            has_own_tree: namespaces & libc::CLONE_NEWNS as u64 != 0,
         }
     }
 
@@ -180,7 +204,100 @@ impl Plan {
     /// Goes on in a process that lives in the pid namespace that was joined.
     pub(crate) fn beside(&mut self) {
         self.flags |= PLAN_JOINS;
+        self.has_own_tree = true;
         self.plain(Op::Beside);
+    }
+
+    /// Stays behind as the parent of all that comes of the command, for containers without a pid namespace.
+    pub(crate) fn tree(&mut self) {
+        self.flags |= PLAN_TREE;
+        self.plain(Op::Tree);
+    }
+
+    /// A landlock ruleset that handles these rights.
+    pub(crate) fn ruleset(&mut self, fs: u64, net: u64, scoped: u64) -> Reg {
+        let out = self.fresh();
+        self.step(Op::Ruleset, Subject::Nothing, |p| {
+            p.u32(out.0);
+            p.u64(fs);
+            p.u64(net);
+            p.u64(scoped);
+        });
+        out
+    }
+
+    /// Allows rights beneath an open file.
+    pub(crate) fn path_rule(&mut self, ruleset: Reg, allowed: u64, beneath: Reg, path: &Path) {
+        self.step(Op::PathRule, Subject::Path(path.to_owned()), |p| {
+            p.u32(ruleset.0);
+            p.u64(allowed);
+            p.u32(beneath.0);
+        });
+    }
+
+    /// Restricts the command by a ruleset, on top of what else restricts it. At most two of them can be in a plan; a profile
+    /// with landlock brings one.
+    ///
+    /// Paths are those that the command sees. Where the container has a tree of its own they are looked for as the launch comes
+    /// to this step; where it shares the host's they are opened here and now, so that what is meant is what is allowed.
+    /// `abi` is what [`Host::landlock_abi`](crate::probe::Host::landlock_abi) said. No-new-privileges has to be on.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) and the like for a path of the host that cannot be opened.
+    pub fn landlock(&mut self, ruleset: &Landlock, abi: u32) -> Result<()> {
+        let handled = ruleset.handled(abi);
+        let register = self.ruleset(handled.files, handled.network, handled.scoped);
+        for (path, rights, optional) in ruleset.rules(abi) {
+            if self.has_own_tree {
+                let beneath = self.handle(path, optional);
+                self.path_rule(register, rights, beneath, path);
+                continue;
+            }
+            use std::os::unix::fs::OpenOptionsExt;
+            let opened = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path);
+            let file = match opened {
+                Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(|error| Error::io("open what landlock allows", "open", error).path(path))?,
+            };
+            let beneath = self.send(file.into());
+            self.path_rule(register, rights, beneath, path);
+        }
+        self.on(Op::Restrict, register);
+        Ok(())
+    }
+
+    /// A resource limit (`RLIMIT_*` of getrlimit(2)) of the command, soft and hard.
+    pub fn limit(&mut self, resource: u32, limit: u64) {
+        self.rlimit(resource, limit, limit, &format!("resource {resource}"));
+    }
+
+    /// No gain of privileges by exec, see `PR_SET_NO_NEW_PRIVS` in prctl(2).
+    pub fn no_new_privileges(&mut self) {
+        self.plain(Op::NoNewPrivileges);
+    }
+
+    /// One more system call filter, an array of `struct sock_filter` as
+    /// [`Policy::compile`](crate::security::seccomp::Policy::compile) makes it. It is in force for the steps that follow, and for
+    /// the command; of all filters the most restrictive answer counts. No-new-privileges has to be on.
+    pub fn filter(&mut self, program: &[u8]) {
+        self.seccomp(When::Now, program);
+    }
+
+    /// A handle on a file of the container's.
+    pub(crate) fn handle(&mut self, path: &Path, optional: bool) -> Reg {
+        let out = self.fresh();
+        self.step(Op::Handle, Subject::Path(path.to_owned()), |p| {
+            p.u32(out.0);
+            p.str(path.as_os_str().as_bytes());
+            p.u32(optional.into());
+        });
+        out
+    }
+
+    /// The directory becomes the root, by chroot(2).
+    pub(crate) fn chroot(&mut self, dir: Reg, path: &Path) {
+        self.has_own_tree = true;
+        self.step(Op::Chroot, Subject::Path(path.to_owned()), |p| p.u32(dir.0));
     }
 
     /// The null device of the container that was joined.
@@ -450,6 +567,7 @@ impl Plan {
 
     /// Descriptors 0, 1 and 2.
     pub(crate) fn stdio(&mut self, [input, output, error]: [Reg; 3]) {
+        self.stdio = Some([input, output, error]);
         self.step(Op::Stdio, Subject::Nothing, |p| {
             p.u32(input.0);
             p.u32(output.0);
@@ -460,14 +578,15 @@ impl Plan {
     /// The end of a plan: the first candidate that can be executed is.
     pub(crate) fn exec(&mut self, candidates: &[Vec<u8>], arguments: &[Vec<u8>], environment: &[Vec<u8>]) {
         let names = candidates.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        self.step(Op::Exec, Subject::Many(names), |p| {
-            for list in [candidates, arguments, environment] {
-                p.u32(list.len() as u32);
-                for entry in list {
-                    p.str(entry);
-                }
+        let mut bytes = Vec::with_capacity(1024);
+        let mut p = Payload(&mut bytes);
+        for list in [candidates, arguments, environment] {
+            p.u32(list.len() as u32);
+            for entry in list {
+                p.str(entry);
             }
-        });
+        }
+        self.last = Some((bytes, Subject::Many(names)));
     }
 
     /// Files get the owners that the list (in the stub's format) names.
@@ -497,6 +616,9 @@ impl Plan {
     /// The finished plan: bytes, descriptors, and what to say about each step.
     pub(crate) fn finish(mut self) -> Result<Finished> {
         let step = "plan the launch";
+        if let Some((bytes, subject)) = self.last.take() {
+            self.step(Op::Exec, subject, |p| p.0.extend_from_slice(&bytes));
+        }
         if self.fds.len() > MAX_FDS - 3 {
             return Err(Error::new(ErrorKind::Limit, step)
                 .because(format!(
@@ -524,7 +646,8 @@ impl Plan {
         }
         let user_namespace = self.namespaces & libc::CLONE_NEWUSER as u64 != 0;
         let joins = self.flags & PLAN_JOINS != 0;
-        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace, joins })
+        let tree = self.flags & PLAN_TREE != 0;
+        Ok(Finished { bytes: whole, fds: self.fds, steps: self.steps, user_namespace, joins, tree, stdio: self.stdio })
     }
 }
 
@@ -537,12 +660,29 @@ pub(crate) struct Finished {
     pub(crate) user_namespace: bool,
     /// The process goes on as another one, inside a container.
     pub(crate) joins: bool,
+    /// The process watches over what comes of the command, and takes [`END_TREE`](super::protocol::END_TREE) for SIGKILL.
+    pub(crate) tree: bool,
+    stdio: Option<[Reg; 3]>,
 }
 
 impl Finished {
+    /// What somebody made up.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_bytes(bytes: Vec<u8>, fds: Vec<OwnedFd>, joins: bool) -> Finished {
+        Finished { bytes, fds, steps: vec![], user_namespace: false, joins, tree: false, stdio: None }
+    }
+
     /// The descriptors, to send.
     pub(crate) fn borrowed(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd)
+    }
+
+    /// The container's streams, for another try; `None` for those that were to be opened inside.
+    pub(crate) fn into_streams(self) -> [Option<OwnedFd>; 3] {
+        let mut fds: Vec<Option<OwnedFd>> = self.fds.into_iter().map(Some).collect();
+        self.stdio.map_or([None, None, None], |stdio| {
+            stdio.map(|register| fds.get_mut(register.0 as usize).and_then(Option::take))
+        })
     }
 }
 

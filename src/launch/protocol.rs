@@ -90,6 +90,13 @@ pub const UNCOVERED: u32 = 10;
 pub const PLAN_MAP_HELPER: u32 = 1;
 /// Plan flag: the plan has an [`Op::Beside`] or an [`Op::Fork`].
 pub const PLAN_JOINS: u32 = 2;
+/// Plan flag: the plan has an [`Op::Tree`], so that [`END_TREE`] stands in for SIGKILL.
+pub const PLAN_TREE: u32 = 4;
+/// The signal that tells a process that has stayed behind ([`Op::Tree`]) to kill all that came of its command, and then
+/// itself. C libraries keep it for themselves, so nobody sends it to a command.
+pub const END_TREE: u32 = 32;
+/// The same for SIGSTOP, which would stop the one that watches and not the command.
+pub const HOLD_TREE: u32 = 33;
 
 /// Defines a `u32` enum that can be read back from untrusted bytes and has a name for messages.
 macro_rules! codes {
@@ -266,6 +273,19 @@ codes! {
         FileIds = 85, "make files as the root of the container";
         /// `flags: u32` of seccomp(2), for the filter that is held.
         FilterFlags = 84, "set the flags of the system call filter";
+        /// Stay behind, where there is no pid namespace, as the parent of all that comes of the command; see the stub.
+        Tree = 90, "watch over the command's processes";
+        /// `out: reg, fs: u64, net: u64, scoped: u64`: a landlock ruleset that handles these rights.
+        Ruleset = 91, "make the landlock ruleset";
+        /// `ruleset: reg, allowed: u64, beneath: reg`: these rights beneath an open file.
+        PathRule = 92, "allow a path by landlock";
+        /// `out: reg, path: str, optional: u32`: a handle (`O_PATH`) on a file of the container. Where it is optional and
+        /// missing, rules on it are left out.
+        Handle = 93, "open a path of the container";
+        /// `ruleset: reg`: restricts the command; done right before it is executed, ahead of the filter that is held.
+        Restrict = 94, "restrict the command by landlock";
+        /// `dir: reg`: it becomes the root and the working directory, by chroot(2).
+        Chroot = 95, "change the root";
     }
 }
 
@@ -338,6 +358,9 @@ codes! {
         IoprioSet = 72, "ioprio_set";
         SchedSetaffinity = 73, "sched_setaffinity";
         Setfsuid = 74, "setfsuid";
+        LandlockCreate = 90, "landlock_create_ruleset";
+        LandlockAdd = 91, "landlock_add_rule";
+        LandlockRestrict = 92, "landlock_restrict_self";
     }
 }
 

@@ -40,11 +40,17 @@ pub enum Feature {
     Landlock,
     /// Programs can be executed from memory.
     ExecutableMemfd,
+    /// The first rung: containers in namespaces.
+    NamespaceIsolation,
+    /// The second: commands of the host, restricted by landlock.
+    LandlockIsolation,
+    /// The third: images with nothing but a root of their own.
+    ChrootIsolation,
 }
 
 impl Feature {
     /// All of them, in the order of the report.
-    pub const ALL: [Feature; 13] = [
+    pub const ALL: [Feature; 16] = [
         Feature::Kernel,
         Feature::Root,
         Feature::UserNamespaces,
@@ -58,6 +64,9 @@ impl Feature {
         Feature::Seccomp,
         Feature::Landlock,
         Feature::ExecutableMemfd,
+        Feature::NamespaceIsolation,
+        Feature::LandlockIsolation,
+        Feature::ChrootIsolation,
     ];
 
     /// A short name for people.
@@ -76,6 +85,9 @@ impl Feature {
             Feature::Seccomp => "seccomp",
             Feature::Landlock => "landlock",
             Feature::ExecutableMemfd => "executable memfd",
+            Feature::NamespaceIsolation => "rung: namespaces",
+            Feature::LandlockIsolation => "rung: landlock",
+            Feature::ChrootIsolation => "rung: chroot",
         }
     }
 }
@@ -109,11 +121,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn yes(what: Feature, detail: impl Into<Cow<'static, str>>) -> Finding {
+    pub(super) fn yes(what: Feature, detail: impl Into<Cow<'static, str>>) -> Finding {
         Finding { what, state: State::Yes, detail: detail.into(), cause: None, remedy: None }
     }
 
-    fn no(what: Feature, cause: impl Into<Cow<'static, str>>, remedy: &'static str) -> Finding {
+    pub(super) fn no(what: Feature, cause: impl Into<Cow<'static, str>>, remedy: &'static str) -> Finding {
         Finding {
             what,
             state: State::No,
@@ -123,7 +135,7 @@ impl Finding {
         }
     }
 
-    fn partial(
+    pub(super) fn partial(
         what: Feature,
         detail: impl Into<Cow<'static, str>>,
         cause: impl Into<Cow<'static, str>>,
@@ -164,7 +176,7 @@ impl fmt::Display for Finding {
 }
 
 const NEWER_KERNEL: &str = "a newer kernel";
-const OUTER_FILTER: &str = "if this is a container, start it with `--security-opt seccomp=unconfined` or a profile \
+pub(super) const OUTER_FILTER: &str = "if this is a container, start it with `--security-opt seccomp=unconfined` or a profile \
                             that allows the call";
 
 impl Host {
@@ -207,14 +219,25 @@ impl Host {
                     "a kernel with CONFIG_SECCOMP_FILTER",
                 ),
             },
+            Feature::NamespaceIsolation => self.namespace_rung(),
+            Feature::LandlockIsolation => self.landlock_rung(),
+            Feature::ChrootIsolation => self.chroot_rung(),
             Feature::Landlock => match self.landlock_abi {
                 Some(version) => Finding::yes(feature, format!("interface version {version}")),
                 None if self.kernel < KernelVersion::new(5, 13) => {
                     Finding::no(feature, format!("landlock came with 5.13, this is {}", self.kernel), NEWER_KERNEL)
                 }
+                None if self.landlock == Trial::Refused => {
+                    Finding::no(feature, "a system call filter refuses landlock_create_ruleset", OUTER_FILTER)
+                }
+                None if self.landlock == Trial::Missing => Finding::no(
+                    feature,
+                    "landlock_create_ruleset is unknown: a kernel without CONFIG_SECURITY_LANDLOCK, or a filter that says so",
+                    OUTER_FILTER,
+                ),
                 None => Finding::no(
                     feature,
-                    "this kernel was built or started without landlock",
+                    "this kernel was started without landlock",
                     "add `landlock` to the `lsm=` list of the kernel command line",
                 ),
             },

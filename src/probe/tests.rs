@@ -195,3 +195,25 @@ fn an_empty_host_is_all_explained_noes() {
         assert!(finding.cause.is_some() && finding.remedy.is_some());
     }
 }
+
+/// Root of `docker run`: no CAP_SYS_ADMIN, and a filter that lets nobody make namespaces or mounts.
+#[test]
+fn each_rung_says_what_keeps_it_out_of_reach() {
+    let fake = Fake::ordinary();
+    let rung = |host: &Host, what| (host.finding(what).state, host.finding(what).to_string());
+    let ordinary = Host { landlock_abi: Some(7), ..fake.host() };
+    assert_eq!(rung(&ordinary, Feature::NamespaceIsolation).0, State::Yes);
+    assert_eq!(rung(&ordinary, Feature::LandlockIsolation).0, State::Yes);
+    assert!(rung(&ordinary, Feature::ChrootIsolation).1.contains("run this program as root"));
+    fake.write("proc/self/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n");
+    let in_docker = Host { unshare: Trial::Refused, open_tree: Trial::Refused, landlock_abi: Some(4), ..fake.host() };
+    let (state, words) = rung(&in_docker, Feature::NamespaceIsolation);
+    assert!(state == State::No && words.contains("seccomp=unconfined"), "{words}");
+    let (state, words) = rung(&in_docker, Feature::LandlockIsolation);
+    assert!(state == State::Partial && words.contains("6.12"), "{words}");
+    assert_eq!(rung(&in_docker, Feature::ChrootIsolation).0, State::Yes);
+    let filtered = Host { landlock: Trial::Missing, landlock_abi: None, ..in_docker };
+    assert!(rung(&filtered, Feature::LandlockIsolation).1.contains("landlock_create_ruleset"));
+    fake.write("proc/self/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\n");
+    assert!(rung(&fake.host(), Feature::ChrootIsolation).1.contains("CAP_SYS_CHROOT"));
+}

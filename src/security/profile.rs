@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::seccomp::{Arch, Policy, Target};
-use super::{CapabilitySet, Masking};
+use super::{CapabilitySet, LandlockLayer, Masking};
 use crate::probe::KernelVersion;
 use crate::{Error, ErrorKind, Result};
 
@@ -70,6 +70,12 @@ pub struct Profile {
     pub masking: Masking,
     /// Whether set-uid programs and file capabilities give nothing, see `PR_SET_NO_NEW_PRIVS` in prctl(2).
     pub no_new_privs: bool,
+    /// Whether landlock lies on top. Where the kernel has none, that is a lower [`Enforcement`] of privileges, and an
+    /// error unless the [`Requirement`] accepts it.
+    ///
+    /// [`Enforcement`]: crate::isolation::Enforcement
+    /// [`Requirement`]: crate::isolation::Requirement
+    pub landlock: LandlockLayer,
 }
 
 impl Profile {
@@ -79,6 +85,7 @@ impl Profile {
         seccomp: Seccomp::Docker2026_11,
         masking: Masking::DOCKER_2026_11,
         no_new_privs: false,
+        landlock: LandlockLayer::None,
     };
 
     /// What a container gets when nothing is said: docker's, and no-new-privileges on, so that set-uid programs of an
@@ -91,6 +98,20 @@ impl Profile {
         seccomp: Seccomp::Unconfined,
         masking: Masking::NONE,
         no_new_privs: false,
+        landlock: LandlockLayer::None,
+    };
+
+    /// For code that nobody trusts, as of November 2026: no capability, the strict filter, no effect of set-uid programs,
+    /// and [landlock](LandlockLayer::Layer2026_11) on top. Network there is none unless a container asks for it.
+    ///
+    /// Root in the container is root without rights, then: it may do with its own files what any user may with his, and
+    /// neither change owners nor act as another user.
+    pub const UNTRUSTED_2026_11: Profile = Profile {
+        capabilities: CapabilitySet::EMPTY,
+        seccomp: Seccomp::Strict2026_11,
+        masking: Masking::DOCKER_2026_11,
+        no_new_privs: true,
+        landlock: LandlockLayer::Layer2026_11,
     };
 }
 

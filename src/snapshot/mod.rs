@@ -229,6 +229,15 @@ pub(crate) fn choose(
     }
 }
 
+/// The first of those that mount nothing: [`Reflink`] where blocks can be shared, else [`Copy`](struct@Copy).
+pub(crate) fn choose_directory(root: &Path, ownership: Ownership) -> (Arc<dyn Snapshotter>, Option<String>) {
+    let reason = Some("containers are isolated without mounts, and an overlay would be one".to_owned());
+    match Reflink::new(root, ownership.clone()) {
+        Ok(reflink) => (Arc::new(reflink), reason),
+        Err(_) => (Arc::new(Copy::new(ownership)), reason),
+    }
+}
+
 impl Base {
     /// The trees that make it up, the uppermost first.
     pub(crate) fn trees(&self) -> Result<Vec<PathBuf>> {

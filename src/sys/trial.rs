@@ -35,6 +35,12 @@ pub(crate) fn unshare_user() -> Trial {
     Trial::of_invalid(nix::sched::unshare(flags))
 }
 
+/// The same of a new mount namespace, for those who need no user namespace.
+pub(crate) fn unshare_mount() -> Trial {
+    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_PTRACE;
+    Trial::of_invalid(nix::sched::unshare(flags))
+}
+
 /// Whether `clone3` passes; its size argument is too small for any kernel.
 pub(crate) fn clone3() -> Trial {
     // SAFETY: with a size of 0 the kernel returns EINVAL without reading the (null) argument, and creates nothing.
@@ -58,14 +64,18 @@ pub(crate) fn openat2() -> Trial {
     Trial::of_invalid(nix::fcntl::openat2(nix::fcntl::AT_FDCWD, c"/", how).map(drop))
 }
 
-/// The version of landlock's interface, 1 or more; `None` where the kernel has none or does not use it.
-pub(crate) fn landlock_abi() -> Option<u32> {
+/// The version of landlock's interface, 1 or more; `None` where the kernel has none or does not use it, and whether it was
+/// asked at all.
+pub(crate) fn landlock() -> (Option<u32>, Trial) {
     const CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with this flag the call takes a null attribute of size 0 and returns a number; nothing is created.
     let result = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, CREATE_RULESET_VERSION)
     };
-    u32::try_from(result).ok().filter(|version| *version > 0)
+    match Errno::result(result) {
+        Ok(version) => (u32::try_from(version).ok().filter(|version| *version > 0), Trial::Reached),
+        Err(errno) => (None, Trial::of_invalid(Err(errno))),
+    }
 }
 
 /// Whether the file carries this extended attribute (file capabilities are `security.capability`).
@@ -81,13 +91,15 @@ mod tests {
 
     #[test]
     fn a_trial_changes_nothing() {
-        let before = std::fs::read_link("/proc/self/ns/user").ok();
+        let namespaces = || ["user", "mnt"].map(|name| std::fs::read_link(format!("/proc/thread-self/ns/{name}")).ok());
+        let before = namespaces();
         unshare_user();
+        unshare_mount();
         clone3();
         open_tree();
         openat2();
-        landlock_abi();
-        assert_eq!(std::fs::read_link("/proc/self/ns/user").ok(), before);
+        landlock();
+        assert_eq!(namespaces(), before);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod crash;
 mod exec;
 mod hosts;
 mod images;
+mod ladder;
 mod lifecycle;
 mod limits;
 mod options;

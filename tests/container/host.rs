@@ -38,6 +38,8 @@ fn role_entry() {
         }
         "waiting" => waiting(&root),
         "refusing" => refusing(&root),
+        "watched" => super::ladder::watched(&root),
+        "removed" => super::removed::role(&root),
         other => panic!("no such role: {other}"),
     }
 }

@@ -7,10 +7,12 @@ mod exec;
 mod hooks;
 mod host;
 mod input;
+mod ladder;
 mod leaks;
 mod lifetime;
 mod namespaces;
 mod records;
+mod removed;
 mod rootfs;
 mod security;
 #[path = "../support/mod.rs"]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use coracle::container::Mount;
-use coracle::{ContainerBuilder, Engine, Image};
+use coracle::{ContainerBuilder, Engine, EngineOptions, Image};
 
 use super::shared::skip::missing;
 
@@ -57,6 +57,13 @@ impl Lab {
                 None
             }
         }
+    }
+
+    /// A lab of which nothing has been tried.
+    pub fn with(options: impl FnOnce(EngineOptions) -> EngineOptions) -> Lab {
+        let dir = scratch();
+        let engine = options(EngineOptions::new(dir.path().join("root"))).open().unwrap();
+        Lab { engine, _dir: dir }
     }
 
     pub fn root(&self) -> PathBuf {

@@ -14,6 +14,15 @@ pub struct Cli {
     /// Where images and containers are kept [default: /var/lib/coracle as root, else $XDG_DATA_HOME/coracle]
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
+    /// How containers are isolated: the strongest way that works and is strong enough, or this one
+    #[arg(
+        long,
+        value_name = "auto|namespaces|landlock|chroot",
+        default_value = "auto",
+        hide_default_value = true,
+        global = true
+    )]
+    pub isolation: Isolation,
     /// Answers and errors as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -110,6 +119,14 @@ pub struct Import {
     /// Compress the layer of a directory
     #[arg(long, value_name = "FORMAT")]
     pub compression: Option<LayerCompression>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Isolation {
+    Auto,
+    Namespaces,
+    Landlock,
+    Chroot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -246,6 +263,9 @@ pub struct Run {
     /// Make the container's own tree read-only
     #[arg(long)]
     pub read_only: bool,
+    /// Of its tree only this, what else is named so, and what is mounted can be read
+    #[arg(long, value_name = "PATH")]
+    pub readable: Vec<PathBuf>,
     /// What it can reach
     #[arg(long, value_name = "none|host", default_value = "none")]
     pub network: Network,
@@ -273,7 +293,7 @@ pub struct Run {
     /// The signal that `coracle stop` sends first
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
-    /// no-new-privileges[=false], seccomp=unconfined|builtin|FILE, systempaths=unconfined
+    /// no-new-privileges[=false], seccomp=unconfined|builtin|strict|FILE, systempaths=unconfined, landlock[=false], untrusted
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Run over a directory of the host, which stays as it is, in place of an image

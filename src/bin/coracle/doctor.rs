@@ -153,10 +153,15 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
     }
 }
 
-/// What only matters to others: root is no lack for somebody who can do without it.
+/// What only matters to others: root is no lack for somebody who can do without it, nor is a lower rung for whoever stands
+/// on the first.
 fn needless(finding: &Finding, findings: &[Finding]) -> bool {
     let there = |what: Feature| findings.iter().any(|other| other.what == what && other.state == State::Yes);
-    finding.what == Feature::Root && there(Feature::UserNamespaces)
+    match finding.what {
+        Feature::Root => there(Feature::UserNamespaces),
+        Feature::LandlockIsolation | Feature::ChrootIsolation => there(Feature::NamespaceIsolation),
+        _ => false,
+    }
 }
 
 pub fn version(context: &mut Context) -> Result<u8, Failure> {

@@ -43,7 +43,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind as Usage;
-use coracle::Engine;
+use coracle::{Engine, EngineOptions, IsolationChoice};
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -52,6 +52,7 @@ use output::Output;
 /// What every command gets.
 struct Context {
     root: Option<PathBuf>,
+    isolation: IsolationChoice,
     json: bool,
     out: Output,
 }
@@ -60,8 +61,8 @@ impl Context {
     /// The engine over the chosen root.
     fn engine(&self) -> Result<Engine, Failure> {
         Ok(match &self.root {
-            Some(root) => Engine::open(root)?,
-            None => Engine::open_default()?,
+            Some(root) => EngineOptions::new(root).isolation(self.isolation).open()?,
+            None => Engine::open_default_with(|options| options.isolation(self.isolation))?,
         })
     }
 
@@ -84,7 +85,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(error, &arguments),
     };
-    let mut context = Context { root: cli.root, json: cli.json, out: Output::default() };
+    let isolation = match cli.isolation {
+        cli::Isolation::Auto => IsolationChoice::Auto,
+        cli::Isolation::Namespaces => IsolationChoice::Namespaces,
+        cli::Isolation::Landlock => IsolationChoice::Landlock,
+        cli::Isolation::Chroot => IsolationChoice::Chroot,
+    };
+    let mut context = Context { root: cli.root, isolation, json: cli.json, out: Output::default() };
     let json = context.json;
     let result = dispatch(cli.command, &mut context);
     // A reader that went away or a full disk must not be hidden by a command that succeeded.
@@ -149,7 +156,7 @@ fn guess(arguments: &[OsString]) -> (Option<String>, bool) {
     let mut words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
         match &*word {
-            "--root" => drop(words.next()),
+            "--root" | "--isolation" => drop(words.next()),
             "--json" => json = true,
             "--" => break,
             option if option.starts_with('-') => {}

@@ -7,7 +7,7 @@ use coracle::ErrorKind;
 use coracle::container::IdMap;
 use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::seccomp::Policy;
-use coracle::security::{Masking, Profile, Seccomp};
+use coracle::security::{LandlockLayer, Masking, Profile, Seccomp};
 
 use crate::failure::Failure;
 
@@ -71,12 +71,16 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
                 .map_err(|error| Failure::io("read the seccomp profile", Some(Path::new(path)), &error))?;
             profile.seccomp = Seccomp::Custom(Arc::new(Policy::from_json(&json)?));
         }
+        ("landlock", "" | "true") => profile.landlock = LandlockLayer::Layer2026_11,
+        ("landlock", "false") => profile.landlock = LandlockLayer::None,
+        ("untrusted", "") => *profile = Profile::UNTRUSTED_2026_11,
         ("systempaths", "unconfined") => profile.masking = Masking::NONE,
         _ => {
             return Err(refuse(
                 step,
                 text,
-                "known are no-new-privileges[=true|false], seccomp=unconfined|builtin|strict|FILE and systempaths=unconfined",
+                "known are no-new-privileges[=true|false], seccomp=unconfined|builtin|strict|FILE, \
+                 systempaths=unconfined, landlock[=true|false] and untrusted",
             ));
         }
     }

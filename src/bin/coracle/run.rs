@@ -175,6 +175,7 @@ fn describe(context: &Context, arguments: cli::Run) -> Result<ContainerBuilder, 
     for text in &arguments.require {
         requirement = options::require(requirement, text)?;
     }
+    builder = arguments.readable.into_iter().fold(builder, ContainerBuilder::readable);
     builder = arguments.cap_add.into_iter().fold(builder, ContainerBuilder::cap_add);
     builder = arguments.cap_drop.into_iter().fold(builder, ContainerBuilder::cap_drop);
     if let Some(text) = &arguments.userns {

@@ -14,7 +14,7 @@ mod tree;
 mod ways;
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
@@ -24,7 +24,7 @@ use super::{Aspect, Console, Enforcement, ExecRequest, Identity, Isolation, Leve
 use super::{resources, userns};
 use crate::cgroup::{Devices, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
-use crate::security::{Masking, Seccomp};
+use crate::security::{Landlock, Masking, Seccomp};
 use crate::snapshot::Mount;
 use crate::{Error, ErrorKind, Result};
 use ways::Ways;
@@ -40,13 +40,13 @@ const SYS_ADMIN: u64 = 1 << 21;
 
 /// Linux namespaces, see namespaces(7).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Namespaces;
+pub struct Namespaces;
 
-fn missing(what: &str) -> Error {
+pub(super) fn missing(what: &str) -> Error {
     Error::new(ErrorKind::Invalid, "read the container's spec").because(format!("it has no {what}"))
 }
 
-fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+pub(super) fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|all| all.iter().any(|namespace| namespace.typ() == kind))
 }
@@ -78,6 +78,10 @@ fn has_users(request: &Request<'_>) -> bool {
 }
 
 impl Isolation for Namespaces {
+    fn name(&self) -> &'static str {
+        "namespaces"
+    }
+
     fn enforcement(&self, request: &Request<'_>) -> Enforcement {
         let mut enforcement = Enforcement::full("namespaces");
         if !has(request.spec, LinuxNamespaceType::Network) {
@@ -103,19 +107,7 @@ impl Isolation for Namespaces {
                 enforcement.lower(aspect, Level::Partial, reason);
             }
         }
-        match (request.seccomp, request.filter) {
-            (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
-            (Some(_), Seccomp::Custom(_)) => {
-                enforcement.lower(Aspect::Syscalls, Level::Partial, "a filter of the caller's own decides, unjudged");
-            }
-            // Only x86 has the call, and 64-bit programs have it there, too, by `int 0x80`.
-            (Some(_), Seccomp::Docker2026_11) if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => {
-                let reason = "32-bit programs make sockets of any family with socketcall(2), AF_VSOCK and AF_ALG \
-                              included; the strict filter closes that";
-                enforcement.lower(Aspect::Syscalls, Level::Partial, reason);
-            }
-            (Some(_), _) => {}
-        }
+        syscalls(&mut enforcement, request);
         let process = request.spec.process().as_ref();
         if !process.and_then(Process::no_new_privileges).unwrap_or(false) {
             enforcement.lower(Aspect::Privileges, Level::Partial, "no-new-privileges is off");
@@ -143,6 +135,7 @@ impl Isolation for Namespaces {
         {
             enforcement.note(Aspect::Privileges, note);
         }
+        layer_is_there(&mut enforcement, request);
         for note in &request.snapshot.notes {
             enforcement.note(Aspect::FilesystemWrite, note.clone());
         }
@@ -190,6 +183,9 @@ impl Isolation for Namespaces {
             _ => (0, 0),
         };
         plan.work_dir(process.cwd(), owner.0, owner.1);
+        if let (Some(layer), Some(abi)) = (request.layer, request.host.landlock_abi()) {
+            plan.landlock(layer, abi)?;
+        }
         let maps = ways.maps.each_ref().map(Vec::as_slice);
         userns::give_away((&request.stdio, request.stdio_made), process.user(), maps)?;
         if let Some(persona) = process::persona(spec) {
@@ -259,7 +255,11 @@ impl Isolation for Namespaces {
             init: false,
             given_users: false,
         };
-        command(plan, last)
+        let mut plan = command(plan, last)?;
+        if let (Some(layer), Some(abi)) = (request.layer, request.host.landlock_abi()) {
+            plan.landlock(layer, abi)?;
+        }
+        Ok(plan)
     }
 }
 
@@ -299,6 +299,23 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
     }
 }
 
+/// How far the filter decides.
+pub(super) fn syscalls(enforcement: &mut Enforcement, request: &Request<'_>) {
+    match (request.seccomp, request.filter) {
+        (None, _) => enforcement.lower(Aspect::Syscalls, Level::None, "no system call filter was asked for"),
+        (Some(_), Seccomp::Custom(_)) => {
+            enforcement.lower(Aspect::Syscalls, Level::Partial, "a filter of the caller's own decides, unjudged");
+        }
+        // Only x86 has the call, and 64-bit programs have it there, too, by `int 0x80`.
+        (Some(_), Seccomp::Docker2026_11) if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => {
+            let reason = "32-bit programs make sockets of any family with socketcall(2), AF_VSOCK and AF_ALG \
+                          included; the strict filter closes that";
+            enforcement.lower(Aspect::Syscalls, Level::Partial, reason);
+        }
+        (Some(_), _) => {}
+    }
+}
+
 /// Whether device nodes that the workload may come by are kept shut.
 fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
     // Options that cannot be read are an error of the plan.
@@ -328,7 +345,7 @@ fn device_nodes(enforcement: &mut Enforcement, request: &Request<'_>) {
 }
 
 /// Which limits do not hold in a group, were they asked for or could they only not be.
-fn limits<'a>(enforcement: &mut Enforcement, lost: impl Iterator<Item = &'a Unenforced>) {
+pub(super) fn limits<'a>(enforcement: &mut Enforcement, lost: impl Iterator<Item = &'a Unenforced>) {
     let (mut kinds, mut causes) = (vec![], vec![]);
     for lost in lost.filter(|lost| lost.limit != Limit::Devices) {
         if !kinds.contains(&lost.limit) {
@@ -343,6 +360,64 @@ fn limits<'a>(enforcement: &mut Enforcement, lost: impl Iterator<Item = &'a Unen
         (false, false) => enforcement.lower(Aspect::Limits, Level::Partial, causes.join("; ")),
     }
 }
+
+/// Whether landlock lies on top, where it was asked for.
+fn layer_is_there(enforcement: &mut Enforcement, request: &Request<'_>) {
+    if request.layer.is_none() {
+        return;
+    }
+    let mut aspects = vec![Aspect::Privileges];
+    if !request.readable.is_empty() {
+        aspects.push(Aspect::FilesystemRead);
+    }
+    for aspect in aspects {
+        match request.host.landlock_abi() {
+            None => enforcement.lower(aspect, Level::Partial, "landlock was asked for on top, and is not there"),
+            Some(abi) if abi < 6 => {
+                enforcement
+                    .note(aspect, format!("landlock on top is of version {abi}, and restricts less than 6 does"));
+            }
+            Some(_) => enforcement.note(aspect, "landlock lies on top"),
+        }
+    }
+}
+
+/// What landlock allows on top of the container's tree.
+pub(crate) fn layer(spec: &Spec, readable: &[PathBuf], writable: &[PathBuf]) -> Landlock {
+    let mut ruleset = Landlock::nothing();
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    match readable {
+        [] if read_only => {
+            ruleset.read("/");
+        }
+        [] => {
+            ruleset.write("/");
+        }
+        paths => {
+            for path in paths {
+                ruleset.read(path);
+            }
+        }
+    }
+    for path in writable {
+        ruleset.write(path);
+    }
+    // File systems of its own that every container writes to.
+    for path in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        ruleset.write_if_there(path);
+    }
+    for path in DEVICES {
+        ruleset.r#use(path);
+    }
+    if !has(spec, LinuxNamespaceType::Network) {
+        ruleset.tcp();
+    }
+    ruleset
+}
+
+/// Devices that keep nothing, and can be used wherever they are seen.
+pub(super) const DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// What is to be known of the caller's supplementary groups where setgroups(2) is denied.
 fn kept_groups(groups: &[u32]) -> Option<String> {
@@ -360,7 +435,7 @@ fn kept_groups(groups: &[u32]) -> Option<String> {
 /// `shown` is what a single id is presented as.
 pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
     match identity {
-        Identity::Host => {}
+        Identity::Host | Identity::Caller { .. } => {}
         Identity::Single { uid, gid, .. } => {
             // The one id we have, presented as whichever id the workload is to see.
             plan.map_self(&format!("{} {uid} 1\n", shown.0), &format!("{} {gid} 1\n", shown.1), true);
@@ -382,18 +457,18 @@ pub(crate) fn enter(plan: &mut Plan, identity: &Identity, shown: (u32, u32)) {
 }
 
 /// What the last steps are about.
-struct Last<'a> {
-    process: &'a Process,
-    identity: &'a Identity,
-    stdio: [Stream; 3],
-    stdio_made: [bool; 3],
+pub(super) struct Last<'a> {
+    pub(super) process: &'a Process,
+    pub(super) identity: &'a Identity,
+    pub(super) stdio: [Stream; 3],
+    pub(super) stdio_made: [bool; 3],
     /// What stands in for all three.
-    terminal: Option<Reg>,
-    null: Null,
-    seccomp: Option<&'a [u8]>,
-    init: bool,
+    pub(super) terminal: Option<Reg>,
+    pub(super) null: Null,
+    pub(super) seccomp: Option<&'a [u8]>,
+    pub(super) init: bool,
     /// It is in a user namespace that others have made.
-    given_users: bool,
+    pub(super) given_users: bool,
 }
 
 /// Makes a terminal in this devpts, or in that of the container that was joined, and passes the master on; the slave is left.
@@ -405,7 +480,9 @@ fn open_terminal(plan: &mut Plan, console: Console, devpts: Option<Reg>, uid: u3
 }
 
 /// Where the null device of the container is.
-enum Null {
+pub(super) enum Null {
+    /// This one, where a stream needs it.
+    At(Option<Reg>),
     /// In the parts that its tree was built of.
     Part(Reg),
     /// At its place.
@@ -413,7 +490,7 @@ enum Null {
 }
 
 /// From the working directory to exec: limits, privileges, descriptors.
-fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
+pub(super) fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let process = request.process;
     let user = process.user();
     let (uid, gid) = (user.uid(), user.gid());
@@ -442,18 +519,22 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let permitted = of(oci_spec::runtime::LinuxCapabilities::permitted);
     let inheritable = of(oci_spec::runtime::LinuxCapabilities::inheritable);
     let ambient = of(oci_spec::runtime::LinuxCapabilities::ambient);
-    plan.mask64(Op::Bounding, bounding);
+    // Who has no right to change it gains nothing by it, either: no-new-privileges is on then.
+    if !matches!(request.identity, Identity::Caller { .. }) {
+        plan.mask64(Op::Bounding, bounding);
+    }
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let stdio = match request.terminal {
-        Some(slave) => [slave; 3],
-        None => request.stdio.map(|stream| match stream {
-            Stream::Null => match request.null {
-                Null::Part(parts) => plan.open_null(parts),
-                Null::Joined => plan.joined_null(),
-            },
-            Stream::Fd(fd) => plan.send(fd),
-        }),
-    };
+    let mut stdio = vec![];
+    for stream in request.stdio {
+        stdio.push(match (request.terminal, stream, &request.null) {
+            (Some(slave), ..) => slave,
+            (None, Stream::Fd(fd), _) => plan.send(fd),
+            (None, Stream::Null, Null::Part(parts)) => plan.open_null(*parts),
+            (None, Stream::Null, Null::Joined) => plan.joined_null(),
+            (None, Stream::Null, Null::At(Some(register))) => *register,
+            (None, Stream::Null, Null::At(None)) => return Err(missing("null device")),
+        });
+    }
     for (register, made) in stdio.iter().zip(request.stdio_made) {
         if made && uid != 0 {
             // Or `echo > /dev/stderr` would fail for that user.
@@ -463,6 +544,7 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let groups: Vec<u32> = user.additional_gids().clone().unwrap_or_default();
     match request.identity {
         // setgroups is denied there, and every id is the one that is mapped.
+        Identity::Caller { .. } => {}
         Identity::Single { .. } if !request.given_users => {}
         Identity::Single { .. } => {
             plan.plain(Op::KeepCaps);
@@ -488,7 +570,9 @@ fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     if no_new_privileges {
         plan.plain(Op::NoNewPrivileges);
     }
-    plan.stdio(stdio);
+    if let [input, output, error] = *stdio {
+        plan.stdio([input, output, error]);
+    }
     // Late, since the set-up needs descriptors of its own.
     for limit in &files {
         plan.rlimit(resource(limit.typ()).0, limit.soft(), limit.hard(), "RLIMIT_NOFILE");

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::guardian::RLIMIT_NOFILE;
 use crate::kernel::{self, Status};
 use crate::protocol::{JOIN, MAX_REGISTERS, Malformed, NONE, Op, READY, Reader, Report, Sys};
-use crate::{descriptors, init, mount, serve, settings, terminal, tree};
+use crate::{descriptors, init, landlock, mount, serve, settings, terminal, tree, warden};
 
 /// What the guardian hands over.
 #[derive(Clone, Copy)]
@@ -67,6 +67,8 @@ pub struct Child<'a> {
     /// Position of the step that is being done.
     index: u32,
     /// Steps that are done right before the exec.
+    /// Landlock rulesets: one of the profile's, and one of whoever adds his own.
+    rulesets: [Option<Held<'a>>; 2],
     filter: Option<Held<'a>>,
     filter_flags: u32,
     capabilities: Option<Held<'a>>,
@@ -79,7 +81,7 @@ struct Held<'a> {
     payload: Reader<'a>,
 }
 
-impl Child<'_> {
+impl<'a> Child<'a> {
     pub fn has_filter(&self) -> bool {
         self.filter.is_some()
     }
@@ -99,12 +101,24 @@ impl Child<'_> {
     /// Everything that waits.
     fn held(&mut self) -> Result<(), Trouble> {
         let before = self.index;
+        for Held { index, mut payload } in self.rulesets.into_iter().flatten() {
+            self.index = index;
+            kernel::landlock_restrict(self.register(payload.u32()?)?).map_err(at(Sys::LandlockRestrict))?;
+        }
         if let Some(Held { index, mut payload }) = self.filter {
             self.index = index;
             kernel::seccomp(payload.blob()?, self.filter_flags).map_err(at(Sys::Seccomp))?;
         }
         self.held_capabilities()?;
         self.index = before;
+        Ok(())
+    }
+
+    /// A step that restricts the command, for [`held`](Self::held).
+    fn hold_ruleset(&mut self, payload: Reader<'a>) -> Result<(), Trouble> {
+        let index = self.index;
+        let free = self.rulesets.iter_mut().find(|place| place.is_none());
+        *free.ok_or(Trouble(Sys::Plan, kernel::EINVAL, 2))? = Some(Held { index, payload });
         Ok(())
     }
 
@@ -115,6 +129,11 @@ impl Child<'_> {
             self.root = kernel::openat(kernel::AT_FDCWD, b"/\0", flags, 0).map_err(at(Sys::Openat))?;
         }
         Ok(self.root)
+    }
+
+    /// The end of the pipe that tells the guardian's end.
+    pub fn life(&self) -> i32 {
+        self.life
     }
 
     /// The root is another one now.
@@ -172,6 +191,7 @@ pub fn run(launch: Launch<'_>) -> ! {
         words: launch.words,
         slot: launch.slot,
         index: 0,
+        rulesets: [None; 2],
         filter: None,
         filter_flags: 0,
         capabilities: None,
@@ -319,6 +339,12 @@ fn step<'a>(child: &mut Child<'a>, op: Op, mut p: Reader<'a>) -> Result<(), Trou
         Op::PassTerminal => terminal::pass(child, p),
         Op::ControllingTerminal => terminal::control(),
         Op::Init => init::stay_behind(child),
+        Op::Tree => warden::stay_behind(child),
+        Op::Ruleset => landlock::ruleset(child, p),
+        Op::PathRule => landlock::allow(child, p),
+        Op::Handle => landlock::handle(child, p),
+        Op::Restrict => child.hold_ruleset(p),
+        Op::Chroot => change_root(child, p),
         Op::Exec => execute(child, p),
         Op::Reown => {
             let tree = child.register(p.u32()?)?;
@@ -413,6 +439,8 @@ fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
     descriptors::keep_only(Some(child.procfs), 3, keep).map_err(at(Sys::CloseRange))?;
     kernel::close(child.procfs);
     child.procfs = -1;
+    // Closed, like all the rest.
+    child.root = -1;
     // The guardian's words are not for the second process; and the page has to be here when the kernel writes to it, for
     // it does not tell whether it could.
     let word = child.words.get(child.slot).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?;
@@ -569,6 +597,21 @@ fn working_directory(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble
     let (path, uid, gid) = (p.cstr()?, p.u32()?, p.u32()?);
     let dir = mount::ensure(child.root()?, path, mount::Target::Directory, Some((uid, gid)), mount::Links::Followed)?;
     go_to(dir)
+}
+
+/// chroot(2) to an open directory. The descriptors of the host that are left are closed before the command is executed.
+fn change_root(child: &mut Child, mut p: Reader<'_>) -> Result<(), Trouble> {
+    kernel::fchdir(child.register(p.u32()?)?).map_err(at(Sys::Chdir))?;
+    kernel::chroot(b".\0").map_err(at(Sys::Chroot))?;
+    child.forget_root();
+    // Verify after enforcing: the root of this process is where it is.
+    kernel::chdir(b"/\0").map_err(at(Sys::Chdir))?;
+    let mut name = [0u8; 4096];
+    match kernel::getcwd(&mut name) {
+        Ok(_) if name.starts_with(b"/\0") => Ok(()),
+        Ok(_) => Err(Trouble(Sys::Getcwd, 0, 3)),
+        Err(errno) => Err(Trouble(Sys::Getcwd, errno, 3)),
+    }
 }
 
 /// A working directory that has to be there.

@@ -12,8 +12,8 @@ use crate::child::{self, Launch};
 use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
-    EXITED, FAILED, HEADER, HELLO, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
-    Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, RELEASE, SIGNAL, STARTED, Sys, word,
+    END_TREE, EXITED, FAILED, HEADER, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
+    Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, PLAN_TREE, RELEASE, SIGNAL, STARTED, Sys, word,
 };
 
 const CONTROL: i32 = 0;
@@ -47,6 +47,8 @@ struct Slot {
     joins: bool,
     /// That other one has ended, and been reaped, before the first.
     gone: bool,
+    /// Its process has stayed behind to watch over the command's, and takes [`END_TREE`] for SIGKILL.
+    tree: bool,
     /// Tells a reused slot from the one that an event was meant for.
     generation: u32,
 }
@@ -107,7 +109,7 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     used: 0,
     moved: None,
     top: 0,
-    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, joins: false, gone: false, generation: 0 };
+    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, joins: false, gone: false, tree: false, generation: 0 };
         MAX_CONTAINERS],
     buffer: [0; HEADER + INLINE_PLAN],
 }));
@@ -288,6 +290,7 @@ impl Guardian {
         let cgroup = header(12);
         let map_helper = header(16) & PLAN_MAP_HELPER != 0;
         let joins = header(16) & PLAN_JOINS != 0;
+        let tree = header(16) & PLAN_TREE != 0;
         let steps = plan.get(PLAN_HEADER..).unwrap_or(&[]);
         let cgroup = match (cgroup, fds.get((cgroup as usize).saturating_add(2))) {
             (NONE, _) => None,
@@ -377,7 +380,7 @@ impl Guardian {
         }
         let Some(place) = self.slots.get_mut(slot) else { return false };
         let generation = place.generation.wrapping_add(1) & 0x7fff_ffff;
-        *place = Slot { pid, channel, lease, released: false, joins, gone: false, generation };
+        *place = Slot { pid, channel, lease, released: false, joins, gone: false, tree, generation };
         self.used += 1;
         self.top = self.top.max(slot + 1);
         // Unwatched it could outlive its handle.
@@ -516,10 +519,20 @@ impl Guardian {
     /// Signals a slot's process, or both of them while one goes on as the other. No pid can have been reused: this process
     /// is their parent and has not reaped them.
     fn kill(&self, index: usize, signal: u32) {
-        let first = self.slots.get(index).map_or(0, |slot| slot.pid);
+        let (first, tree) = self.slots.get(index).map_or((0, false), |slot| (slot.pid, slot.tree));
+        let watched = match signal {
+            kernel::SIGKILL => END_TREE,
+            kernel::SIGSTOP => HOLD_TREE,
+            other => other,
+        };
+        let signal = if tree { watched } else { signal };
         for pid in [first, self.successor(index)] {
             if pid > 0 {
                 let _ = kernel::kill(pid, signal);
+                // Somebody may have stopped it, whom it could not refuse that.
+                if tree && signal == END_TREE {
+                    let _ = kernel::kill(pid, kernel::SIGCONT);
+                }
             }
         }
     }

@@ -51,6 +51,8 @@ pub const ELOOP: i32 = 40;
 
 pub const SIGKILL: u32 = 9;
 pub const SIGCHLD: u32 = 17;
+pub const SIGCONT: u32 = 18;
+pub const SIGSTOP: u32 = 19;
 
 fn outcome(result: isize) -> Outcome<usize> {
     if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }
@@ -272,6 +274,10 @@ pub fn fork_beside(pid: &AtomicU32) -> Outcome<i32> {
 
 pub fn kill(pid: i32, signal: u32) -> Outcome<()> {
     call(nr::KILL, pid as isize as usize, signal as usize, 0, 0, 0, 0).map(drop)
+}
+
+pub fn own_pid() -> i32 {
+    call(nr::GETPID, 0, 0, 0, 0, 0, 0).map_or(-1, |pid| pid as i32)
 }
 
 /// What waitid(2) tells about a child that ended.
@@ -913,6 +919,31 @@ pub fn inherit(words: &'static [AtomicU32], on: bool) -> Outcome<()> {
     const MADV_DOFORK: usize = 11;
     let advice = if on { MADV_DOFORK } else { MADV_DONTFORK };
     call(nr::MADVISE, words.as_ptr() as usize, size_of_val(words), advice, 0, 0, 0).map(drop)
+}
+
+pub fn chroot(name: &[u8]) -> Outcome<()> {
+    call(nr::CHROOT, path(name)?, 0, 0, 0, 0, 0).map(drop)
+}
+
+/// A ruleset that handles these rights. The kernel takes an attribute that is shorter than it knows, and zero words
+/// beyond what it knows.
+pub fn landlock_ruleset(fs: u64, net: u64, scoped: u64) -> Outcome<i32> {
+    let attributes = [fs, net, scoped];
+    let length = size_of_val(&attributes);
+    call(common::LANDLOCK_CREATE_RULESET, attributes.as_ptr() as usize, length, 0, 0, 0, 0).map(|new| new as i32)
+}
+
+/// Allows rights beneath an open file.
+pub fn landlock_allow(ruleset: i32, allowed: u64, beneath: i32) -> Outcome<()> {
+    const LANDLOCK_RULE_PATH_BENEATH: usize = 1;
+    // struct landlock_path_beneath_attr is packed: a long word and a word.
+    let attribute = [allowed as u32, (allowed >> 32) as u32, beneath as u32];
+    let at = attribute.as_ptr() as usize;
+    call(common::LANDLOCK_ADD_RULE, fd(ruleset), LANDLOCK_RULE_PATH_BENEATH, at, 0, 0, 0).map(drop)
+}
+
+pub fn landlock_restrict(ruleset: i32) -> Outcome<()> {
+    call(common::LANDLOCK_RESTRICT_SELF, fd(ruleset), 0, 0, 0, 0, 0).map(drop)
 }
 
 /// Replaces this program. `vectors` holds NUL-terminated strings' addresses: arguments, 0, environment, 0.

@@ -17,6 +17,7 @@ mod descriptors;
 mod guardian;
 mod init;
 mod kernel;
+mod landlock;
 mod mem;
 mod mount;
 #[path = "../protocol.rs"]
@@ -25,6 +26,7 @@ mod serve;
 mod settings;
 mod terminal;
 mod tree;
+mod warden;
 
 /// Called by the entry point in `arch` with the initial stack pointer (unused: arguments and environment are empty).
 extern "C" fn entry(_stack: usize) -> ! {
