@@ -17,6 +17,8 @@
 //! # }
 //! ```
 //!
+//! The suite of [isolation] takes what describes a container in place of an engine, since not every backend runs an image.
+//!
 //! A suite stops at the first clause that is broken: the error's step is the clause, its cause what was found instead.
 
 mod cgroup;

@@ -12,8 +12,8 @@ use crate::child::{self, Launch};
 use crate::descriptors;
 use crate::kernel::{self, Ended};
 use crate::protocol::{
-    END_TREE, EXITED, FAILED, HEADER, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN, MOVED, NONE, NOTE,
-    Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, PLAN_TREE, RELEASE, SIGNAL, STARTED, Sys, word,
+    END_TREE, EXITED, FAILED, HEADER, HELLO, HOLD_TREE, INLINE_PLAN, LAUNCH, MAGIC, MAX_CONTAINERS, MAX_FDS, MAX_PLAN,
+    MOVED, NONE, NOTE, Note, PLAN_HEADER, PLAN_JOINS, PLAN_MAP_HELPER, PLAN_TREE, RELEASE, SIGNAL, STARTED, Sys, word,
 };
 
 const CONTROL: i32 = 0;
@@ -109,8 +109,16 @@ static GUARDIAN: Whole = Whole(UnsafeCell::new(Guardian {
     used: 0,
     moved: None,
     top: 0,
-    slots: [Slot { pid: 0, channel: 0, lease: 0, released: false, joins: false, gone: false, tree: false, generation: 0 };
-        MAX_CONTAINERS],
+    slots: [Slot {
+        pid: 0,
+        channel: 0,
+        lease: 0,
+        released: false,
+        joins: false,
+        gone: false,
+        tree: false,
+        generation: 0,
+    }; MAX_CONTAINERS],
     buffer: [0; HEADER + INLINE_PLAN],
 }));
 
