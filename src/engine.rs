@@ -112,13 +112,17 @@ impl EngineOptions {
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
     /// [`Conflict`](ErrorKind::Conflict) when it is a directory with something in it that this crate has not made: that
-    /// stays as it is; [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
+    /// stays as it is; [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there, and
+    /// when /proc is not mounted: who this process is would be a guess. Nothing was touched then.
     pub fn open(self) -> Result<Engine> {
         self.open_on(Host::probe())
     }
 
     /// [`open`](Self::open) with a host that tests can make up.
     fn open_on(self, host: Host) -> Result<Engine> {
+        if !host.proc {
+            return Err(host.finding(Feature::Proc).error("open the engine's root").path(&self.root));
+        }
         // Paths of the root are used in other working directories.
         let root = std::path::absolute(&self.root)
             .map_err(|error| Error::io("open the engine's root", "getcwd", error).path(&self.root))?;
@@ -585,6 +589,16 @@ mod tests {
         fn remove(&self, dir: &Path) -> Result<()> {
             self.0.remove(dir)
         }
+    }
+
+    #[test]
+    fn without_proc_nothing_is_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let error = EngineOptions::new(&root).open_on(Host { proc: false, ..Host::probe() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("mount -t proc"), "{error}");
+        assert!(!root.exists());
     }
 
     #[test]

@@ -181,6 +181,16 @@ impl Error {
         self
     }
 
+    /// Says what it was all for; where the cause was not said, what has failed so far is the cause.
+    pub(crate) fn on_the_way_to(mut self, step: impl Into<Cow<'static, str>>) -> Self {
+        let inner = std::mem::replace(&mut self.0.step, step.into());
+        if self.cause().is_none() && self.0.errno.is_none() {
+            let source = self.0.source.as_ref().map(|source| format!(": {source}")).unwrap_or_default();
+            self.0.cause = Some(format!("this failed: {inner}{source}").into());
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub(crate) fn source_is(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

@@ -115,6 +115,8 @@ pub(crate) struct Helper {
 /// What this host can do. A plain value: [`Host::probe`] fills it, tests make any host they like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
+    /// The kernel's own file system is on /proc. Where it is not, the rest says nothing.
+    pub(crate) proc: bool,
     pub(crate) kernel: KernelVersion,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -202,9 +204,12 @@ impl Sources {
 }
 
 impl Host {
-    /// Looks at the host that this process runs on. Nothing here fails: what cannot be read counts as absent.
+    /// Looks at the host that this process runs on. Nothing here fails: what cannot be read counts as absent. Without /proc
+    /// next to nothing can be read, and the report says that and no more.
     pub fn probe() -> Host {
         let mut host = Host::read(&Sources { root: PathBuf::from("/") });
+        host.proc &= nix::sys::statfs::statfs("/proc")
+            .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC);
         host.unshare = trial::unshare_user();
         host.clone3 = trial::clone3();
         host.open_tree = trial::open_tree();
@@ -234,6 +239,7 @@ impl Host {
         });
         let modules = sources.path("/lib/modules").join(release).join("kernel/fs/overlayfs");
         Host {
+            proc: uid != u32::MAX,
             kernel: KernelVersion::parse(release).unwrap_or(KernelVersion::new(0, 0)),
             uid,
             gid: id("Gid"),

@@ -264,8 +264,8 @@ impl Store {
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
-            .map_err(|error| blob_error(digest, "open", error))?;
-        let metadata = file.metadata().map_err(|error| blob_error(digest, "fstat", error))?;
+            .map_err(|error| blob_error(digest, "open", error).path(&path))?;
+        let metadata = file.metadata().map_err(|error| blob_error(digest, "fstat", error).path(&path))?;
         if !metadata.is_file() {
             return Err(not_a_file(digest).path(path));
         }
@@ -346,7 +346,7 @@ impl Store {
 pub(crate) fn corrupt_blob(expected: &Digest, actual: &Digest) -> Error {
     Error::new(ErrorKind::Corrupt, format!("verify the blob {expected}"))
         .because(format!("its bytes have the digest {actual}"))
-        .remedy("fetch or load the image again")
+        .remedy("load the image again")
 }
 
 fn not_a_file(digest: &Digest) -> Error {
@@ -357,7 +357,7 @@ fn blob_error(digest: &Digest, syscall: &'static str, error: io::Error) -> Error
     match error.raw_os_error() {
         Some(libc::ENOENT) => Error::new(ErrorKind::NotFound, format!("read the blob {digest}"))
             .because("the store does not have it")
-            .remedy("pull or load the image again"),
+            .remedy("load the image again"),
         Some(libc::ELOOP) => not_a_file(digest),
         _ => Error::io(format!("read the blob {digest}"), syscall, error),
     }

@@ -14,6 +14,8 @@ use crate::{Error, ErrorKind};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Feature {
+    /// The kernel's own file system on `/proc`, which most of this report is read from.
+    Proc,
     /// A kernel of 5.12 or later, the oldest that the launch path is written for.
     Kernel,
     /// This process has root's capabilities.
@@ -44,7 +46,8 @@ pub enum Feature {
 
 impl Feature {
     /// All of them, in the order of the report.
-    pub const ALL: [Feature; 13] = [
+    pub const ALL: [Feature; 14] = [
+        Feature::Proc,
         Feature::Kernel,
         Feature::Root,
         Feature::UserNamespaces,
@@ -63,6 +66,7 @@ impl Feature {
     /// A short name for people.
     pub const fn name(self) -> &'static str {
         match self {
+            Feature::Proc => "proc",
             Feature::Kernel => "kernel",
             Feature::Root => "root",
             Feature::UserNamespaces => "user namespaces",
@@ -168,9 +172,10 @@ const OUTER_FILTER: &str = "if this is a container, start it with `--security-op
                             that allows the call";
 
 impl Host {
-    /// Every feature in turn.
+    /// Every feature in turn. Without `/proc` that one alone, since what would be said of the others is read from there.
     pub fn report(&self) -> Vec<Finding> {
-        Feature::ALL.into_iter().map(|feature| self.finding(feature)).collect()
+        let told = if self.proc { Feature::ALL.len() } else { 1 };
+        Feature::ALL.into_iter().take(told).map(|feature| self.finding(feature)).collect()
     }
 
     /// Whether a feature is there, wholly or with limits.
@@ -181,6 +186,12 @@ impl Host {
     /// What was found about one feature.
     pub fn finding(&self, feature: Feature) -> Finding {
         match feature {
+            Feature::Proc if self.proc => Finding::yes(feature, "mounted"),
+            Feature::Proc => Finding::no(
+                feature,
+                "the kernel's proc file system is not on /proc, or cannot be read there",
+                "mount -t proc proc /proc",
+            ),
             Feature::Kernel => self.kernel_finding(),
             Feature::Root => self.root_finding(),
             Feature::UserNamespaces => self.user_namespaces_finding(),

@@ -73,6 +73,15 @@ fn this_host_can_be_probed_and_every_no_is_explained() {
 }
 
 #[test]
+fn without_proc_only_that_is_told() {
+    let fake = Fake::ordinary();
+    std::fs::remove_dir_all(fake.directory.path().join("proc")).unwrap();
+    let report = fake.host().report();
+    assert_eq!((report.len(), report[0].what, report[0].state), (1, Feature::Proc, State::No));
+    assert!(report[0].remedy.as_deref().unwrap().contains("mount"));
+}
+
+#[test]
 fn an_ordinary_host_has_it_all() {
     let host = Fake::ordinary().host();
     assert_eq!(host.kernel(), KernelVersion::new(6, 8));

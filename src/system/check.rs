@@ -76,7 +76,7 @@ impl Report {
     }
 }
 
-const LOAD_AGAIN: &str = "remove the image, and pull or load it again";
+const LOAD_AGAIN: &str = "remove the image, and load it again";
 
 impl Root<'_> {
     /// See [`Engine::check`](crate::Engine::check).

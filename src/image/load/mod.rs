@@ -279,7 +279,7 @@ fn fetch(bundle: &mut dyn Bundle, session: &mut Session, blob: &Descriptor, role
     Err(if blob.media_type.is_foreign_layer() {
         error
             .because("the archive leaves out this layer, for it may not be redistributed")
-            .remedy("pull the image from its registry")
+            .remedy("save the archive with a program that has the layer")
     } else {
         error.because("the blob is missing from the archive").remedy("write the archive again")
     })
