@@ -292,7 +292,8 @@ impl Images {
         });
         let resolved = resolved.map_err(|error| {
             // The image is there; what is missing is a part of it.
-            let error = if lacks && error.kind() == ErrorKind::NotFound { error.kind_is(ErrorKind::Corrupt) } else { error };
+            let error =
+                if lacks && error.kind() == ErrorKind::NotFound { error.kind_is(ErrorKind::Corrupt) } else { error };
             let name = index::name_of(entry).map(|name| name.familiar());
             match name.as_deref().or(entry.ref_name()) {
                 Some(name) => error.on_the_way_to(format!("open the image {name:?}")),

@@ -52,12 +52,10 @@ pub(super) fn no_more_processes(error: Error) -> Error {
 
 /// ENOSPC of clone(2) and unshare(2), which is about no disk.
 fn no_more_namespaces(error: Error) -> Error {
-    error
-        .because("the limit of namespaces of one kind, or their depth, is reached")
-        .remedy(
-            "look at /proc/sys/user/max_*_namespaces (sysctl user) and raise the one that is used up, or stop some \
+    error.because("the limit of namespaces of one kind, or their depth, is reached").remedy(
+        "look at /proc/sys/user/max_*_namespaces (sysctl user) and raise the one that is used up, or stop some \
              containers",
-        )
+    )
 }
 
 /// The guardian cannot do its work.

@@ -1,7 +1,7 @@
 //! system: check, df, prune.
 
 use coracle::Reference;
-use coracle::system::{Depth, DiskUsage, Garbage, GarbageKind, PruneOptions, Pruned, Report, Share};
+use coracle::system::{Depth, DiskUsage, Finding, Garbage, GarbageKind, PruneOptions, Pruned, Report, Share};
 use serde_json::{Value, json};
 
 use crate::cli::{self, System};
@@ -21,11 +21,17 @@ fn check(context: &mut Context, arguments: &cli::Check) -> Result<u8, Failure> {
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
     let report = context.engine()?.check(depth)?;
     if context.json {
+        let told = |findings: &[Finding]| -> Value {
+            let object = |finding: &Finding| {
+                let path = finding.path.display().to_string();
+                json!({ "path": path, "cause": finding.cause, "remedy": finding.remedy })
+            };
+            findings.iter().map(object).collect()
+        };
         context.out.json(&json!({
             "whole": report.is_whole(),
-            "findings": report.findings.iter().map(|finding| json!({
-                "path": finding.path.display().to_string(), "cause": finding.cause, "remedy": finding.remedy,
-            })).collect::<Vec<_>>(),
+            "findings": told(&report.findings),
+            "unchecked": told(&report.unchecked),
             "garbage": garbage_json(&report.garbage),
             "names": report.names,
             "blobs": report.blobs,
@@ -37,13 +43,17 @@ fn check(context: &mut Context, arguments: &cli::Check) -> Result<u8, Failure> {
     } else {
         show_check(context, &report);
     }
-    Ok(if report.is_whole() { 0 } else { 1 })
+    // What could not be looked at must not pass for whole.
+    Ok(if report.is_whole() && report.unchecked.is_empty() { 0 } else { 1 })
 }
 
 fn show_check(context: &mut Context, report: &Report) {
     let out = &mut context.out;
     for finding in &report.findings {
         out.line(format_args!("Damaged: {}", one_line(&finding.to_string())));
+    }
+    for finding in &report.unchecked {
+        out.line(format_args!("Not looked at: {}", one_line(&finding.to_string())));
     }
     if !report.garbage.is_empty() {
         let kinds = kinds(&report.garbage);

@@ -86,7 +86,8 @@ impl Images {
     /// Takes in the images of an archive or layout, unpacks their layers and names them. All or nothing: the images
     /// become visible together, or, after an error, not at all.
     ///
-    /// Images that are there already are named again and otherwise left as they are. A name that another image had
+    /// Images that are there already are named again and otherwise left as they are; only unpacked layers that
+    /// [`Engine::check`](crate::Engine::check) has found changed are unpacked anew. A name that another image had
     /// moves; that image stays, nameless if this was its last name.
     ///
     /// # Errors
@@ -164,6 +165,7 @@ fn gather_at(path: &Path, session: &mut Session, wanted: &Wanted, options: &Load
 fn unpack(session: &mut Session, images: &[Named], options: &LoadOptions) -> Result<()> {
     for (image, _) in images {
         session.hold_layers(image)?;
+        image.give_up_damaged_layers()?;
         image.ensure_layers(options.progress.as_ref())?;
     }
     Ok(())
