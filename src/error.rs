@@ -250,7 +250,7 @@ fn kind_of_errno(errno: i32) -> ErrorKind {
         libc::ENOSYS | libc::EOPNOTSUPP => ErrorKind::Unsupported,
         libc::EBUSY | libc::ENOTEMPTY => ErrorKind::Conflict,
         libc::ENOSPC | libc::EDQUOT | libc::ENOMEM => ErrorKind::Full,
-        libc::EMFILE | libc::ENFILE => ErrorKind::Limit,
+        libc::EMFILE | libc::ENFILE | libc::EFBIG => ErrorKind::Limit,
         _ => ErrorKind::Io,
     }
 }
@@ -258,7 +258,11 @@ fn kind_of_errno(errno: i32) -> ErrorKind {
 /// Cause and remedy for the errnos that people really meet, where the step has nothing better to say.
 fn usual(errno: i32) -> Option<(&'static str, &'static str)> {
     Some(match errno {
-        libc::ENOSPC => ("the file system is full", "free some space, or choose another root with --root"),
+        libc::ENOSPC => (
+            "the file system is full: it has no space or no inodes left",
+            "free some (df and df -i show of what), or choose another root with --root",
+        ),
+        libc::EFBIG => ("a file would grow over the limit of this process", "raise it with `ulimit -f`"),
         libc::EDQUOT => ("the disk quota is used up", "free some space, or choose another root with --root"),
         libc::EROFS => ("the file system is mounted read-only", "choose a root on a writable file system"),
         libc::EMFILE => ("this process has too many open files", "raise its limit with `ulimit -n`"),
@@ -364,7 +368,7 @@ mod tests {
     #[test]
     fn the_parts_say_what_the_sentence_says() {
         let bare = Error::sys("open the store", "openat", libc::ENOSPC);
-        assert_eq!(bare.cause(), Some("the file system is full"));
+        assert!(bare.cause().is_some_and(|cause| cause.contains("no inodes")));
         assert!(bare.remedy_hint().is_some_and(|remedy| bare.to_string().ends_with(remedy)));
         let own = Error::sys("open the store", "openat", libc::ENOSPC).because("why");
         assert_eq!(own.cause(), Some("why"));

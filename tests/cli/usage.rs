@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Root, complaint, finish};
+use crate::support::{Root, complaint, docker_archive, finish, tar_of};
 
 #[test]
 fn bad_usage_is_2_and_one_line() {
@@ -132,4 +132,67 @@ fn a_root_of_somebody_else_is_refused() {
     let output = root.run(&["images"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("root"), "{output:?}");
+}
+
+#[test]
+fn options_of_dockers_that_are_missing_are_answered() {
+    let root = Root::new();
+    for (option, cause, not) in [
+        ("--memory", "cannot be set by the command line yet", "-- --memory"),
+        ("-m", "cannot be set by the command line yet", "-- -m"),
+        ("-p", "no network", "-- -p"),
+        ("--device", "cannot be given", "--env-file"),
+        ("--privileged", "--cap-add ALL", "-- --priv"),
+        ("--ulimit", "`ulimit`", "--init"),
+        ("--bogus", "there is no option --bogus; try: coracle run --help", "-- --bogus"),
+        ("--read-onyl", "there is no option --read-onyl; try: ", "-- --read"),
+    ] {
+        let said = root.fails(125, &["run", "--rm", option, "1g", "debian:12", "true"]);
+        assert!(said.contains(cause) && !said.contains(not), "{said}");
+    }
+    assert!(root.fails(125, &["run", "--read-onyl", "x"]).contains("'--read-only'"));
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    let root = Root::new();
+    std::fs::write(root.file("d.tar"), tar_of(&[("file", b"content")])).unwrap();
+    let tar = root.file("d.tar");
+    let tar = tar.to_str().unwrap();
+    for options in [["--compression", "gzip"], ["--owner", "0:0"]] {
+        for source in [tar, "-"] {
+            let said = root.fails(1, &[&["import", source, "x:1"][..], &options].concat());
+            assert!(said.contains(options[0]) && said.contains("try: "), "{said}");
+        }
+    }
+    let said = root.fails(1, &["commit", "x", "--compression", "none", "--level", "3"]);
+    assert!(said.contains("no compression"), "{said}");
+    assert!(!root.path().exists());
+}
+
+#[test]
+fn an_argument_that_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = Root::new();
+    let mut command = root.command(&["run", "--rootfs", "/", "--", "echo"]);
+    let output = finish({
+        command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        command
+    });
+    assert_eq!(output.status.code(), Some(125));
+    let said = complaint(&output);
+    assert!(said.contains("caf\\xE9") && said.contains("UTF-8"), "{said}");
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_death() {
+    let root = Root::new();
+    std::fs::write(root.file("big.tar"), docker_archive("big:1", &tar_of(&[("file", &[7; 300_000])]))).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -f 100; exec \"$@\"", "sh", crate::support::COMMAND, "--root"]);
+    command.arg(root.path()).arg("load").arg(root.file("big.tar"));
+    let output = finish(command);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(complaint(&output).contains("ulimit -f"), "{output:?}");
+    assert_eq!(root.json(&["images"]), Value::Array(vec![]));
 }

@@ -31,6 +31,8 @@ impl Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Load images from an archive (docker save, podman, skopeo, umoci) or an OCI image layout
+    ///
+    /// All or nothing. What an interrupted load has taken in is no image, and the next command removes it.
     Load(Load),
     /// Make an image of one layer from a root file system, a tar or a directory
     Import(Import),
@@ -45,6 +47,8 @@ pub enum Command {
     /// Show everything about images and containers, as JSON
     Inspect(Inspect),
     /// Run a command in a new container
+    ///
+    /// Signals go to the command. One that hears no SIGINT is killed by the third ^C within a few seconds.
     Run(Box<Run>),
     /// Run a further command in a container that runs
     Exec(Exec),
@@ -104,10 +108,10 @@ pub struct Import {
     /// The platform that it is for (os/arch[/variant])
     #[arg(long)]
     pub platform: Option<Platform>,
-    /// Give all files of a directory to this owner, such as 0:0
+    /// Give all files of a directory to this owner, such as 0:0; those of a tar are whose it says
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<String>,
-    /// Compress the layer of a directory
+    /// Compress the layer of a directory; a tar is taken as it is
     #[arg(long, value_name = "FORMAT")]
     pub compression: Option<LayerCompression>,
 }
@@ -255,7 +259,7 @@ pub struct Run {
     /// The host name inside
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Give a capability, or ALL
+    /// Give a capability, or ALL, which counts more than --cap-drop ALL, as with docker
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_add: Vec<String>,
     /// Take a capability, or ALL
@@ -270,7 +274,7 @@ pub struct Run {
     /// The signal that `coracle stop` sends first
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
-    /// no-new-privileges[=false], seccomp=unconfined|builtin|FILE, systempaths=unconfined
+    /// no-new-privileges[=false], seccomp=unconfined|builtin|strict|FILE (the last counts), systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Run over a directory of the host, which stays as it is, in place of an image
@@ -411,7 +415,10 @@ pub struct Rm {
 
 #[derive(Subcommand)]
 pub enum System {
-    /// Look whether everything is whole; changes nothing, and exits with 1 when something is damaged
+    /// Look whether everything is whole; exits with 1 when something is damaged or could not be looked at
+    ///
+    /// It mends nothing. An unpacked layer that was changed is marked, and the next load of its image unpacks it anew. Like
+    /// every command it first clears away what killed programs left.
     Check(Check),
     /// Show what takes the space, to the byte
     Df(Df),
@@ -421,10 +428,10 @@ pub enum System {
 
 #[derive(Args)]
 pub struct Check {
-    /// Compare the sizes of layers, and do not read them
+    /// Compare the sizes of layers' blobs, and read neither these nor unpacked layers
     #[arg(long)]
     pub quick: bool,
-    /// Read and verify every byte; so it is unless told otherwise
+    /// Read and verify every byte of blobs and of unpacked layers; so it is unless told otherwise
     #[arg(long = "full", conflicts_with = "quick")]
     pub _full: bool,
 }

@@ -69,6 +69,17 @@ pub fn load(context: &mut Context, arguments: cli::Load) -> Result<u8, Failure> 
 }
 
 pub fn import(context: &mut Context, arguments: cli::Import) -> Result<u8, Failure> {
+    if !arguments.source.is_dir() {
+        for (option, given) in
+            [("--owner", arguments.owner.is_some()), ("--compression", arguments.compression.is_some())]
+        {
+            if given {
+                let cause = format!("{option} is for directories, and a tar is taken as it is");
+                let refusal = Failure::new(ErrorKind::Invalid, "import an image", cause);
+                return Err(refusal.remedy("leave it out, or unpack the tar and import the directory"));
+            }
+        }
+    }
     let clamp_mtime = commit::source_date_epoch("import an image")?;
     let mut options = ImportOptions {
         reference: arguments.reference.as_deref().map(str::parse).transpose()?,

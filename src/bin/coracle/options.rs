@@ -82,6 +82,30 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is said about options of docker's that are not there: why, and what to do in their place.
+pub fn of_docker(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    Some(match name {
+        "-m" | "--memory" | "--memory-swap" | "--cpus" | "-c" | "--cpu-shares" | "--cpuset-cpus" | "--pids-limit" => {
+            ("limits of memory, cpu and processes cannot be set by the command line yet", None)
+        }
+        "--ulimit" => {
+            ("limits of resources cannot be set yet", Some("set them with `ulimit` before, which containers inherit"))
+        }
+        "-p" | "--publish" | "-P" | "--publish-all" => {
+            ("containers have no network of their own to publish ports of", Some("--network host"))
+        }
+        "--device" | "--gpus" => ("devices of the host cannot be given to a container yet", None),
+        "--privileged" => (
+            "nothing switches all protection off at once",
+            Some("--cap-add ALL --security-opt seccomp=unconfined --security-opt systempaths=unconfined"),
+        ),
+        "--restart" => {
+            ("a container lives as long as its `coracle run`", Some("let a shell or a service manager start it again"))
+        }
+        _ => return None,
+    })
+}
+
 /// `filesystem-read` and the like.
 pub fn aspect_name(aspect: Aspect) -> String {
     aspect.to_string().replace(' ', "-")

@@ -1,7 +1,7 @@
 //! system: check, df, prune.
 
-use coracle::Reference;
 use coracle::system::{Depth, DiskUsage, Finding, Garbage, GarbageKind, PruneOptions, Pruned, Report, Share};
+use coracle::{Engine, ErrorKind, Reference};
 use serde_json::{Value, json};
 
 use crate::cli::{self, System};
@@ -19,7 +19,7 @@ pub fn system(context: &mut Context, command: &System) -> Result<u8, Failure> {
 
 fn check(context: &mut Context, arguments: &cli::Check) -> Result<u8, Failure> {
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
-    let report = context.engine()?.check(depth)?;
+    let report = existing(context, "check the root")?.check(depth)?;
     if context.json {
         let told = |findings: &[Finding]| -> Value {
             let object = |finding: &Finding| {
@@ -45,6 +45,19 @@ fn check(context: &mut Context, arguments: &cli::Check) -> Result<u8, Failure> {
     }
     // What could not be looked at must not pass for whole.
     Ok(if report.is_whole() && report.unchecked.is_empty() { 0 } else { 1 })
+}
+
+/// The engine over a root that is there: who asks about one that is not has mistyped it.
+fn existing(context: &Context, step: &str) -> Result<Engine, Failure> {
+    if let Some(root) = &context.root
+        && !root.join("coracle.json").exists()
+        && std::fs::read_dir(root)
+            .map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |mut entries| entries.next().is_none())
+    {
+        let cause = format!("there is no root at {root:?}");
+        return Err(Failure::new(ErrorKind::NotFound, step, cause).remedy("correct the path after --root"));
+    }
+    context.engine()
 }
 
 fn show_check(context: &mut Context, report: &Report) {
@@ -97,7 +110,7 @@ fn garbage_json(garbage: &[Garbage]) -> Vec<Value> {
 }
 
 fn usage(context: &mut Context, arguments: &cli::Df) -> Result<u8, Failure> {
-    let usage = context.engine()?.disk_usage()?;
+    let usage = existing(context, "measure the root")?.disk_usage()?;
     let shares = shares(&usage);
     if context.json {
         let mut object = json!({ "bytes": usage.total.bytes, "inodes": usage.total.inodes });
