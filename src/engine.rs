@@ -436,7 +436,7 @@ fn default_root() -> Result<PathBuf> {
     match absolute("HOME") {
         Some(home) => Ok(home.join(".local/share/coracle")),
         None => Err(Error::new(ErrorKind::NotFound, "choose the engine's root")
-            .because("neither XDG_DATA_HOME nor HOME is set")
+            .because("neither XDG_DATA_HOME nor HOME is set to an absolute path")
             .remedy("name a root with --root or Engine::open")),
     }
 }

@@ -93,6 +93,11 @@ impl Error {
 
     /// A failed system call: the kind and the usual cause follow from `errno`.
     pub(crate) fn sys(step: impl Into<Cow<'static, str>>, syscall: &'static str, errno: i32) -> Self {
+        // Of files that are read or written as a whole, it is the opening that says so.
+        let syscall = match (syscall, errno) {
+            ("read" | "write", libc::EMFILE | libc::ENFILE) => "open",
+            _ => syscall,
+        };
         let mut error = Error::new(kind_of_errno(errno), step);
         error.0.syscall = Some(syscall);
         error.0.errno = Some(errno);
@@ -191,6 +196,16 @@ impl Error {
         self
     }
 
+    /// Says in the cause which part of the thing at the path it was.
+    pub(crate) fn of_part(mut self, part: &str) -> Self {
+        if let Some(cause) = self.0.cause.take().filter(|cause| !cause.contains(part)) {
+            self.0.cause = Some(format!("of {part:?} in it: {cause}").into());
+        } else if self.0.cause.is_none() && self.0.errno.is_none() {
+            self.0.cause = Some(format!("it was {part:?} in it").into());
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub(crate) fn source_is(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
@@ -235,6 +250,10 @@ impl Error {
     /// What the errno mostly means, for what the step has not said itself.
     fn usual(&self) -> Option<(&'static str, &'static str)> {
         let errno = self.0.errno?;
+        if (errno, self.0.syscall) == (libc::EAGAIN, Some("clone")) {
+            let remedy = "raise `ulimit -u` or the pids limit of the cgroup that this program runs in";
+            return Some(("the limit of processes and threads is reached", remedy));
+        }
         // Whether a file is the host's is known only where it is named, and a step that gives a cause knows better.
         let of_files =
             || usual_of_files(errno, self.0.path.as_ref().filter(|_| self.0.cause.is_none()).and(self.0.syscall)?);

@@ -267,6 +267,13 @@ impl Host {
 
     fn user_namespaces_finding(&self) -> Finding {
         let what = Feature::UserNamespaces;
+        if self.unmapped {
+            return Finding::no(
+                what,
+                "this process has a user id that its own user namespace does not map, and may make no other",
+                "map it: unshare --map-root-user, or write /proc/PID/uid_map",
+            );
+        }
         if self.unshare != Trial::Reached {
             return Finding::no(what, "a system call filter refuses unshare(CLONE_NEWUSER)", OUTER_FILTER);
         }
@@ -307,7 +314,14 @@ impl Host {
 
     fn subordinate_finding(&self) -> Finding {
         let what = Feature::SubordinateIds;
-        const REMEDY: &str = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER";
+        let granting = |finding: Finding| {
+            let (first, name) = (self.unclaimed_ids, self.user.as_deref().unwrap_or("USER"));
+            let remedy = match first.checked_add(65_535) {
+                Some(last) => format!("usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}"),
+                None => format!("grant {name} 65536 ids in /etc/subuid and /etc/subgid that nobody else has"),
+            };
+            Finding { remedy: Some(remedy.into()), ..finding }
+        };
         if self.is_root() {
             return Finding::yes(what, "root maps any id");
         }
@@ -315,7 +329,7 @@ impl Host {
         let (uids, gids) = (total(&self.subordinate_uids), total(&self.subordinate_gids));
         if uids == 0 || gids == 0 {
             let file = if uids == 0 { "/etc/subuid" } else { "/etc/subgid" };
-            return Finding::no(what, format!("{file} grants uid {} nothing", self.uid), REMEDY);
+            return granting(Finding::no(what, format!("{file} grants uid {} nothing", self.uid), ""));
         }
         for (name, helper) in [("newuidmap", &self.newuidmap), ("newgidmap", &self.newgidmap)] {
             match helper {
@@ -345,7 +359,7 @@ impl Host {
         }
         if uids < 65536 || gids < 65536 {
             let detail = format!("{uids} user and {gids} group ids");
-            return Finding::partial(what, detail, "images use ids up to 65535", REMEDY);
+            return granting(Finding::partial(what, detail, "images use ids up to 65535", ""));
         }
         Finding::yes(what, format!("{uids} user and {gids} group ids"))
     }

@@ -19,7 +19,7 @@ fn loaded() -> (Root, String) {
 fn check_exits_with_what_it_found() {
     let (root, digest) = loaded();
     let text = root.ok(&["system", "check"]);
-    assert!(text.starts_with("Checked 1 name, 3 blobs (") && text.ends_with(": nothing is damaged\n"), "{text}");
+    assert!(text.starts_with("Checked 1 index entry, 3 blobs (") && text.ends_with(": nothing is damaged\n"), "{text}");
     let report = root.json(&["system", "check", "--quick"]);
     assert_eq!((&report["whole"], &report["layers"]), (&Value::Bool(true), &Value::from(1)));
 

@@ -398,10 +398,14 @@ pub struct Kill {
 #[derive(Args)]
 pub struct Stop {
     /// How many seconds to wait before killing
-    #[arg(short = 't', long, visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
+    #[arg(short = 't', long, visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10, value_parser = seconds)]
     pub time: u64,
     #[command(flatten)]
     pub containers: Names,
+}
+
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of seconds")
 }
 
 #[derive(Args)]

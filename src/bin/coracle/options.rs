@@ -68,7 +68,12 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
         ("seccomp", path) if !path.is_empty() => {
             let json = std::fs::read(path)
                 .map_err(|error| Failure::io("read the seccomp profile", Some(Path::new(path)), &error))?;
-            profile.seccomp = Seccomp::Custom(Arc::new(Policy::from_json(&json)?));
+            let policy = Policy::from_json(&json).map_err(|error| {
+                let cause = error.cause().map_or_else(|| error.to_string(), str::to_owned);
+                let refusal = Failure::new(error.kind(), &format!("read the seccomp profile {path:?}"), cause);
+                refusal.remedy("name a file in docker's format, or unconfined, builtin or strict")
+            })?;
+            profile.seccomp = Seccomp::Custom(Arc::new(policy));
         }
         ("systempaths", "unconfined") => profile.masking = Masking::NONE,
         _ => {

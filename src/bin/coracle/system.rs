@@ -72,7 +72,9 @@ fn show_check(context: &mut Context, report: &Report) {
         let kinds = kinds(&report.garbage);
         out.line(format_args!("Garbage, no damage: {kinds}; `coracle system prune` removes it"));
     }
-    let (names, blobs) = (count(report.names, "name"), count(report.blobs, "blob"));
+    let entries =
+        if report.names == 1 { "1 index entry".to_owned() } else { format!("{} index entries", report.names) };
+    let blobs = count(report.blobs, "blob");
     let (layers, containers) = (count(report.layers, "layer"), count(report.containers, "container"));
     let snapshots = count(report.snapshots, "snapshot");
     let verified = human::size(report.verified);
@@ -82,7 +84,9 @@ fn show_check(context: &mut Context, report: &Report) {
             format!("{} damaged", if number == 1 { "1 thing is".to_owned() } else { format!("{number} things are") })
         }
     };
-    out.line(format_args!("Checked {names}, {blobs} ({verified} read), {layers}, {containers}, {snapshots}: {damage}"));
+    out.line(format_args!(
+        "Checked {entries}, {blobs} ({verified} read), {layers}, {containers}, {snapshots}: {damage}"
+    ));
 }
 
 /// `3 blobs, 1 layer`.
