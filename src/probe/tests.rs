@@ -204,3 +204,20 @@ fn an_empty_host_is_all_explained_noes() {
         assert!(finding.cause.is_some() && finding.remedy.is_some());
     }
 }
+
+#[test]
+fn the_range_to_ask_for_is_nobody_elses() {
+    let fake = Fake::ordinary();
+    fake.write("etc/subuid", "bob:100000:65536\ncarol:300000:10\n");
+    let finding = fake.host().finding(Feature::SubordinateIds);
+    let remedy = finding.remedy.unwrap();
+    assert!(remedy.contains("--add-subuids 300010-365545") && remedy.ends_with(" alice"), "{remedy}");
+}
+
+#[test]
+fn an_id_that_is_not_mapped_makes_no_namespace() {
+    let fake = Fake::ordinary();
+    fake.write("proc/self/uid_map", "");
+    let finding = fake.host().finding(Feature::UserNamespaces);
+    assert!(finding.state == State::No && finding.cause.unwrap().contains("does not map"));
+}

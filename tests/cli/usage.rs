@@ -196,3 +196,41 @@ fn a_limit_of_file_sizes_is_an_error_and_no_death() {
     assert!(complaint(&output).contains("ulimit -f"), "{output:?}");
     assert_eq!(root.json(&["images"]), Value::Array(vec![]));
 }
+
+#[test]
+fn what_is_at_fault_is_named() {
+    let root = Root::new();
+    let path = |name: &str| root.file(name).to_str().unwrap().to_owned();
+    let archive = docker_archive("cut:1", &tar_of(&[("file", &[7; 300_000])]));
+    std::fs::write(root.file("cut.tar"), &archive[..200_000]).unwrap();
+    std::fs::write(root.file("empty"), "").unwrap();
+    std::fs::write(root.file("text"), "nothing of the kind\n".repeat(100)).unwrap();
+    std::fs::create_dir(root.file("layout")).unwrap();
+    std::fs::write(root.file("layout/index.json"), "{\"x").unwrap();
+    for (name, words) in [
+        ("cut.tar", "ends in the middle"),
+        ("empty", "it is empty"),
+        ("text", "this is no tar archive"),
+        ("layout", "\"index.json\""),
+    ] {
+        let said = root.fails(1, &["load", &path(name)]);
+        assert!(said.contains(&format!("\"{}\"", path(name))) && said.contains(words), "{said}");
+        assert!(said.contains("try: "), "{said}");
+    }
+    let said = root.fails(1, &["import", &path("text"), "x:1"]);
+    assert!(said.contains(&path("text")) && said.contains("this is no tar archive"), "{said}");
+    let option = format!("seccomp={}", path("text"));
+    let said = root.fails(125, &["run", "--security-opt", &option, "--rootfs", "/", "--", "true"]);
+    assert!(said.contains(&path("text")), "{said}");
+    std::os::unix::fs::symlink("/nowhere/at/all", root.file("dangling")).unwrap();
+    for (place, words) in
+        [("empty", "it is not a directory"), ("empty/x", "it is not a directory"), ("dangling/x", "leads nowhere")]
+    {
+        let mut command = std::process::Command::new(crate::support::COMMAND);
+        command.args(["--root", &path(place), "images"]);
+        let output = finish(command);
+        assert!(output.status.code() == Some(1) && complaint(&output).contains(words), "{output:?}");
+    }
+    assert!(root.fails(2, &["stop", "-t", "soon", "x"]).contains("number of seconds"));
+    assert!(root.fails(125, &["run", "--rootfs", "/"]).contains("a directory has none of its own"));
+}
