@@ -147,13 +147,17 @@ impl EngineOptions {
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) when the root belongs to somebody else or others may write to it;
     /// [`Conflict`](ErrorKind::Conflict) when it is a directory with something in it that this crate has not made: that
-    /// stays as it is; [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there.
+    /// stays as it is; [`Unsupported`](ErrorKind::Unsupported) when [`SnapshotterChoice::Reflink`] cannot work there, and
+    /// when /proc is not mounted: who this process is would be a guess. Nothing was touched then.
     pub fn open(self) -> Result<Engine> {
         self.open_on(Host::probe())
     }
 
     /// [`open`](Self::open) with a host that tests can make up.
     fn open_on(self, host: Host) -> Result<Engine> {
+        if !host.proc {
+            return Err(host.finding(Feature::Proc).error("open the engine's root").path(&self.root));
+        }
         // Paths of the root are used in other working directories.
         let root = std::path::absolute(&self.root)
             .map_err(|error| Error::io("open the engine's root", "getcwd", error).path(&self.root))?;
@@ -399,7 +403,8 @@ impl Engine {
         container::snapshot::find(&self.runtime, &self.images, id)
     }
 
-    /// Looks whether everything in the root is whole, and changes nothing. Others may work in it meanwhile.
+    /// Looks whether everything in the root is whole. Others may work in it meanwhile. Nothing is mended; an unpacked layer
+    /// that is no longer what its blob unpacks to is marked, so that the next load of an image with it unpacks it anew.
     ///
     /// # Errors
     /// Only where looking itself fails; what is damaged is in the [`Report`](system::Report).
@@ -513,7 +518,7 @@ fn default_root() -> Result<PathBuf> {
     match absolute("HOME") {
         Some(home) => Ok(home.join(".local/share/coracle")),
         None => Err(Error::new(ErrorKind::NotFound, "choose the engine's root")
-            .because("neither XDG_DATA_HOME nor HOME is set")
+            .because("neither XDG_DATA_HOME nor HOME is set to an absolute path")
             .remedy("name a root with --root or Engine::open")),
     }
 }
@@ -667,6 +672,16 @@ mod tests {
         fn remove(&self, dir: &Path) -> Result<()> {
             self.0.remove(dir)
         }
+    }
+
+    #[test]
+    fn without_proc_nothing_is_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let error = EngineOptions::new(&root).open_on(Host { proc: false, ..Host::probe() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("mount -t proc"), "{error}");
+        assert!(!root.exists());
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Error {
 
     /// A failed system call: the kind and the usual cause follow from `errno`.
     pub(crate) fn sys(step: impl Into<Cow<'static, str>>, syscall: &'static str, errno: i32) -> Self {
+        // Of files that are read or written as a whole, it is the opening that says so.
+        let syscall = match (syscall, errno) {
+            ("read" | "write", libc::EMFILE | libc::ENFILE) => "open",
+            _ => syscall,
+        };
         let mut error = Error::new(kind_of_errno(errno), step);
         error.0.syscall = Some(syscall);
         error.0.errno = Some(errno);
@@ -190,6 +195,26 @@ impl Error {
         self
     }
 
+    /// Says what it was all for; where the cause was not said, what has failed so far is the cause.
+    pub(crate) fn on_the_way_to(mut self, step: impl Into<Cow<'static, str>>) -> Self {
+        let inner = std::mem::replace(&mut self.0.step, step.into());
+        if self.cause().is_none() && self.0.errno.is_none() {
+            let source = self.0.source.as_ref().map(|source| format!(": {source}")).unwrap_or_default();
+            self.0.cause = Some(format!("this failed: {inner}{source}").into());
+        }
+        self
+    }
+
+    /// Says in the cause which part of the thing at the path it was.
+    pub(crate) fn of_part(mut self, part: &str) -> Self {
+        if let Some(cause) = self.0.cause.take().filter(|cause| !cause.contains(part)) {
+            self.0.cause = Some(format!("of {part:?} in it: {cause}").into());
+        } else if self.0.cause.is_none() && self.0.errno.is_none() {
+            self.0.cause = Some(format!("it was {part:?} in it").into());
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub(crate) fn source_is(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
@@ -234,6 +259,10 @@ impl Error {
     /// What the errno mostly means, for what the step has not said itself.
     fn usual(&self) -> Option<(&'static str, &'static str)> {
         let errno = self.0.errno?;
+        if (errno, self.0.syscall) == (libc::EAGAIN, Some("clone")) {
+            let remedy = "raise `ulimit -u` or the pids limit of the cgroup that this program runs in";
+            return Some(("the limit of processes and threads is reached", remedy));
+        }
         // Whether a file is the host's is known only where it is named, and a step that gives a cause knows better.
         let of_files =
             || usual_of_files(errno, self.0.path.as_ref().filter(|_| self.0.cause.is_none()).and(self.0.syscall)?);
@@ -249,7 +278,7 @@ fn kind_of_errno(errno: i32) -> ErrorKind {
         libc::ENOSYS | libc::EOPNOTSUPP => ErrorKind::Unsupported,
         libc::EBUSY | libc::ENOTEMPTY => ErrorKind::Conflict,
         libc::ENOSPC | libc::EDQUOT | libc::ENOMEM => ErrorKind::Full,
-        libc::EMFILE | libc::ENFILE => ErrorKind::Limit,
+        libc::EMFILE | libc::ENFILE | libc::EFBIG => ErrorKind::Limit,
         _ => ErrorKind::Io,
     }
 }
@@ -257,7 +286,11 @@ fn kind_of_errno(errno: i32) -> ErrorKind {
 /// Cause and remedy for the errnos that people really meet, where the step has nothing better to say.
 fn usual(errno: i32) -> Option<(&'static str, &'static str)> {
     Some(match errno {
-        libc::ENOSPC => ("the file system is full", "free some space, or choose another root with --root"),
+        libc::ENOSPC => (
+            "the file system is full: it has no space or no inodes left",
+            "free some (df and df -i show of what), or choose another root with --root",
+        ),
+        libc::EFBIG => ("a file would grow over the limit of this process", "raise it with `ulimit -f`"),
         libc::EDQUOT => ("the disk quota is used up", "free some space, or choose another root with --root"),
         libc::EROFS => ("the file system is mounted read-only", "choose a root on a writable file system"),
         libc::EMFILE => ("this process has too many open files", "raise its limit with `ulimit -n`"),
@@ -363,7 +396,7 @@ mod tests {
     #[test]
     fn the_parts_say_what_the_sentence_says() {
         let bare = Error::sys("open the store", "openat", libc::ENOSPC);
-        assert_eq!(bare.cause(), Some("the file system is full"));
+        assert!(bare.cause().is_some_and(|cause| cause.contains("no inodes")));
         assert!(bare.remedy_hint().is_some_and(|remedy| bare.to_string().ends_with(remedy)));
         let own = Error::sys("open the store", "openat", libc::ENOSPC).because("why");
         assert_eq!(own.cause(), Some("why"));

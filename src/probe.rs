@@ -116,6 +116,8 @@ pub(crate) struct Helper {
 /// What this host can do. A plain value: [`Host::probe`] fills it, tests make any host they like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
+    /// The kernel's own file system is on /proc. Where it is not, the rest says nothing.
+    pub(crate) proc: bool,
     pub(crate) kernel: KernelVersion,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -142,6 +144,12 @@ pub struct Host {
     pub(crate) openat2: Trial,
     pub(crate) subordinate_uids: Vec<IdRange>,
     pub(crate) subordinate_gids: Vec<IdRange>,
+    /// This user's name in /etc/passwd.
+    pub(crate) user: Option<String>,
+    /// The first id behind all that subuid(5) and subgid(5) grant to anybody.
+    pub(crate) unclaimed_ids: u32,
+    /// The ids of this process itself do not exist in its user namespace.
+    pub(crate) unmapped: bool,
     pub(crate) newuidmap: Option<Helper>,
     pub(crate) newgidmap: Option<Helper>,
     pub(crate) overlay_registered: bool,
@@ -207,9 +215,12 @@ impl Sources {
 }
 
 impl Host {
-    /// Looks at the host that this process runs on. Nothing here fails: what cannot be read counts as absent.
+    /// Looks at the host that this process runs on. Nothing here fails: what cannot be read counts as absent. Without /proc
+    /// next to nothing can be read, and the report says that and no more.
     pub fn probe() -> Host {
         let mut host = Host::read(&Sources { root: PathBuf::from("/") });
+        host.proc &= nix::sys::statfs::statfs("/proc")
+            .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC);
         host.unshare = trial::unshare_user();
         host.unshare_mount = trial::unshare_mount();
         host.clone3 = trial::clone3();
@@ -238,8 +249,11 @@ impl Host {
             let name = fields.next()?;
             (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
         });
+        let (subuid, subgid) = (sources.text("/etc/subuid"), sources.text("/etc/subgid"));
+        let mapped = |[first, _, count]: &[u64; 3]| (*first..first.saturating_add(*count)).contains(&u64::from(uid));
         let modules = sources.path("/lib/modules").join(release).join("kernel/fs/overlayfs");
         Host {
+            proc: uid != u32::MAX,
             kernel: KernelVersion::parse(release).unwrap_or(KernelVersion::new(0, 0)),
             uid,
             gid: id("Gid"),
@@ -258,8 +272,11 @@ impl Host {
             clone3: Trial::Reached,
             open_tree: Trial::Reached,
             openat2: Trial::Reached,
-            subordinate_uids: subordinate(&sources.text("/etc/subuid"), user, uid),
-            subordinate_gids: subordinate(&sources.text("/etc/subgid"), user, uid),
+            subordinate_uids: subordinate(&subuid, user, uid),
+            subordinate_gids: subordinate(&subgid, user, uid),
+            user: user.map(str::to_owned),
+            unclaimed_ids: unclaimed(subuid.lines().chain(subgid.lines())),
+            unmapped: uid != u32::MAX && !uid_map.iter().any(mapped),
             newuidmap: sources.helper("newuidmap"),
             newgidmap: sources.helper("newgidmap"),
             overlay_registered: sources
@@ -384,6 +401,15 @@ fn subordinate(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRange> {
             (ours && range.count > 0 && range.start.checked_add(range.count).is_some()).then_some(range)
         })
         .collect()
+}
+
+/// The first id from 100,000 on, where useradd(8) begins, that no range of a subuid(5) file reaches.
+fn unclaimed<'a>(lines: impl Iterator<Item = &'a str>) -> u32 {
+    let ends = lines.filter_map(|line| {
+        let mut fields = line.trim().split(':').skip(1).map(str::parse::<u32>);
+        fields.next()?.ok()?.checked_add(fields.next()?.ok()?)
+    });
+    ends.max().unwrap_or(0).max(100_000)
 }
 
 /// Whether the directory holds the module, compressed or not.

@@ -114,7 +114,10 @@ impl ContainerBuilder {
         let args: Vec<String> = entrypoint.into_iter().chain(command).flatten().cloned().collect();
         if args.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "start the container")
-                .because("no command was given, and the image has neither Entrypoint nor Cmd")
+                .because(match config {
+                    Some(_) => "no command was given, and the image has neither Entrypoint nor Cmd",
+                    None => "no command was given, and a directory has none of its own",
+                })
                 .remedy("name a command, e.g. sh"));
         }
         Ok(args)

@@ -58,7 +58,7 @@ impl Ingest {
         if let Some(size) = self.size
             && written > size
         {
-            return Err(Error::new(ErrorKind::Corrupt, "write a blob")
+            return Err(Error::new(ErrorKind::Corrupt, "verify a blob")
                 .because(format!("it is longer than the {size} bytes that were announced"))
                 .into());
         }

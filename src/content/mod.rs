@@ -264,8 +264,8 @@ impl Store {
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
-            .map_err(|error| blob_error(digest, "open", error))?;
-        let metadata = file.metadata().map_err(|error| blob_error(digest, "fstat", error))?;
+            .map_err(|error| blob_error(digest, "open", error).path(&path))?;
+        let metadata = file.metadata().map_err(|error| blob_error(digest, "fstat", error).path(&path))?;
         if !metadata.is_file() {
             return Err(not_a_file(digest).path(path));
         }
@@ -346,7 +346,7 @@ impl Store {
 pub(crate) fn corrupt_blob(expected: &Digest, actual: &Digest) -> Error {
     Error::new(ErrorKind::Corrupt, format!("verify the blob {expected}"))
         .because(format!("its bytes have the digest {actual}"))
-        .remedy("fetch or load the image again")
+        .remedy("load the image again")
 }
 
 fn not_a_file(digest: &Digest) -> Error {
@@ -357,7 +357,7 @@ fn blob_error(digest: &Digest, syscall: &'static str, error: io::Error) -> Error
     match error.raw_os_error() {
         Some(libc::ENOENT) => Error::new(ErrorKind::NotFound, format!("read the blob {digest}"))
             .because("the store does not have it")
-            .remedy("pull or load the image again"),
+            .remedy("load the image again"),
         Some(libc::ELOOP) => not_a_file(digest),
         _ => Error::io(format!("read the blob {digest}"), syscall, error),
     }
@@ -373,26 +373,51 @@ fn make_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// A directory could not be made; where something else is in its place or on the way, that is what is said.
+fn not_made(step: &'static str, error: io::Error, path: &Path) -> Error {
+    let other = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).filter(|path| !path.is_dir());
+    match (error.raw_os_error(), other) {
+        (Some(libc::EEXIST | libc::ENOTDIR | libc::ENOENT), Some(other)) => {
+            let what =
+                if other.is_symlink() { "it is a symbolic link that leads nowhere" } else { "it is not a directory" };
+            Error::new(ErrorKind::Invalid, step).path(other).because(what).remedy("choose another root")
+        }
+        _ => Error::io(step, "mkdir", error).path(path),
+    }
+}
+
 /// Makes the root, or checks that only its owner, this user, can write to it.
 fn check_root(root: &Path) -> Result<()> {
     let step = "open the store";
     if let Some(parent) = root.parent() {
-        fs::create_dir_all(parent).map_err(|error| Error::io(step, "mkdir", error).path(parent))?;
+        fs::create_dir_all(parent).map_err(|error| not_made(step, error, parent))?;
     }
     let made = match fs::DirBuilder::new().mode(0o700).create(root) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(Error::io(step, "mkdir", error).path(root)),
+        Err(error) => return Err(not_made(step, error, root)),
     };
-    let metadata = fs::metadata(root).map_err(|error| Error::io(step, "stat", error).path(root))?;
+    let metadata = fs::metadata(root).map_err(|error| match root.is_symlink() {
+        true => not_made(step, error, root),
+        false => Error::io(step, "stat", error).path(root),
+    })?;
     let denied = |why: String| Error::new(ErrorKind::Denied, step).path(root).because(why);
     if !metadata.is_dir() {
-        return Err(Error::new(ErrorKind::Invalid, step).path(root).because("it is not a directory"));
+        return Err(Error::new(ErrorKind::Invalid, step)
+            .path(root)
+            .because("it is not a directory")
+            .remedy("choose another root"));
     }
     let user = nix::unistd::geteuid().as_raw();
     if metadata.uid() != user {
-        return Err(denied(format!("it belongs to uid {}, not to uid {user}", metadata.uid()))
-            .remedy("choose a root of your own"));
+        // The kernel's overflowuid, for owners that are not mapped.
+        let whose = match metadata.uid() {
+            65534 if user == 0 => "to somebody whom this user namespace does not know".to_owned(),
+            uid => format!("to uid {uid}"),
+        };
+        return Err(
+            denied(format!("it belongs {whose}, not to uid {user}")).remedy("choose a root of your own with --root")
+        );
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if made && mode & 0o700 != 0o700 {

@@ -77,7 +77,16 @@ impl Images {
     /// [`Conflict`](ErrorKind::Conflict) for a directory that changes while it is read. Nothing is left behind.
     pub fn import(&self, source: impl Into<ImportSource>, options: &ImportOptions) -> Result<Image> {
         let mut session = Session::new(self.clone(), options.progress.clone())?;
-        let imported = self.import_in(&mut session, source.into(), options);
+        let source = source.into();
+        let path = match &source {
+            ImportSource::Path(path) => Some(path.clone()),
+            ImportSource::Stream(_) => None,
+        };
+        let imported = self.import_in(&mut session, source, options).map_err(|error| match path {
+            // Told by whoever unpacks the layer, and that knows no file.
+            Some(path) if error.failed_path().is_none() && error.step() == "read the tar" => error.path(path),
+            _ => error,
+        });
         let keep =
             imported.as_ref().map(|image| blobs_of(image).into_iter().collect()).unwrap_or_else(|_| HashSet::new());
         // Garbage is no reason to fail an import that succeeded, and must not hide why it failed.

@@ -178,16 +178,32 @@ impl Images {
     /// an image that is removed meanwhile may be listed or not.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`NotFound`](crate::ErrorKind::NotFound) when an entry's manifest or config is
-    /// damaged or missing; the message names the entry, and removing that name works all the same.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when an entry's manifest or config is damaged or missing; the message names the
+    /// entry, and removing that name works all the same. [`list_whole`](Images::list_whole) lists the others.
     pub fn list(&self) -> Result<Vec<Listed>> {
+        match self.list_whole()? {
+            (list, damaged) if damaged.is_empty() => Ok(list),
+            (_, damaged) => damaged.into_iter().next().map_or(Ok(vec![]), Err),
+        }
+    }
+
+    /// [`list`](Images::list) of the images that can be opened, and for each entry that cannot why not.
+    ///
+    /// # Errors
+    /// Only those of reading the index.
+    pub fn list_whole(&self) -> Result<(Vec<Listed>, Vec<Error>)> {
         let mut list: Vec<Listed> = Vec::new();
+        let mut damaged = Vec::new();
         let mut places: HashMap<ImageId, usize> = HashMap::new();
         for entry in self.content().tags()? {
             let image = match self.open_entry(&entry) {
+                Ok(image) => image,
                 // No lock is taken, so the image may have been removed since the index was read.
                 Err(_) if !self.content().tags()?.contains(&entry) => continue,
-                other => other?,
+                Err(error) => {
+                    damaged.push(error);
+                    continue;
+                }
             };
             let tag = index::name_of(&entry);
             match places.get(image.id()).and_then(|place| list.get_mut(*place)) {
@@ -205,7 +221,7 @@ impl Images {
         list.sort_by(|a, b| {
             (a.tags.is_empty(), &a.tags, a.image.id()).cmp(&(b.tags.is_empty(), &b.tags, b.image.id()))
         });
-        Ok(list)
+        Ok((list, damaged))
     }
 
     /// Where the blobs are.
@@ -268,14 +284,21 @@ impl Images {
         let mut root = Descriptor::new(entry.media_type.clone(), entry.digest.clone(), entry.size);
         root.platform = entry.platform.clone();
         let wanted = Wanted { platform: self.0.platform.clone(), strict: false };
+        let mut lacks = false;
         let resolved = resolve::resolve(&[root], &wanted, &mut |descriptor, _| {
-            self.content().read_blob(&descriptor.digest, MAX_DOCUMENT)
+            let bytes = self.content().read_blob(&descriptor.digest, MAX_DOCUMENT);
+            lacks |= bytes.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            bytes
         });
-        let resolved = resolved.map_err(|error| match entry.ref_name() {
-            Some(name) => {
-                Error::new(error.kind(), format!("open the image {name:?}")).because(error.to_string()).source_is(error)
+        let resolved = resolved.map_err(|error| {
+            // The image is there; what is missing is a part of it.
+            let error =
+                if lacks && error.kind() == ErrorKind::NotFound { error.kind_is(ErrorKind::Corrupt) } else { error };
+            let name = index::name_of(entry).map(|name| name.familiar());
+            match name.as_deref().or(entry.ref_name()) {
+                Some(name) => error.on_the_way_to(format!("open the image {name:?}")),
+                None => error.on_the_way_to("open a nameless image"),
             }
-            None => error,
         })?;
         Ok(Image::new(self.clone(), resolved))
     }

@@ -22,9 +22,7 @@ pub(super) fn no_process(sys: Sys, errno: i32, user_namespace: bool) -> Error {
                  new namespaces",
             )
             .remedy("give it CAP_SYS_ADMIN and a filter that allows clone, or run it as another user"),
-        (Sys::Clone, libc::ENOSPC) => error
-            .because("the limit of namespaces of one kind, or their depth, is reached")
-            .remedy("raise user.max_user_namespaces and its siblings, or stop some containers"),
+        (Sys::Clone | Sys::Unshare, libc::ENOSPC) => no_more_namespaces(error),
         (Sys::Clone | Sys::Fork, libc::EAGAIN) => no_more_processes(error),
         (Sys::Clone, libc::EINVAL) => {
             error.because("this kernel lacks one of the namespaces, or the id map is invalid")
@@ -50,6 +48,14 @@ pub(super) fn no_more_processes(error: Error) -> Error {
         .kind_is(ErrorKind::Limit)
         .because("the limit of processes is reached")
         .remedy("raise `ulimit -u` or the pids limit of the cgroup that this program runs in")
+}
+
+/// ENOSPC of clone(2) and unshare(2), which is about no disk.
+fn no_more_namespaces(error: Error) -> Error {
+    error.because("the limit of namespaces of one kind, or their depth, is reached").remedy(
+        "look at /proc/sys/user/max_*_namespaces (sysctl user) and raise the one that is used up, or stop some \
+             containers",
+    )
 }
 
 /// The guardian cannot do its work.
@@ -339,6 +345,7 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
                  module around this program forbids it",
             )
             .remedy("give this program CAP_NET_ADMIN, or use the host's network"),
+        (_, Sys::Unshare, libc::ENOSPC) => no_more_namespaces(error),
         (Op::Init | Op::MapHelper, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
         (Op::Keyring, _, _) => error.because("the kernel gave no new session keyring, and the host's must not be the container's"),
         (Op::Seccomp, _, libc::EINVAL) => error.because("the filter was not accepted by this kernel"),
@@ -415,5 +422,6 @@ mod tests {
         said(of(Op::Capabilities, Sys::Capset, libc::EPERM), "does not have all of the capabilities");
         said(of(Op::Loopback, Sys::Ioctl, libc::EPERM), "CAP_NET_ADMIN");
         said(of(Op::Exec, Sys::CloseRange, libc::EPERM), "close_range is refused");
+        said(of(Op::Unshare, Sys::Unshare, libc::ENOSPC), "limit of namespaces");
     }
 }

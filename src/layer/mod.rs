@@ -13,6 +13,7 @@
 //! followed, metadata goes through descriptors, and [`Limits`] bound what a layer may cost.
 
 mod acl;
+mod compare;
 mod compression;
 mod copy;
 mod encoder;

@@ -121,7 +121,7 @@ pub(super) fn run<B: Below + Send>(job: Job<'_>, below: B) -> Result<(Unpacked, 
         if actual_diff_id != diff_id.0 {
             return Err(Error::new(ErrorKind::Corrupt, format!("verify the layer {diff_id}"))
                 .because(format!("its blob {blob} unpacks to a tar with the digest {actual_diff_id}"))
-                .remedy("fetch the image again; if that does not help, it was put together wrongly"));
+                .remedy("get the archive again; if that does not help, it was put together wrongly"));
         }
         Ok((unpacked, owners))
     })

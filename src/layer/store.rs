@@ -4,6 +4,7 @@
 //! <root>/
 //!   layers/<name>/tree/        the files; never changed after the rename that publishes <name>
 //!   layers/<name>/layer.json   what it is
+//!   layers/<name>/damaged      the check has found the tree changed; the next load replaces it
 //!   layers/<name>.lock         held by whoever unpacks it; gone when nobody does
 //!   tmp/<random>/              being unpacked or removed
 //! ```
@@ -116,6 +117,21 @@ impl Layer {
         self.record.sets_root
     }
 
+    /// Whether the check has found its tree changed.
+    pub(crate) fn is_marked_damaged(&self) -> bool {
+        self.dir.join(DAMAGED).exists()
+    }
+
+    /// Says so for the next load, or takes it back.
+    pub(crate) fn mark_damaged(&self, damaged: bool) -> io::Result<()> {
+        let mark = self.dir.join(DAMAGED);
+        match damaged {
+            true => fs::write(mark, ""),
+            false if mark.exists() => fs::remove_file(mark),
+            false => Ok(()),
+        }
+    }
+
     /// What was left out when it was unpacked, each with the number of times.
     pub fn skipped(&self) -> &[(Skipped, u64)] {
         &self.record.skipped
@@ -165,6 +181,7 @@ impl fmt::Debug for Access {
 }
 
 const STEP: &str = "unpack the layer";
+const DAMAGED: &str = "damaged";
 const REMOVE: &str = "remove the layer";
 
 /// The window that zstd's levels up to 19 ask for. A layer that wants more is unpacked alone.
@@ -363,6 +380,53 @@ impl LayerStore {
         Ok(Some(layers))
     }
 
+    /// Those of the stack `diff_ids` that are there, lowest first, up to the first that is not.
+    pub(crate) fn present(&self, diff_ids: &[DiffId]) -> Vec<Layer> {
+        let mut chain_id = None;
+        let mut layers = vec![];
+        for diff_id in diff_ids {
+            let chain = ChainId::on(chain_id.as_ref(), diff_id);
+            let Ok(Some(layer)) = self.published(diff_id, &chain) else { break };
+            layers.push(layer);
+            chain_id = Some(chain);
+        }
+        layers
+    }
+
+    /// Compares a layer's tree with what `blob` unpacks to now over `below` (lowest first), and calls `tell` with the path in
+    /// the tree and the cause of each difference. Takes as much space as the layer while it works.
+    ///
+    /// # Errors
+    /// Those of [`LayerStore::ensure`]. Nothing is left behind.
+    pub(crate) fn compare(
+        &self,
+        blob: &Digest,
+        layer: &Layer,
+        below: &[Layer],
+        tell: &mut dyn FnMut(&[u8], String),
+    ) -> Result<()> {
+        let staging = TmpDir::create(&self.content.path("tmp"))?;
+        let below = ReadyBelow::new(below, &self.access);
+        let stop = AtomicBool::new(false);
+        let beside = Beside::alone(&stop, &self.options.limits);
+        let made = self.make_tree(&staging, blob, layer.diff_id(), &below, &beside, &|_, _| {});
+        let compared = made.and_then(|(fresh, unpacked)| {
+            let Record { bytes, entries, sets_root, .. } = layer.record;
+            if (unpacked.bytes, unpacked.entries, unpacked.sets_root) != (bytes, entries, sets_root)
+                || unpacked.dependent != layer.record.chain_id.is_some()
+            {
+                tell(b"../layer.json", "it does not say what the layer has".to_owned());
+            }
+            let open = |error| Error::io("compare the layer's tree", "open", error).path(&layer.tree);
+            let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+            let tree = fs::OpenOptions::new().read(true).custom_flags(flags).open(&layer.tree).map_err(open)?;
+            let help = super::view::Help::new(self.access.0.as_ref().and_then(|access| access()), layer.whiteouts);
+            super::compare::compare(fresh, tree.into(), &help, &self.options.limits, tell)
+        });
+        self.discard(staging);
+        compared
+    }
+
     /// All unpacked layers, also such that are written in another way than this store writes. One whose record cannot
     /// be read is left out; [`Engine::check`](crate::Engine::check) names it.
     ///
@@ -503,6 +567,30 @@ impl LayerStore {
         }
     }
 
+    /// Unpacks and verifies a blob into `tree` of the staging directory, which is given back open.
+    fn make_tree<B: Below + Sync>(
+        &self,
+        staging: &TmpDir,
+        blob: &Digest,
+        diff_id: &DiffId,
+        below: &B,
+        beside: &Beside<'_>,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(OwnedFd, Unpacked)> {
+        let tree = new_tree(&staging.path().join("tree"))?;
+        let handle = tree.try_clone().map_err(|error| Error::io(STEP, "fcntl", error))?;
+        let job = Job { content: &self.content, blob, diff_id, tree, options: &self.options, beside, progress };
+        // Whatever went wrong, it went wrong in this one of the image's layers.
+        let named = |error: Error| error.in_step(STEP, || format!("{STEP} {diff_id}"));
+        let (unpacked, owners) = pipeline::run(job, Shared(below)).map_err(named)?;
+        if let Ownership::Mapped(reown) = &self.options.ownership
+            && !owners.is_empty()
+        {
+            owners.each_batch(|batch| reown.reown(handle.as_fd(), batch))?;
+        }
+        Ok((handle, unpacked))
+    }
+
     #[allow(clippy::too_many_arguments)] // One caller; the alternative is a struct that is taken apart at once.
     fn unpack<B: Below + Sync>(
         &self,
@@ -514,23 +602,12 @@ impl LayerStore {
         beside: &Beside<'_>,
         progress: Option<&(dyn Fn(LayerProgress) + Send + Sync)>,
     ) -> Result<Record> {
-        let tree = new_tree(&staging.path().join("tree"))?;
-        let handle = tree.try_clone().map_err(|error| Error::io(STEP, "fcntl", error))?;
         let report = |done, total| {
             if let Some(progress) = progress {
                 progress(LayerProgress { diff_id: diff_id.clone(), done, total });
             }
         };
-        let job =
-            Job { content: &self.content, blob, diff_id, tree, options: &self.options, beside, progress: &report };
-        // Whatever went wrong, it went wrong in this one of the image's layers.
-        let named = |error: Error| error.in_step(STEP, || format!("{STEP} {diff_id}"));
-        let (unpacked, owners) = pipeline::run(job, Shared(below)).map_err(named)?;
-        if let Ownership::Mapped(reown) = &self.options.ownership
-            && !owners.is_empty()
-        {
-            owners.each_batch(|batch| reown.reown(handle.as_fd(), batch))?;
-        }
+        let (handle, unpacked) = self.make_tree(staging, blob, diff_id, below, beside, &report)?;
         let Unpacked { entries, bytes, dependent, sets_root, skipped } = unpacked;
         let chain_id = dependent.then(|| chain_id.clone());
         let record = Record { diff_id: diff_id.clone(), chain_id, bytes, entries, sets_root, skipped };

@@ -665,3 +665,73 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whatever_a_tar_makes_is_itself_again() {
+    let fixture = fixture();
+    let below = Archive::new().dir("d/").file("d/below", b"1").symlink("way", "d").end();
+    let (blob, diff_id) = (fixture.put(&gzip(&below)), DiffId(Digest::of(&below)));
+    let lowest = fixture.layers.ensure(&blob, &diff_id, &[]).unwrap();
+    // Twice the same name, a hard link to the layer below, directories without entries, a way through a symlink below,
+    // whiteouts, an opaque directory, one more way to write the same.
+    let (upper, upper_id) = fixture.layer(
+        Archive::new()
+            .file("twice", b"first")
+            .file("./twice", b"second")
+            .hard_link("linked", "d/below")
+            .hard_link("again", "twice")
+            .file("way/through", b"x")
+            .file("no/entry/of/its/own", b"y")
+            .file("d/.wh.gone", b"")
+            .dir("o/")
+            .file("o/.wh..wh..opq", b"")
+            .symlink("to", "nowhere"),
+    );
+    let layer = fixture.layers.ensure(&upper, &upper_id, std::slice::from_ref(&lowest)).unwrap();
+    assert!(layer.chain_id().is_some());
+    let told = |blob: &Digest, layer: &Layer, below: &[Layer]| {
+        let mut told = vec![];
+        let mut tell = |path: &[u8], cause: String| told.push((String::from_utf8_lossy(path).into_owned(), cause));
+        fixture.layers.compare(blob, layer, below, &mut tell).unwrap();
+        told
+    };
+    assert_eq!(told(&blob, &lowest, &[]), []);
+    assert_eq!(told(&upper, &layer, std::slice::from_ref(&lowest)), []);
+    let tree = layer.tree();
+    // The two names of one file become two files, and what hides goes.
+    fs::remove_file(tree.join("again")).unwrap();
+    fs::write(tree.join("again"), "second").unwrap();
+    fs::set_permissions(tree.join("again"), fs::metadata(tree.join("twice")).unwrap().permissions()).unwrap();
+    fs::remove_file(tree.join("to")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", tree.join("to")).unwrap();
+    fs::remove_file(tree.join("d/gone")).unwrap();
+    let mark = fixture.layers.options.whiteouts.opaque_mark().unwrap();
+    sys::xattr::remove(File::open(tree.join("o")).unwrap().as_fd(), mark).unwrap();
+    let mut paths: Vec<_> = told(&upper, &layer, std::slice::from_ref(&lowest)).into_iter().map(|it| it.0).collect();
+    paths.sort();
+    assert_eq!(paths, ["again", "d/gone", "o", "to", "twice"]);
+    fixture.assert_clean();
+}
+
+#[test]
+fn a_deep_tree_is_compared() {
+    let fixture = fixture();
+    // More levels than are kept open, and more to do on the way back.
+    let deep = vec!["n"; 100].join("/");
+    let path = format!("{deep}/file");
+    let archive =
+        Archive::new().pax(&[("path", path.as_bytes())]).file("x", b"x").file("n/a/x", b"").file("n/n/z/x", b"");
+    let (blob, diff_id) = fixture.layer(archive);
+    let layer = fixture.layers.ensure(&blob, &diff_id, &[]).unwrap();
+    let told = || {
+        let mut told = vec![];
+        fixture.layers.compare(&blob, &layer, &[], &mut |path, cause| told.push((path.to_vec(), cause))).unwrap();
+        told
+    };
+    assert_eq!(told(), []);
+    for other in [&deep, "n/a", "n/n/z"] {
+        fs::write(layer.tree().join(other).join("other"), "").unwrap();
+    }
+    assert_eq!(told().len(), 3);
+    fixture.assert_clean();
+}

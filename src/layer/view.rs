@@ -46,6 +46,10 @@ impl fmt::Debug for Help {
 }
 
 impl Help {
+    pub(super) fn new(access: Option<Arc<dyn Access>>, whiteouts: WhiteoutFormat) -> Help {
+        Help { access, whiteouts }
+    }
+
     /// Of nobody.
     #[cfg(test)]
     pub(crate) fn of(whiteouts: WhiteoutFormat) -> Help {
@@ -65,7 +69,7 @@ impl Help {
         self.or(openat(dir, name, flags, 0), |access| access.open(dir, name, flags))
     }
 
-    fn open_dir(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    pub(super) fn open_dir(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
         self.open(dir, name, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NONBLOCK)
     }
 
@@ -73,12 +77,12 @@ impl Help {
         self.open(dir, name, libc::O_PATH)
     }
 
-    fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
+    pub(super) fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
         self.or(lstatat(dir, name), |_| fstat(self.handle(dir, name)?.as_fd()))
     }
 
     /// A directory, opened to be listed.
-    fn listing(&self, dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    pub(super) fn listing(&self, dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         self.open(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY)
     }
 
@@ -105,6 +109,12 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// `name` in a directory of one tree, with nothing of it merged.
+    pub(super) fn within(dir: &Arc<OwnedFd>, name: &CStr, help: &Help) -> io::Result<Found> {
+        let stat = help.stat(dir.as_fd(), name)?;
+        Ok(Found { place: dir.clone(), name: name.to_owned(), stat, dirs: vec![], help: help.clone() })
+    }
+
     pub(crate) fn file_type(&self) -> u32 {
         self.stat.st_mode & libc::S_IFMT
     }

@@ -14,6 +14,8 @@ use crate::{Error, ErrorKind};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Feature {
+    /// The kernel's own file system on `/proc`, which most of this report is read from.
+    Proc,
     /// A kernel of 5.12 or later, the oldest that the launch path is written for.
     Kernel,
     /// This process has root's capabilities.
@@ -50,7 +52,8 @@ pub enum Feature {
 
 impl Feature {
     /// All of them, in the order of the report.
-    pub const ALL: [Feature; 16] = [
+    pub const ALL: [Feature; 17] = [
+        Feature::Proc,
         Feature::Kernel,
         Feature::Root,
         Feature::UserNamespaces,
@@ -72,6 +75,7 @@ impl Feature {
     /// A short name for people.
     pub const fn name(self) -> &'static str {
         match self {
+            Feature::Proc => "proc",
             Feature::Kernel => "kernel",
             Feature::Root => "root",
             Feature::UserNamespaces => "user namespaces",
@@ -180,9 +184,10 @@ pub(super) const OUTER_FILTER: &str = "if this is a container, start it with `--
                             that allows the call";
 
 impl Host {
-    /// Every feature in turn.
+    /// Every feature in turn. Without `/proc` that one alone, since what would be said of the others is read from there.
     pub fn report(&self) -> Vec<Finding> {
-        Feature::ALL.into_iter().map(|feature| self.finding(feature)).collect()
+        let told = if self.proc { Feature::ALL.len() } else { 1 };
+        Feature::ALL.into_iter().take(told).map(|feature| self.finding(feature)).collect()
     }
 
     /// Whether a feature is there, wholly or with limits.
@@ -193,6 +198,12 @@ impl Host {
     /// What was found about one feature.
     pub fn finding(&self, feature: Feature) -> Finding {
         match feature {
+            Feature::Proc if self.proc => Finding::yes(feature, "mounted"),
+            Feature::Proc => Finding::no(
+                feature,
+                "the kernel's proc file system is not on /proc, or cannot be read there",
+                "mount -t proc proc /proc",
+            ),
             Feature::Kernel => self.kernel_finding(),
             Feature::Root => self.root_finding(),
             Feature::UserNamespaces => self.user_namespaces_finding(),
@@ -279,6 +290,13 @@ impl Host {
 
     fn user_namespaces_finding(&self) -> Finding {
         let what = Feature::UserNamespaces;
+        if self.unmapped {
+            return Finding::no(
+                what,
+                "this process has a user id that its own user namespace does not map, and may make no other",
+                "map it: unshare --map-root-user, or write /proc/PID/uid_map",
+            );
+        }
         if self.unshare != Trial::Reached {
             return Finding::no(what, "a system call filter refuses unshare(CLONE_NEWUSER)", OUTER_FILTER);
         }
@@ -319,7 +337,14 @@ impl Host {
 
     fn subordinate_finding(&self) -> Finding {
         let what = Feature::SubordinateIds;
-        const REMEDY: &str = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER";
+        let granting = |finding: Finding| {
+            let (first, name) = (self.unclaimed_ids, self.user.as_deref().unwrap_or("USER"));
+            let remedy = match first.checked_add(65_535) {
+                Some(last) => format!("usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}"),
+                None => format!("grant {name} 65536 ids in /etc/subuid and /etc/subgid that nobody else has"),
+            };
+            Finding { remedy: Some(remedy.into()), ..finding }
+        };
         if self.is_root() {
             return Finding::yes(what, "root maps any id");
         }
@@ -327,7 +352,7 @@ impl Host {
         let (uids, gids) = (total(&self.subordinate_uids), total(&self.subordinate_gids));
         if uids == 0 || gids == 0 {
             let file = if uids == 0 { "/etc/subuid" } else { "/etc/subgid" };
-            return Finding::no(what, format!("{file} grants uid {} nothing", self.uid), REMEDY);
+            return granting(Finding::no(what, format!("{file} grants uid {} nothing", self.uid), ""));
         }
         for (name, helper) in [("newuidmap", &self.newuidmap), ("newgidmap", &self.newgidmap)] {
             match helper {
@@ -357,7 +382,7 @@ impl Host {
         }
         if uids < 65536 || gids < 65536 {
             let detail = format!("{uids} user and {gids} group ids");
-            return Finding::partial(what, detail, "images use ids up to 65535", REMEDY);
+            return granting(Finding::partial(what, detail, "images use ids up to 65535", ""));
         }
         Finding::yes(what, format!("{uids} user and {gids} group ids"))
     }

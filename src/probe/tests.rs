@@ -73,6 +73,15 @@ fn this_host_can_be_probed_and_every_no_is_explained() {
 }
 
 #[test]
+fn without_proc_only_that_is_told() {
+    let fake = Fake::ordinary();
+    std::fs::remove_dir_all(fake.directory.path().join("proc")).unwrap();
+    let report = fake.host().report();
+    assert_eq!((report.len(), report[0].what, report[0].state), (1, Feature::Proc, State::No));
+    assert!(report[0].remedy.as_deref().unwrap().contains("mount"));
+}
+
+#[test]
 fn an_ordinary_host_has_it_all() {
     let host = Fake::ordinary().host();
     assert_eq!(host.kernel(), KernelVersion::new(6, 8));
@@ -216,4 +225,21 @@ fn each_rung_says_what_keeps_it_out_of_reach() {
     assert!(rung(&filtered, Feature::LandlockIsolation).1.contains("landlock_create_ruleset"));
     fake.write("proc/self/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\n");
     assert!(rung(&fake.host(), Feature::ChrootIsolation).1.contains("CAP_SYS_CHROOT"));
+}
+
+#[test]
+fn the_range_to_ask_for_is_nobody_elses() {
+    let fake = Fake::ordinary();
+    fake.write("etc/subuid", "bob:100000:65536\ncarol:300000:10\n");
+    let finding = fake.host().finding(Feature::SubordinateIds);
+    let remedy = finding.remedy.unwrap();
+    assert!(remedy.contains("--add-subuids 300010-365545") && remedy.ends_with(" alice"), "{remedy}");
+}
+
+#[test]
+fn an_id_that_is_not_mapped_makes_no_namespace() {
+    let fake = Fake::ordinary();
+    fake.write("proc/self/uid_map", "");
+    let finding = fake.host().finding(Feature::UserNamespaces);
+    assert!(finding.state == State::No && finding.cause.unwrap().contains("does not map"));
 }

@@ -39,7 +39,7 @@ impl Images {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when nothing is called so; [`Invalid`](ErrorKind::Invalid) when the text can
     /// be no name, and when several IDs begin with it (the message lists them);
-    /// [`Corrupt`](ErrorKind::Corrupt) when the image's own documents are damaged.
+    /// [`Corrupt`](ErrorKind::Corrupt) when the image's own documents are damaged or missing.
     pub fn resolve(&self, text: &str) -> Result<Image> {
         let found = match Meaning::of(text)? {
             Meaning::Digest(digest) => self.with_digest(&digest)?,
@@ -75,7 +75,13 @@ impl Images {
                 entry.digest == *digest && index::name_of(entry).is_some_and(|other| other.name() == name.name())
             }),
         };
-        entry.map(|entry| Ok(self.open_entry(entry)?.called_as(vec![name.clone()]))).transpose()
+        let Some(entry) = entry else { return Ok(None) };
+        match self.open_entry(entry) {
+            Ok(image) => Ok(Some(image.called_as(vec![name.clone()]))),
+            // Removed since the index was read.
+            Err(_) if !self.content().tags()?.contains(entry) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn with_digest(&self, digest: &Digest) -> Result<Option<Image>> {

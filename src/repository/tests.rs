@@ -175,7 +175,11 @@ fn a_damaged_image_can_be_removed_by_name() {
     root.images.content().remove_blob(image.id().digest()).unwrap();
     let error = root.images.list().unwrap_err();
     assert!(error.to_string().contains("damaged:1"), "{error}");
-    assert_eq!(root.images.resolve("damaged:1").unwrap_err().kind(), ErrorKind::NotFound);
+    let (whole, damaged) = root.images.list_whole().unwrap();
+    assert_eq!((whole.len(), damaged.len(), &whole[0].image), (1, 1, &healthy));
+    let error = root.images.resolve("damaged:1").unwrap_err();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Corrupt, "open the image \"damaged:1\""));
+    assert!(error.failed_path().is_some() && error.remedy_hint().is_some(), "{error}");
     assert_eq!(root.images.resolve(healthy.id().short()).unwrap(), healthy);
     // Its ID is unknown now: as long as an image in use is unaccounted for, this might be it.
     let in_use = || Ok(HashSet::from([image.id().clone()]));

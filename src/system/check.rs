@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +24,9 @@ use crate::{Error, ErrorKind, Result};
 pub enum Depth {
     /// Documents are read and verified; of layers' blobs only the sizes are compared.
     Quick,
-    /// Every byte of every blob is read and verified.
+    /// Every byte of every blob is read and verified, and every unpacked layer is compared with what its blob unpacks to.
+    /// For that each is unpacked once more, one at a time; one that there is no room for on the disk is
+    /// [`unchecked`](Report::unchecked). Layers that another identity has unpacked (root's, seen by a user) are not compared.
     #[default]
     Full,
 }
@@ -52,6 +56,8 @@ impl fmt::Display for Finding {
 pub struct Report {
     /// What is damaged, sorted by path. Empty when everything is whole.
     pub findings: Vec<Finding>,
+    /// What could not be looked at for want of space, of memory that may be used, or the like: unpacked layers, mostly.
+    pub unchecked: Vec<Finding>,
     /// What programs left that were killed, and what nothing needs. No damage: [`Engine::prune`](crate::Engine::prune)
     /// removes it.
     pub garbage: Vec<Garbage>,
@@ -70,13 +76,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing is damaged.
+    /// Whether nothing is damaged, as far as everything could be looked at; see [`unchecked`](Report::unchecked).
     pub fn is_whole(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
-const LOAD_AGAIN: &str = "remove the image, and pull or load it again";
+const LOAD_AGAIN: &str = "remove the image, and load it again";
 
 impl Root<'_> {
     /// See [`Engine::check`](crate::Engine::check).
@@ -90,6 +96,7 @@ impl Root<'_> {
         if depth == Depth::Full {
             let (verified, damaged) = self.verify(&look.verified)?;
             report.verified += verified;
+            self.compare_layers(&look.images, &damaged, &mut report)?;
             report.findings.extend(damaged);
         }
         match self.garbage(report.is_whole()) {
@@ -162,6 +169,48 @@ impl Root<'_> {
         Ok(bytes)
     }
 
+    /// Compares the images' unpacked layers with their blobs, where these are whole. A tree that differs is marked for the
+    /// next load.
+    fn compare_layers(&self, images: &[Stack], damaged: &[Finding], report: &mut Report) -> Result<()> {
+        let (store, content) = (self.images.layers(), self.images.content());
+        let mut seen = HashSet::new();
+        for Stack { layers: stack, .. } in images {
+            let diff_ids: Vec<DiffId> = stack.iter().map(|(_, diff_id)| diff_id.clone()).collect();
+            let layers = store.present(&diff_ids);
+            for (index, (layer, (blob, _))) in layers.iter().zip(stack).enumerate() {
+                let path = content.blob_path(blob);
+                let unsure = !content.contains(blob) || damaged.iter().any(|finding| finding.path == path);
+                if unsure || !seen.insert(layer.dir().to_owned()) {
+                    continue;
+                }
+                let before = inode(layer.tree());
+                let mut differences = Differences::default();
+                let compared =
+                    store.compare(blob, layer, &layers[..index], &mut |at, cause| differences.add(at, cause));
+                // One that was removed or replaced meanwhile is another one's business.
+                if before.is_none() || inode(layer.tree()) != before {
+                    continue;
+                }
+                match compared {
+                    Err(error) if error.kind() == ErrorKind::NotFound && !content.contains(blob) => continue,
+                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Hostile) => {
+                        report.findings.push(finding(&path, &error, LOAD_AGAIN));
+                        continue;
+                    }
+                    Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Limit) => {
+                        report.unchecked.push(finding(layer.tree(), &error, "raise the limit that the cause names"));
+                        continue;
+                    }
+                    other => other?,
+                }
+                // Where it cannot be marked, only removing it helps.
+                let marked = layer.mark_damaged(differences.number > 0).is_ok();
+                report.findings.extend(differences.told(layer.tree(), layer.dir(), marked));
+            }
+        }
+        Ok(())
+    }
+
     fn blob_finding(&self, digest: &Digest, error: &Error) -> Finding {
         finding(&self.images.content().blob_path(digest), error, LOAD_AGAIN)
     }
@@ -186,6 +235,53 @@ impl Root<'_> {
     }
 }
 
+/// What tells one directory from another that takes its place.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|status| (status.dev(), status.ino()))
+}
+
+/// In how many ways a tree is not its layer's, and the first of them.
+#[derive(Default)]
+struct Differences {
+    number: usize,
+    first: Vec<(PathBuf, String)>,
+}
+
+impl Differences {
+    /// More than these say nothing new.
+    const TOLD: usize = 20;
+
+    fn add(&mut self, at: &[u8], cause: String) {
+        self.number += 1;
+        if self.first.len() < Self::TOLD {
+            self.first.push((PathBuf::from(std::ffi::OsStr::from_bytes(at)), cause));
+        }
+    }
+
+    fn told(self, tree: &Path, dir: &Path, marked: bool) -> Vec<Finding> {
+        let remedy = match marked {
+            true => {
+                "load the image again, which unpacks the layer anew; stop containers that run on it before".to_owned()
+            }
+            false => format!("remove {}; it is unpacked again when it is needed", dir.display()),
+        };
+        let more = self.number - self.first.len();
+        let mut findings: Vec<Finding> = Vec::with_capacity(self.first.len() + 1);
+        for (at, cause) in self.first {
+            let path = match at.strip_prefix("..") {
+                Ok(beside) => dir.join(beside),
+                Err(_) if at.as_os_str().is_empty() => tree.to_owned(),
+                Err(_) => tree.join(at),
+            };
+            findings.push(Finding { path, cause, remedy: remedy.clone() });
+        }
+        if more > 0 {
+            findings.push(Finding { path: tree.to_owned(), cause: format!("{more} more things differ in it"), remedy });
+        }
+        findings
+    }
+}
+
 /// The cause is the error's own where it is known, or else the whole sentence.
 fn finding(path: &Path, error: &Error, remedy: &str) -> Finding {
     let cause = match error.cause() {
@@ -203,8 +299,8 @@ struct Look<'a> {
     verified: HashSet<Digest>,
     /// What was looked at, and whether as a document: what one image calls a layer may be another one's manifest.
     seen: HashSet<(Digest, bool)>,
-    /// The images that are there, with their layers' DiffIDs.
-    images: Vec<(Digest, Vec<DiffId>)>,
+    /// The images that are there.
+    images: Vec<Stack>,
 }
 
 impl<'a> Look<'a> {
@@ -337,7 +433,7 @@ impl<'a> Look<'a> {
             Ok(Document::Manifest(manifest)) => {
                 let by = format!("the manifest {digest}");
                 if manifest.config.media_type.is_config() {
-                    self.config(&manifest.config.digest, manifest.layers.len());
+                    self.config(&manifest.config.digest, &manifest.layers);
                 }
                 for descriptor in manifest.layers.into_iter().chain([manifest.config]) {
                     // Layers that are not to be distributed are fetched from elsewhere.
@@ -351,7 +447,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn config(&mut self, digest: &Digest, layers: usize) {
+    fn config(&mut self, digest: &Digest, layers: &[Descriptor]) {
         let bytes = match self.root.images.content().read_blob(digest, MAX_DOCUMENT) {
             Ok(bytes) => bytes,
             // That is known by now.
@@ -361,8 +457,11 @@ impl<'a> Look<'a> {
         if self.verified.insert(digest.clone()) {
             self.report.verified += bytes.len() as u64;
         }
-        match Config::parse(&bytes).and_then(|config| config.check_layer_count(layers).map(|()| config)) {
-            Ok(config) => self.images.push((digest.clone(), config.rootfs.diff_ids)),
+        match Config::parse(&bytes).and_then(|config| config.check_layer_count(layers.len()).map(|()| config)) {
+            Ok(config) => {
+                let layers = layers.iter().map(|layer| layer.digest.clone()).zip(config.rootfs.diff_ids).collect();
+                self.images.push(Stack { id: digest.clone(), layers });
+            }
             Err(error) if error.kind() == ErrorKind::Unsupported => {}
             Err(error) => self.report.findings.push(self.root.blob_finding(digest, &error)),
         }
@@ -392,15 +491,23 @@ impl<'a> Look<'a> {
     /// What containers and saved snapshots stand on.
     fn bases(&mut self, standing: &[Standing], layers: &Unpacked) {
         for Standing { path, image, id } in standing {
-            let found = self.images.iter().find(|(id, _)| id.as_str() == image);
+            let found = self.images.iter().find(|stack| stack.id.as_str() == image);
             let remedy = format!("remove {id}");
-            match found.map(|(_, diff_ids)| layers.have(diff_ids)) {
+            match found.map(|stack| layers.have(stack.layers.iter().map(|(_, diff_id)| diff_id))) {
                 Some(true) => {}
                 Some(false) => self.wrong(path, format!("layers of its image {image} are not unpacked"), remedy),
                 None => self.wrong(path, format!("its image {image} is not there, or not whole"), remedy),
             }
         }
     }
+}
+
+/// An image's layers, lowest first.
+struct Stack {
+    /// The image's ID.
+    id: Digest,
+    /// Each one's blob and DiffID.
+    layers: Vec<(Digest, DiffId)>,
 }
 
 /// Something that stands on an image.
@@ -427,9 +534,9 @@ struct Unpacked {
 }
 
 impl Unpacked {
-    fn have(&self, stack: &[DiffId]) -> bool {
+    fn have<'a>(&self, mut stack: impl Iterator<Item = &'a DiffId>) -> bool {
         let mut chain = None;
-        stack.iter().all(|diff_id| {
+        stack.all(|diff_id| {
             let next = ChainId::on(chain.as_ref(), diff_id);
             let there = self.diff_ids.contains(diff_id) || self.chain_ids.contains(&next);
             chain = Some(next);

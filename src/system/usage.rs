@@ -42,7 +42,8 @@ pub struct Share {
     pub active: usize,
     /// What all of them take, with the directories that hold them.
     pub usage: Usage,
-    /// Bytes that come free when everything goes that [`Engine::prune`](crate::Engine::prune) can be told to remove.
+    /// Bytes that [`Engine::prune`](crate::Engine::prune) can be told to free of this kind: of images and layers those that
+    /// no container and no snapshot stands on, running or not; of containers those that have ended.
     pub reclaimable: u64,
 }
 
@@ -54,7 +55,7 @@ pub struct Item {
     pub path: PathBuf,
     /// What it takes. Files that an earlier one shares with it are counted there.
     pub usage: Usage,
-    /// What comes free when everything goes that can go; nothing, or all of it.
+    /// What comes free when it goes: nothing where it cannot, see [`Share::reclaimable`], or all of it.
     pub reclaimable: u64,
 }
 
@@ -73,7 +74,14 @@ impl Root<'_> {
         }
         usage.images.count = known.len();
         usage.images.active = known.intersection(&used).count();
-        let free = self.plan(&PruneOptions { all_images: true, containers: true, dry_run: true })?.by_kind(self);
+        let free = |containers| {
+            let plan = self.plan(&PruneOptions { all_images: true, containers, dry_run: true })?;
+            Ok::<_, Error>(plan.by_kind(self))
+        };
+        // What stopped containers stand on stays until these go, as docker counts it.
+        let mut ended = free(true)?;
+        ended.retain(|garbage| garbage.kind == GarbageKind::Container);
+        let free = free(false)?.into_iter().chain(ended).collect::<Vec<_>>();
         for blob in free.iter().filter(|garbage| garbage.kind == GarbageKind::Blob) {
             usage.images.reclaimable += self.measure(&blob.path)?.usage().bytes;
         }

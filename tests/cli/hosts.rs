@@ -107,3 +107,37 @@ fn slaves_receive_and_nothing_is_shared() {
     let refused = root.sandbox(&["--rm", "-v", "/tmp:/tmp/b:rshared"], &["true"]);
     assert!(crate::support::complaint(&refused).contains("rshared"), "{refused:?}");
 }
+
+#[test]
+fn without_proc_nobody_guesses_who_we_are() {
+    if !is_root() {
+        return other_user("root");
+    }
+    let root = Root::new();
+    let script = format!("mount -t tmpfs none /proc && exec {COMMAND} --root {} \"$@\"", root.path().display());
+    let Some(output) = within(&["unshare", "-m", "sh", "-c", &script, "sh"], &["images"]) else { return };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("mount -t proc"), "{output:?}");
+    assert!(!root.path().exists());
+    let Some(output) = within(&["unshare", "-m", "sh", "-c", &script, "sh"], &["--json", "doctor"]) else { return };
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["findings"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["findings"][0]["what"], "proc");
+}
+
+#[test]
+fn a_limit_of_namespaces_is_no_full_disk() {
+    if !is_root() {
+        return other_user("root");
+    }
+    needs_containers!();
+    let root = Root::new();
+    let command = format!("{COMMAND} --root {} run --rm --rootfs / -- true", root.path().display());
+    let script = format!("echo 0 > /proc/sys/user/max_cgroup_namespaces && echo set && exec {command}");
+    let Some(output) = within(&["unshare", "-Ur", "sh", "-c"], &[&script]) else { return };
+    if output.stdout != b"set\n" {
+        return missing("a limit of namespaces that can be set");
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("limit of namespaces") && !said.contains("file system is full"), "{said}");
+}

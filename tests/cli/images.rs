@@ -163,3 +163,46 @@ fn load_reports_the_names_that_it_gave() {
     let said = root.ok(&["load", file.to_str().unwrap()]);
     assert_eq!(said, format!("Loaded image ID: {id}\n"));
 }
+
+#[test]
+fn a_damaged_image_hides_no_other_and_is_not_denied() {
+    let root = Root::new();
+    for name in ["whole:1", "broken:1", "gone:1"] {
+        let archive = docker_archive(name, &tar_of(&[("file", name.as_bytes())]));
+        assert!(feed(root.command(&["load"]), &archive).status.success());
+    }
+    let blob = |name: &str, field: &str| {
+        let inspected = root.json(&["inspect", name]);
+        root.path().join("blobs").join(inspected[0][field].as_str().unwrap().replace(':', "/"))
+    };
+    let (broken, gone) = (blob("broken:1", "id"), blob("gone:1", "digest"));
+    let text = fs::read_to_string(&broken).unwrap().replace("2020-01-02", "2020-01-03");
+    fs::write(&broken, text).unwrap();
+    fs::remove_file(&gone).unwrap();
+
+    for (options, rows) in [(&["images"][..], 2), (&["images", "-q"], 1)] {
+        let output = root.run(options);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), rows);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.lines().count() == 2 && said.contains("\"broken:1\"") && said.contains("\"gone:1\""), "{said}");
+    }
+    let output = root.run(&["--json", "images"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["names"]), (1, &json!(["whole:1"])));
+    for line in String::from_utf8(output.stderr).unwrap().lines() {
+        let error: serde_json::Value = serde_json::from_str(line).unwrap();
+        let error = &error["error"];
+        assert!(error["path"].is_string() && error["remedy"].is_string(), "{error}");
+        assert!(!error["cause"].as_str().unwrap().contains("try: "), "{error}");
+    }
+    for (name, path) in [("broken:1", broken), ("gone:1", gone)] {
+        let said = root.fails(1, &["inspect", name]);
+        assert!(said.contains("cannot open the image") && said.contains(path.to_str().unwrap()), "{said}");
+    }
+    assert!(root.fails(1, &["inspect", "other:1"]).contains("no container and no image"));
+    // What can still be found out about containers is.
+    assert!(root.ok(&["ps", "-a"]).starts_with("CONTAINER ID"));
+    root.ok(&["rmi", "broken:1", "gone:1"]);
+    root.ok(&["images"]);
+}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::support::{Root, docker_archive, tar_of};
+use super::support::{Root, docker_archive, needs_containers, tar_of};
 
 /// A root with one image, and a blob of it.
 fn loaded() -> (Root, String) {
@@ -19,7 +19,7 @@ fn loaded() -> (Root, String) {
 fn check_exits_with_what_it_found() {
     let (root, digest) = loaded();
     let text = root.ok(&["system", "check"]);
-    assert!(text.starts_with("Checked 1 name, 3 blobs (") && text.ends_with(": nothing is damaged\n"), "{text}");
+    assert!(text.starts_with("Checked 1 index entry, 3 blobs (") && text.ends_with(": nothing is damaged\n"), "{text}");
     let report = root.json(&["system", "check", "--quick"]);
     assert_eq!((&report["whole"], &report["layers"]), (&Value::Bool(true), &Value::from(1)));
 
@@ -63,4 +63,47 @@ fn df_adds_up_and_prune_tells_what_it_does() {
     assert_eq!(root.ok(&["images", "-q"]), "");
     let pruned = root.json(&["system", "prune", "-a"]);
     assert_eq!((&pruned["images"], &pruned["freed"]["bytes"]), (&Value::Array(vec![]), &Value::from(0)));
+}
+
+#[test]
+fn a_changed_layer_is_damage_until_it_is_loaded_again() {
+    let (root, _) = loaded();
+    let layers = std::fs::read_dir(root.path().join("layers")).unwrap();
+    let file = layers.into_iter().next().unwrap().unwrap().path().join("tree/file");
+    std::fs::write(&file, "evil\n").unwrap();
+    assert!(root.ok(&["system", "check", "--quick"]).contains("nothing is damaged"));
+    let output = root.run(&["system", "check"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(file.to_str().unwrap()) && text.contains("try: load the image again"), "{text}");
+    root.ok(&["load", "-i", root.file("image.tar").to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "text\n");
+    root.ok(&["system", "check"]);
+}
+
+#[test]
+fn a_mistyped_root_is_not_made() {
+    let root = Root::new();
+    for command in ["check", "df"] {
+        let said = root.fails(1, &["system", command]);
+        assert!(said.contains("there is no root at"), "{said}");
+    }
+    assert!(!root.path().exists());
+}
+
+#[test]
+fn what_a_stopped_container_stands_on_is_not_reclaimable() {
+    needs_containers!();
+    let (root, _) = loaded();
+    // Nothing in it can be started; the container stays all the same, or there is none.
+    let output = root.run(&["run", "--name", "over", "tool:1", "/file"]);
+    assert_ne!(output.status.code(), Some(0));
+    if root.json(&["ps", "-a"]).as_array().unwrap().is_empty() {
+        return;
+    }
+    let usage = root.json(&["system", "df"]);
+    assert_eq!((&usage["images"]["active"], &usage["layers"]["active"]), (&1.into(), &1.into()), "{usage}");
+    assert_eq!((&usage["images"]["reclaimable"], &usage["layers"]["reclaimable"]), (&0.into(), &0.into()), "{usage}");
+    assert!(usage["containers"]["reclaimable"].as_u64().unwrap() > 0, "{usage}");
+    assert!(root.ok(&["system", "prune", "-a", "-n"]).ends_with("Would free: 0B\n"));
 }

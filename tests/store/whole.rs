@@ -103,6 +103,76 @@ fn damage_of_every_kind_is_found_and_named() {
 }
 
 #[test]
+fn a_changed_tree_is_found_and_loading_again_replaces_it() {
+    let (dir, engine) = engine();
+    let bytes = archive("trees:1", 1, 2, 3, 1000);
+    let image = load(dir.path(), &engine, &bytes);
+    assert_eq!(image.manifest().layers.len(), 2);
+    let trees = std::fs::read_dir(engine.root().join("layers")).unwrap().map(|it| it.unwrap().path().join("tree"));
+    let tree = trees.into_iter().find(|tree| tree.join("layer0").exists()).unwrap();
+    let file = tree.join("layer0/dir0/file0");
+    type Change = fn(&Path);
+    let cases: [(Change, &str); 6] = [
+        (|file| std::fs::remove_file(file).unwrap(), "it is missing"),
+        (|file| std::fs::write(file, "").unwrap(), "its size is 0"),
+        (
+            |file| {
+                let mut bytes = std::fs::read(file).unwrap();
+                bytes[7] ^= 1;
+                std::fs::write(file, bytes).unwrap();
+            },
+            "from byte 7 on",
+        ),
+        (
+            |file| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+                std::fs::set_permissions(file, mode).unwrap();
+            },
+            "its mode is 0777",
+        ),
+        (
+            |file| {
+                std::fs::remove_file(file).unwrap();
+                std::os::unix::fs::symlink("x", file).unwrap();
+            },
+            "it is a symlink",
+        ),
+        (|file| std::fs::write(file.with_file_name("more"), "").unwrap(), "nothing of that name"),
+    ];
+    for (change, wanted) in cases {
+        change(&file);
+        assert!(engine.check(Depth::Quick).unwrap().is_whole(), "{wanted}");
+        let report = engine.check(Depth::Full).unwrap();
+        let finding = report.findings.iter().find(|finding| finding.cause.contains(wanted));
+        let finding = finding.unwrap_or_else(|| panic!("{wanted}: {:#?}", report.findings));
+        assert!(finding.path.parent() == file.parent() && finding.remedy.contains("load"), "{finding}");
+        // Looking changes nothing of it.
+        assert_eq!(engine.check(Depth::Full).unwrap().findings, report.findings);
+        load(dir.path(), &engine, &bytes);
+        assert_whole(&engine);
+    }
+    // The other way that the remedy of other damage names, and the way back.
+    let content = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "evil").unwrap();
+    assert!(!engine.check(Depth::Full).unwrap().is_whole());
+    std::fs::write(&file, &content).unwrap();
+    assert_whole(&engine);
+    std::fs::write(&file, "evil").unwrap();
+    engine.remove_image("trees:1", false).unwrap();
+    load(dir.path(), &engine, &bytes);
+    assert_whole(&engine);
+    // Much damage is told in few words.
+    for number in 0..50 {
+        std::fs::write(tree.join(number.to_string()), "").unwrap();
+    }
+    let findings = engine.check(Depth::Full).unwrap().findings;
+    assert!(findings.len() < 25 && findings.iter().any(|it| it.cause.contains("more things")), "{findings:#?}");
+    load(dir.path(), &engine, &bytes);
+    assert_whole(&engine);
+    clear(&engine);
+}
+
+#[test]
 fn loading_again_mends_damaged_blobs() {
     let (dir, engine) = engine();
     let bytes = archive("mended:1", 1, 2, 3, 1000);

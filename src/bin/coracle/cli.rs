@@ -40,6 +40,8 @@ impl Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Load images from an archive (docker save, podman, skopeo, umoci) or an OCI image layout
+    ///
+    /// All or nothing. What an interrupted load has taken in is no image, and the next command removes it.
     Load(Load),
     /// Make an image of one layer from a root file system, a tar or a directory
     Import(Import),
@@ -54,6 +56,8 @@ pub enum Command {
     /// Show everything about images and containers, as JSON
     Inspect(Inspect),
     /// Run a command in a new container
+    ///
+    /// Signals go to the command. One that hears no SIGINT is killed by the third ^C within a few seconds.
     Run(Box<Run>),
     /// Run a further command in a container that runs
     Exec(Exec),
@@ -113,10 +117,10 @@ pub struct Import {
     /// The platform that it is for (os/arch[/variant])
     #[arg(long)]
     pub platform: Option<Platform>,
-    /// Give all files of a directory to this owner, such as 0:0
+    /// Give all files of a directory to this owner, such as 0:0; those of a tar are whose it says
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<String>,
-    /// Compress the layer of a directory
+    /// Compress the layer of a directory; a tar is taken as it is
     #[arg(long, value_name = "FORMAT")]
     pub compression: Option<LayerCompression>,
 }
@@ -275,7 +279,7 @@ pub struct Run {
     /// The host name inside
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Give a capability, or ALL
+    /// Give a capability, or ALL, which counts more than --cap-drop ALL, as with docker
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_add: Vec<String>,
     /// Take a capability, or ALL
@@ -293,7 +297,8 @@ pub struct Run {
     /// The signal that `coracle stop` sends first
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
-    /// no-new-privileges[=false], seccomp=unconfined|builtin|strict|FILE, systempaths=unconfined, landlock[=false], untrusted
+    /// no-new-privileges[=false], seccomp=unconfined|builtin|strict|FILE (the last counts), systempaths=unconfined,
+    /// landlock[=false], untrusted
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Run over a directory of the host, which stays as it is, in place of an image
@@ -419,10 +424,14 @@ pub struct Kill {
 #[derive(Args)]
 pub struct Stop {
     /// How many seconds to wait before killing
-    #[arg(short = 't', long, visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
+    #[arg(short = 't', long, visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10, value_parser = seconds)]
     pub time: u64,
     #[command(flatten)]
     pub containers: Names,
+}
+
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of seconds")
 }
 
 #[derive(Args)]
@@ -436,7 +445,10 @@ pub struct Rm {
 
 #[derive(Subcommand)]
 pub enum System {
-    /// Look whether everything is whole; changes nothing, and exits with 1 when something is damaged
+    /// Look whether everything is whole; exits with 1 when something is damaged or could not be looked at
+    ///
+    /// It mends nothing. An unpacked layer that was changed is marked, and the next load of its image unpacks it anew. Like
+    /// every command it first clears away what killed programs left.
     Check(Check),
     /// Show what takes the space, to the byte
     Df(Df),
@@ -446,10 +458,10 @@ pub enum System {
 
 #[derive(Args)]
 pub struct Check {
-    /// Compare the sizes of layers, and do not read them
+    /// Compare the sizes of layers' blobs, and read neither these nor unpacked layers
     #[arg(long)]
     pub quick: bool,
-    /// Read and verify every byte; so it is unless told otherwise
+    /// Read and verify every byte of blobs and of unpacked layers; so it is unless told otherwise
     #[arg(long = "full", conflicts_with = "quick")]
     pub _full: bool,
 }

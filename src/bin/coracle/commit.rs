@@ -9,6 +9,11 @@ use crate::failure::Failure;
 use crate::{Context, change, cli, image};
 
 pub fn commit(context: &mut Context, arguments: cli::Commit) -> Result<u8, Failure> {
+    if let (Some(cli::LayerCompression::None), Some(_)) = (arguments.compression, arguments.level) {
+        let cause = "there is no level of no compression";
+        let refusal = Failure::new(ErrorKind::Invalid, "commit the container", cause);
+        return Err(refusal.remedy("leave --level out, or choose gzip or zstd"));
+    }
     let engine = context.engine()?;
     let container = engine.find_container(&arguments.container)?;
     let clamp_mtime = source_date_epoch("commit the container")?;

@@ -100,14 +100,14 @@ fn base(info: &Info, images: &HashMap<String, String>) -> String {
 
 /// The ID of the image that each name means.
 fn tagged_images(engine: &Engine) -> HashMap<String, String> {
-    let images = engine.list_images().unwrap_or_default();
+    let (images, _) = engine.images().list_whole().unwrap_or_default();
     let named = images.iter().flat_map(|listed| listed.tags.iter().map(move |name| (name.familiar(), listed)));
     named.map(|(name, listed)| (name, listed.image.id().to_string())).collect()
 }
 
 /// A name for each image that has one. A damaged image must not keep containers from being listed.
 pub fn image_names(engine: &Engine) -> HashMap<String, String> {
-    let images = engine.list_images().unwrap_or_default();
+    let (images, _) = engine.images().list_whole().unwrap_or_default();
     let named =
         images.iter().filter_map(|listed| Some((listed.image.id().to_string(), listed.tags.first()?.familiar())));
     named.collect()

@@ -134,6 +134,10 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
                     out.line(format_args!("  {}", one_line(leftover)));
                 }
             }
+            // What a container would be isolated from is no answer where there is none.
+            if let Err(failure) = trial {
+                return out.line(format_args!("\nTried: no sandbox runs here: {}", failure.message()));
+            }
             match enforcement {
                 Ok(enforcement) => {
                     out.line(format_args!("\nA container by default ({}):", enforcement.backend()));
@@ -143,11 +147,8 @@ fn show(context: &mut Context, findings: &[Finding], opened: &Result<Opened, Fai
                 }
                 Err(failure) => out.line(format_args!("\nA container by default: {}", failure.message())),
             }
-            match trial {
-                Ok(milliseconds) => {
-                    out.line(format_args!("\nTried: a sandbox ran `true` in {milliseconds:.1} ms"));
-                }
-                Err(failure) => out.line(format_args!("\nTried: no sandbox runs here: {}", failure.message())),
+            if let Ok(milliseconds) = trial {
+                out.line(format_args!("\nTried: a sandbox ran `true` in {milliseconds:.1} ms"));
             }
         }
     }

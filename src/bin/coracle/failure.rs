@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use coracle::{Error, ErrorKind};
+use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::output;
@@ -65,15 +66,31 @@ impl Failure {
             _ => ErrorKind::Io,
         };
         let shown = path.as_ref().map(|path| format!("{path:?}: ")).unwrap_or_default();
-        Failure::own(Own {
+        // As the library has them.
+        let said = match error.raw_os_error().map(Errno::from_raw) {
+            Some(errno) if errno != Errno::UnknownErrno => format!("{} ({errno:?})", errno.desc()),
+            _ => error.to_string(),
+        };
+        let failure = Failure::own(Own {
             kind: name(kind),
-            message: format!("cannot {step}: {shown}{error}"),
+            message: format!("cannot {step}: {shown}{said}"),
             step: Some(step.to_owned()),
             path,
             errno: error.raw_os_error(),
-            cause: Some(error.to_string()),
+            cause: Some(said),
             remedy: None,
-        })
+        });
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) if failure.has_path() => {
+                failure.remedy("correct the path; a relative one starts in the working directory")
+            }
+            Some(Errno::EACCES) if failure.has_path() => {
+                failure.remedy("run as its owner or as root, or change its mode")
+            }
+            Some(Errno::ENOSPC | Errno::EDQUOT) => failure.remedy("free some space where the output goes"),
+            Some(Errno::EAGAIN) => failure.remedy("raise `ulimit -u`, the limit of processes and threads"),
+            _ => failure,
+        }
     }
 
     /// Arguments that cannot be understood; from clap's text, which has several paragraphs.
@@ -103,6 +120,10 @@ impl Failure {
 
     fn own(own: Own) -> Failure {
         Failure { code: 1, what: What::Own(Box::new(own)) }
+    }
+
+    fn has_path(&self) -> bool {
+        matches!(&self.what, What::Own(own) if own.path.is_some())
     }
 
     /// Says what would help.

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use coracle::image::{FileOwner, ImportOptions, ImportSource, LoadOptions, LoadSource};
+use coracle::image::{FileOwner, ImportOptions, ImportSource, Listed, LoadOptions, LoadSource};
 use coracle::{ErrorKind, Image, Reference};
 use serde_json::{Value, json};
 
@@ -69,6 +69,17 @@ pub fn load(context: &mut Context, arguments: cli::Load) -> Result<u8, Failure> 
 }
 
 pub fn import(context: &mut Context, arguments: cli::Import) -> Result<u8, Failure> {
+    if !arguments.source.is_dir() {
+        for (option, given) in
+            [("--owner", arguments.owner.is_some()), ("--compression", arguments.compression.is_some())]
+        {
+            if given {
+                let cause = format!("{option} is for directories, and a tar is taken as it is");
+                let refusal = Failure::new(ErrorKind::Invalid, "import an image", cause);
+                return Err(refusal.remedy("leave it out, or unpack the tar and import the directory"));
+            }
+        }
+    }
     let clamp_mtime = commit::source_date_epoch("import an image")?;
     let mut options = ImportOptions {
         reference: arguments.reference.as_deref().map(str::parse).transpose()?,
@@ -108,23 +119,29 @@ fn owner(text: &str) -> Result<FileOwner, Failure> {
 }
 
 pub fn list(context: &mut Context, arguments: &cli::Images) -> Result<u8, Failure> {
-    let images = context.engine()?.list_images()?;
+    // One that is damaged must not hide the others.
+    let (images, damaged) = context.engine()?.images().list_whole()?;
+    show_list(context, arguments, &images);
+    let status = u8::from(!damaged.is_empty());
+    for error in damaged {
+        Failure::from(error).tell(context.json);
+    }
+    Ok(status)
+}
+
+fn show_list(context: &mut Context, arguments: &cli::Images, images: &[Listed]) {
     if context.json {
         let list: Vec<Value> = images.iter().map(|listed| summary(&listed.image, &listed.tags)).collect();
-        context.out.json(&list);
-        return Ok(0);
+        return context.out.json(&list);
     }
     let id = |image: &Image| {
         if arguments.no_trunc { image.id().to_string() } else { image.id().short().to_owned() }
     };
     if arguments.quiet {
-        for listed in &images {
-            context.out.line(id(&listed.image));
-        }
-        return Ok(0);
+        return images.iter().for_each(|listed| context.out.line(id(&listed.image)));
     }
     let mut table = Table::new(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
-    for listed in &images {
+    for listed in images {
         let mut row = |repository: String, tag: String| {
             let created = human::ago(listed.image.config().created.as_deref());
             table.row([repository, tag, id(&listed.image), created, human::size(listed.image.size())]);
@@ -141,7 +158,6 @@ pub fn list(context: &mut Context, arguments: &cli::Images) -> Result<u8, Failur
         }
     }
     context.out.text(&table.render());
-    Ok(0)
 }
 
 pub fn tag(context: &mut Context, arguments: &cli::Tag) -> Result<u8, Failure> {

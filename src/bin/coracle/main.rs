@@ -42,8 +42,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind as Usage;
+use clap::error::{ContextKind, ContextValue, ErrorKind as Usage};
 use coracle::{Engine, EngineOptions, IsolationChoice};
+use nix::sys::signal::{SigSet, Signal};
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -80,6 +81,9 @@ impl Context {
 }
 
 fn main() -> ExitCode {
+    // A file that grows over its limit is an error to be told. Blocked and not ignored: containers get it as ever.
+    // Where that cannot be, we die of it as before.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -145,9 +149,32 @@ fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
             // The statuses of `run` below 125 are the container's.
             let code = if command.as_deref() == Some("run") { 125 } else { 2 };
             let help = command.map_or("coracle --help".to_owned(), |command| format!("coracle {command} --help"));
-            ExitCode::from(Failure::usage(&error.render().to_string(), &help).exits(code).tell(json))
+            let failure = misunderstood(&error, arguments, &help);
+            ExitCode::from(failure.exits(code).tell(json))
         }
     }
+}
+
+/// What is wrong with the arguments, where that can be said better than clap does.
+fn misunderstood(error: &clap::Error, arguments: &[OsString], help: &str) -> Failure {
+    let text = error.render().to_string();
+    if error.kind() == Usage::InvalidUtf8 {
+        let bad: Vec<String> =
+            arguments.iter().filter(|it| it.to_str().is_none()).map(|it| format!("{it:?}")).collect();
+        let text = format!("not UTF-8, which all arguments but paths of the host have to be: {}", bad.join(", "));
+        return Failure::usage(&text, help);
+    }
+    let option = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (Usage::UnknownArgument, Some(ContextValue::String(option))) if option.starts_with('-') => option,
+        _ => return Failure::usage(&text, help),
+    };
+    let name = option.split_once('=').map_or(option.as_str(), |(name, _)| name);
+    if let Some((cause, remedy)) = options::of_docker(name) {
+        return Failure::usage(&format!("there is no option {name}: {cause}"), remedy.unwrap_or(help));
+    }
+    // That it could be meant as a word is a tip for few; a similar name is one for many.
+    let similar: String = text.split("\n\n").filter(|part| part.contains("similar")).collect();
+    Failure::usage(&format!("there is no option {name}\n\n{}", similar.trim()), help)
 }
 
 /// The command and whether errors are wanted as JSON, from arguments that could not be parsed.

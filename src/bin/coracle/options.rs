@@ -69,7 +69,12 @@ pub fn security(profile: &mut Profile, text: &str) -> Result<(), Failure> {
         ("seccomp", path) if !path.is_empty() => {
             let json = std::fs::read(path)
                 .map_err(|error| Failure::io("read the seccomp profile", Some(Path::new(path)), &error))?;
-            profile.seccomp = Seccomp::Custom(Arc::new(Policy::from_json(&json)?));
+            let policy = Policy::from_json(&json).map_err(|error| {
+                let cause = error.cause().map_or_else(|| error.to_string(), str::to_owned);
+                let refusal = Failure::new(error.kind(), &format!("read the seccomp profile {path:?}"), cause);
+                refusal.remedy("name a file in docker's format, or unconfined, builtin or strict")
+            })?;
+            profile.seccomp = Seccomp::Custom(Arc::new(policy));
         }
         ("landlock", "" | "true") => profile.landlock = LandlockLayer::Layer2026_11,
         ("landlock", "false") => profile.landlock = LandlockLayer::None,
@@ -94,6 +99,33 @@ pub fn id_map(text: &str) -> Result<IdMap, Failure> {
         Some((first, size)) => Ok(IdMap::new(first, first, size)),
         None => Err(refuse("give the container a user namespace", text, "expected FIRST:SIZE, e.g. 300000:65536")),
     }
+}
+
+/// What is said about options of docker's that are not there: why, and what to do in their place.
+pub fn of_docker(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    Some(match name {
+        "-m" | "--memory" | "--memory-swap" | "--cpus" | "-c" | "--cpu-shares" | "--cpuset-cpus" | "--pids-limit" => {
+            ("limits of memory, cpu and processes cannot be set by the command line yet", None)
+        }
+        "--ulimit" => {
+            ("limits of resources cannot be set yet", Some("set them with `ulimit` before, which containers inherit"))
+        }
+        "-p" | "--publish" | "-P" | "--publish-all" => {
+            ("containers have no network of their own to publish ports of", Some("--network host"))
+        }
+        "--device" => ("it is a bind mount here", Some("-v /dev/fuse:/dev/fuse:dev")),
+        "--gpus" => {
+            ("nothing finds devices by their vendors", Some("-v /dev/dri:/dev/dri:dev, as far as that will do"))
+        }
+        "--privileged" => (
+            "nothing switches all protection off at once",
+            Some("--cap-add ALL --security-opt seccomp=unconfined --security-opt systempaths=unconfined"),
+        ),
+        "--restart" => {
+            ("a container lives as long as its `coracle run`", Some("let a shell or a service manager start it again"))
+        }
+        _ => return None,
+    })
 }
 
 /// `filesystem-read` and the like.

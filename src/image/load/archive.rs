@@ -186,6 +186,10 @@ impl Bundle for Archive {
         Ok(self.documents.get(name).cloned())
     }
 
+    fn is_empty(&self) -> bool {
+        self.documents.is_empty() && self.members.is_empty() && self.links.is_empty()
+    }
+
     fn blob(&mut self, _: &mut Session, _: &Digest, _: u64) -> Result<bool> {
         // Every blob of the archive went to the store when it came by.
         Ok(false)

@@ -19,7 +19,7 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// The images that an `index.json` offers, each as one manifest or index, or as several manifests of which the platform
 /// chooses.
 pub(super) fn candidates(index: &[u8]) -> Result<Vec<Candidate<Vec<Descriptor>>>> {
-    let at = |error: Error| error.path("index.json");
+    let at = |error: Error| error.in_step("read the manifest", || STEP.to_owned()).path("index.json");
     let Document::Index(index) = Document::parse(index, None).map_err(at)? else {
         return Err(at(Error::new(ErrorKind::Invalid, STEP)).because("it is an image manifest, not an index"));
     };

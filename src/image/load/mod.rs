@@ -80,13 +80,18 @@ trait Bundle {
     /// Takes in a file by its path in a Docker archive; of a layer it is known what it is when it is not compressed, and
     /// one that the store has is not read then.
     fn member(&mut self, session: &mut Session, path: &str, layer: Option<&DiffId>) -> Result<Option<(Digest, u64)>>;
+    /// Whether it has nothing at all.
+    fn is_empty(&self) -> bool {
+        false
+    }
 }
 
 impl Images {
     /// Takes in the images of an archive or layout, unpacks their layers and names them. All or nothing: the images
     /// become visible together, or, after an error, not at all.
     ///
-    /// Images that are there already are named again and otherwise left as they are. A name that another image had
+    /// Images that are there already are named again and otherwise left as they are; only unpacked layers that
+    /// [`Engine::check`](crate::Engine::check) has found changed are unpacked anew. A name that another image had
     /// moves; that image stays, nameless if this was its last name.
     ///
     /// # Errors
@@ -118,7 +123,9 @@ impl Images {
         };
         let (mut images, path) = match source {
             LoadSource::Stream(stream) => {
-                (gather(&mut archive::Archive::read(session, stream)?, session, &wanted, options)?, None)
+                let archive = archive::Archive::read(session, stream).map_err(|error| of_archive(error, None))?;
+                let gathered = gather(&mut { archive }, session, &wanted, options);
+                (gathered.map_err(|error| of_archive(error, None))?, None)
             }
             LoadSource::Path(path) => (gather_at(&path, session, &wanted, options)?, Some(path)),
         };
@@ -158,12 +165,30 @@ fn gather_at(path: &Path, session: &mut Session, wanted: &Wanted, options: &Load
     } else {
         archive::Archive::read_file(session, file).and_then(|mut it| gather(&mut it, session, wanted, options))
     }
+    .map_err(|error| of_archive(error, Some(path)))
     .map_err(|error| if error.failed_path().is_some() { error } else { error.path(path) })
+}
+
+/// Says of an error which archive it was, where it names at most something in the archive, and what helps.
+fn of_archive(error: Error, path: Option<&Path>) -> Error {
+    let damaged = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) && error.raw_os_error().is_none();
+    let mut error = error;
+    if let Some(path) = path
+        && let Some(within) = error.failed_path().filter(|it| it.is_relative() && !it.starts_with(path))
+    {
+        let within = within.display().to_string();
+        error = error.of_part(&within).path(path);
+    }
+    if damaged && error.remedy_hint().is_none() {
+        error = error.remedy("get or write the archive again: it is damaged, was cut short, or is none");
+    }
+    error
 }
 
 fn unpack(session: &mut Session, images: &[Named], options: &LoadOptions) -> Result<()> {
     for (image, _) in images {
         session.hold_layers(image)?;
+        image.give_up_damaged_layers()?;
         image.ensure_layers(options.progress.as_ref())?;
     }
     Ok(())
@@ -279,7 +304,7 @@ fn fetch(bundle: &mut dyn Bundle, session: &mut Session, blob: &Descriptor, role
     Err(if blob.media_type.is_foreign_layer() {
         error
             .because("the archive leaves out this layer, for it may not be redistributed")
-            .remedy("pull the image from its registry")
+            .remedy("save the archive with a program that has the layer")
     } else {
         error.because("the blob is missing from the archive").remedy("write the archive again")
     })
@@ -340,6 +365,11 @@ fn not_an_archive(bundle: &mut dyn Bundle) -> Result<Error> {
         return Ok(Error::new(ErrorKind::Unsupported, STEP)
             .because("it is an archive of Docker 1.9 or older, without manifest.json")
             .remedy("load it with Docker and save it again"));
+    }
+    if bundle.is_empty() {
+        return Ok(Error::new(ErrorKind::Invalid, STEP)
+            .because("it is empty")
+            .remedy("look at what was to write it; docker save and skopeo copy write archives"));
     }
     Ok(Error::new(ErrorKind::Invalid, STEP)
         .because("it is no image archive: it has neither index.json nor manifest.json")

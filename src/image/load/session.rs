@@ -97,10 +97,12 @@ impl Session {
         let progress = self.progress.clone();
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(PIECE, 0);
+        // What is full is the disk of the store.
+        let root = self.images.content().root().to_owned();
         let taken = self.ingest(name, expected, Some(size), |ingest| {
             loop {
                 let count = fill(from, &mut buffer).map_err(|error| Error::io(STEP, "read", error))?;
-                ingest.write_all(&buffer[..count]).map_err(|error| Error::io(STEP, "write", error))?;
+                ingest.write_all(&buffer[..count]).map_err(|error| unwritten(error, &root))?;
                 let last = count < buffer.len();
                 if let Some(observer) = &progress
                     && (last || ingest.written() < size)
@@ -179,6 +181,13 @@ impl Session {
         if let Some(observer) = &self.progress {
             observer(progress);
         }
+    }
+}
+
+fn unwritten(error: std::io::Error, root: &std::path::Path) -> Error {
+    match error.raw_os_error() {
+        Some(_) => Error::io(STEP, "write", error).path(root),
+        None => Error::io(STEP, "write", error),
     }
 }
 

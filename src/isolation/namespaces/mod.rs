@@ -605,7 +605,9 @@ pub(super) fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     let arguments: Vec<Vec<u8>> = process.args().iter().flatten().map(|word| word.clone().into_bytes()).collect();
     let environment: Vec<Vec<u8>> = process.env().iter().flatten().map(|word| word.clone().into_bytes()).collect();
     let Some(name) = arguments.first().filter(|name| !name.is_empty()) else {
-        return Err(Error::new(ErrorKind::Invalid, "execute the command").because("there is none"));
+        return Err(Error::new(ErrorKind::CommandNotFound, "execute the command")
+            .because("its name is empty")
+            .remedy("name a command, e.g. sh"));
     };
     for word in arguments.iter().chain(&environment) {
         if word.contains(&0) {

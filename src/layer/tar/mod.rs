@@ -164,7 +164,10 @@ impl<R: BufRead> Reader<R> {
                 }
                 return self.end(&pending);
             }
-            let header = Header::new(block).map_err(|why| self.corrupt(format!("the header's {why}")))?;
+            let header = Header::new(block).map_err(|why| match self.entries == 0 && start == 0 {
+                true => self.corrupt(format!("this is no tar archive: the first header's {why}")),
+                false => self.corrupt(format!("the header's {why}")),
+            })?;
             self.at.1 = header.name();
             let size = header.size().map_err(|why| self.corrupt(format!("the header's {why}")))?;
             let first = pending.offset.is_none();
