@@ -25,7 +25,7 @@ use super::relay::Relays;
 use super::runtime::Runtime;
 use super::user::{self, User};
 use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
-use crate::isolation::{ExecRequest, Joining};
+use crate::isolation::{ExecRequest, Joining, maps_of};
 use crate::launch::{self, Process};
 use crate::security::{Capability, CapabilitySet, Seccomp};
 use crate::sys::path::Root;
@@ -47,9 +47,6 @@ pub(crate) struct Template {
     /// See personality(2).
     #[serde(default)]
     personality: Option<u32>,
-    /// Of a user namespace that the host's root has made: users and groups.
-    #[serde(default)]
-    maps: [Vec<LinuxIdMapping>; 2],
 }
 
 /// Which system call filter.
@@ -85,9 +82,7 @@ impl Template {
         };
         let identity = runtime.identity.name().to_owned();
         let personality = crate::isolation::persona(spec);
-        let maps = spec.linux().as_ref().map_or([&None, &None], |linux| [linux.uid_mappings(), linux.gid_mappings()]);
-        let maps = maps.map(|map| map.clone().unwrap_or_default());
-        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality, maps }).ok()
+        serde_json::to_value(Template { identity, namespaces, process, filter, filter_flags, personality }).ok()
     }
 
     fn read(runtime: &Runtime, info: &Info) -> Result<Template> {
@@ -309,6 +304,10 @@ impl ExecBuilder {
         let process = self.process(&template, &container)?;
         let program = template.program(runtime)?;
         let joining = joining(runtime, &info)?;
+        let maps = maps(runtime, &template.namespaces, container.pid).map_err(|error| match container.has_ended() {
+            Ok(true) => not_running().source_is(error),
+            _ => error,
+        })?;
         let owner = runtime.owner()?;
         let streams = io::connect(stdin, stdout, stderr)?;
         let plan = runtime.isolation.exec(ExecRequest {
@@ -321,7 +320,7 @@ impl ExecBuilder {
             seccomp: program.as_deref(),
             seccomp_flags: template.filter_flags,
             personality: template.personality,
-            maps: template.maps.each_ref().map(Vec::as_slice),
+            maps: maps.each_ref().map(Vec::as_slice),
             joining,
         })?;
         let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));
@@ -404,6 +403,14 @@ impl ExecBuilder {
             process.set_cwd(path.clone());
         }
         Ok(process)
+    }
+}
+
+/// The maps of a user namespace that the host's root has given a container whose first process is `pid`.
+pub(super) fn maps(runtime: &Runtime, kinds: &[LinuxNamespaceType], pid: u32) -> Result<[Vec<LinuxIdMapping>; 2]> {
+    match runtime.identity.is_rootless() || !kinds.contains(&LinuxNamespaceType::User) {
+        true => Ok([vec![], vec![]]),
+        false => maps_of(pid),
     }
 }
 

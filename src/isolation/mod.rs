@@ -31,6 +31,7 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) use hooks::{Place as HookPlace, Stops, plan as hook_plan};
 pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
+pub(crate) use userns::maps_of;
 
 /// Something that isolation separates the workload from, or takes from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -360,7 +361,7 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) seccomp_flags: u32,
     /// The execution domain, where the container has one set, see personality(2).
     pub(crate) personality: Option<u32>,
-    /// Of a user namespace that the host's root has made: users and groups. Empty where there is none such.
+    /// Of a user namespace that the host's root has given it: users and groups. Empty where there is none such.
     pub(crate) maps: [&'a [LinuxIdMapping]; 2],
     pub(crate) joining: Joining,
 }
