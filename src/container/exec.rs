@@ -27,7 +27,7 @@ use super::runtime::Runtime;
 use super::terminal::{TERM, Terminal, WindowSize};
 use super::user::{self, User};
 use super::{Container, Control, ExitStatus, Inner, Output, Signal, owner};
-use crate::isolation::{ExecRequest, Ground, Joining};
+use crate::isolation::{ExecRequest, Ground, Joining, maps_of};
 use crate::launch::{self, Process};
 use crate::security::{Capability, CapabilitySet, Landlock, Seccomp};
 use crate::sys::path::Root;
@@ -49,9 +49,6 @@ pub(crate) struct Template {
     /// See personality(2).
     #[serde(default)]
     personality: Option<u32>,
-    /// Of a user namespace that the host's root has made: users and groups.
-    #[serde(default)]
-    maps: [Vec<LinuxIdMapping>; 2],
     /// What landlock allows on top.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layer: Option<Landlock>,
@@ -99,10 +96,8 @@ impl Template {
         };
         let identity = name_of(rung);
         let personality = crate::isolation::persona(spec);
-        let maps = spec.linux().as_ref().map_or([&None, &None], |linux| [linux.uid_mappings(), linux.gid_mappings()]);
-        let maps = maps.map(|map| map.clone().unwrap_or_default());
         let layer = layer.cloned();
-        let template = Template { identity, namespaces, process, filter, filter_flags, personality, maps, layer };
+        let template = Template { identity, namespaces, process, filter, filter_flags, personality, layer };
         serde_json::to_value(template).ok()
     }
 
@@ -337,6 +332,10 @@ impl ExecBuilder {
         let process = self.process(&template, rung, &container)?;
         let program = template.program(runtime)?;
         let joining = joining(runtime, &info)?;
+        let maps = maps(runtime, &template.namespaces, container.pid).map_err(|error| match container.has_ended() {
+            Ok(true) => not_running().source_is(error),
+            _ => error,
+        })?;
         let owner = runtime.owner()?;
         let mut streams = io::connect_as_set(self.tty, set, output)?;
         let plan = rung.backend.exec(ExecRequest {
@@ -352,7 +351,7 @@ impl ExecBuilder {
             seccomp: program.as_deref(),
             seccomp_flags: template.filter_flags,
             personality: template.personality,
-            maps: template.maps.each_ref().map(Vec::as_slice),
+            maps: maps.each_ref().map(Vec::as_slice),
             joining,
         })?;
         let launched = launch::launch(plan, owner.lock(), &runtime.root().join("tmp"));
@@ -443,6 +442,14 @@ impl ExecBuilder {
             process.set_cwd(path.clone());
         }
         Ok(process)
+    }
+}
+
+/// The maps of a user namespace that the host's root has given a container whose first process is `pid`.
+pub(super) fn maps(runtime: &Runtime, kinds: &[LinuxNamespaceType], pid: u32) -> Result<[Vec<LinuxIdMapping>; 2]> {
+    match runtime.identity.is_rootless() || !kinds.contains(&LinuxNamespaceType::User) {
+        true => Ok([vec![], vec![]]),
+        false => maps_of(pid),
     }
 }
 

@@ -110,6 +110,7 @@ impl<'a> Lifecycle<'a> {
         let runtime = &draft.runtime;
         let kinds = kinds(draft);
         let Some(command) = draft.spec.process() else { return Ok(()) };
+        let maps = exec::maps(runtime, &kinds, process.pid())?;
         for hook in self.list("startContainer") {
             let mut command = command.clone();
             let path = hook.path().to_string_lossy().into_owned();
@@ -117,7 +118,6 @@ impl<'a> Lifecycle<'a> {
             // What is executed is the path, whatever the first argument says.
             args[0] = path;
             command.set_args(Some(args)).set_env(hook.env().clone()).set_cwd("/".into());
-            let maps = draft.spec.linux().as_ref().map_or([&None, &None], |l| [l.uid_mappings(), l.gid_mappings()]);
             let state = self.told("created", inside(process.pid()));
             run(runtime, "startContainer", hook, &state, |stdio| {
                 self.rung.backend.exec(ExecRequest {
@@ -133,7 +133,7 @@ impl<'a> Lifecycle<'a> {
                     seccomp: draft.seccomp.as_deref(),
                     seccomp_flags: draft.seccomp_flags,
                     personality: persona(&draft.spec),
-                    maps: maps.map(|map| map.as_deref().unwrap_or_default()),
+                    maps: maps.each_ref().map(Vec::as_slice),
                     joining: exec::joining(runtime, &draft.info)?,
                 })
             })?;

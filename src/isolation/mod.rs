@@ -53,6 +53,7 @@ pub use namespaces::Namespaces;
 pub(crate) use namespaces::layer;
 pub(crate) use namespaces::process::persona;
 pub(crate) use range::Range;
+pub(crate) use userns::maps_of;
 
 /// Something that isolation separates the workload from, or takes from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -415,7 +416,7 @@ pub struct ExecRequest<'a> {
     pub(crate) seccomp_flags: u32,
     /// The execution domain, where the container has one set, see personality(2).
     pub(crate) personality: Option<u32>,
-    /// Of a user namespace that the host's root has made: users and groups. Empty where there is none such.
+    /// Of a user namespace that the host's root has given it: users and groups. Empty where there is none such.
     pub(crate) maps: [&'a [LinuxIdMapping]; 2],
     pub(crate) layer: Option<&'a security::Landlock>,
     pub(crate) host: &'a Host,

@@ -38,9 +38,19 @@ pub(super) fn maps(namespace: BorrowedFd<'_>, root: &Path, lease: BorrowedFd<'_>
     let register = plan.send_copy(namespace)?;
     plan.setns(register, CLONE_NEWUSER, "user namespace".to_owned());
     let parked = Opener::start(plan, lease, &root.join("tmp"))?;
+    let maps = maps_of(parked.pid())?;
+    match parked.lives() {
+        true => Ok(maps),
+        false => Err(Error::new(ErrorKind::Launch, "enter the user namespace").because("the process was killed")),
+    }
+}
+
+/// The maps of the user namespace that a process is in: users and groups, as this program has them. Whose number it is has
+/// to be found out afterwards.
+pub(crate) fn maps_of(pid: u32) -> Result<[Vec<LinuxIdMapping>; 2]> {
     let mut maps = [vec![], vec![]];
     for (name, map) in ["uid_map", "gid_map"].iter().zip(&mut maps) {
-        let path = PathBuf::from(format!("/proc/{}/{name}", parked.pid()));
+        let path = PathBuf::from(format!("/proc/{pid}/{name}"));
         let step = "read the map of the user namespace";
         let text = std::fs::read_to_string(&path).map_err(|error| Error::io(step, "read", error).path(&path))?;
         for line in text.lines() {
@@ -51,10 +61,7 @@ pub(super) fn maps(namespace: BorrowedFd<'_>, root: &Path, lease: BorrowedFd<'_>
             }
         }
     }
-    match parked.lives() {
-        true => Ok(maps),
-        false => Err(Error::new(ErrorKind::Launch, "enter the user namespace").because("the process was killed")),
-    }
+    Ok(maps)
 }
 
 /// The host's number of an id inside.

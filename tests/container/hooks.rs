@@ -226,3 +226,28 @@ fn the_last_hooks_are_run_by_whoever_removes_the_container() {
     assert_eq!(scripts.lines().lines().count(), 2);
     lab.assert_clean();
 }
+
+/// A host program that ignores SIGCHLD hears how its hooks ended, and has no more descriptors for them.
+#[test]
+fn a_host_that_ignores_sigchld_hears_how_hooks_end() {
+    let Some(lab) = Lab::new() else { return };
+    super::host::finish(&lab, &mut super::host::role("hooked", &lab.root()));
+}
+
+pub fn hooked(root: &str) {
+    let engine = coracle::Engine::open(root).unwrap();
+    let start = |status: u8| {
+        let script = format!("exit {status}");
+        let hook = serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        let all = serde_json::json!({"createRuntime": hook, "startContainer": hook});
+        engine.sandbox().spec(hooks(all)).command(["/bin/true"]).output()
+    };
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(start(0).unwrap().status.success());
+    let before = open();
+    for _ in 0..3 {
+        assert!(start(0).unwrap().status.success());
+        assert!(start(3).unwrap_err().to_string().contains("status 3"));
+    }
+    assert_eq!(open(), before);
+}

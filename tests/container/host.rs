@@ -36,6 +36,11 @@ fn role_entry() {
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
             storm(&root, turns());
         }
+        "hooked" => {
+            // SAFETY: as above.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            super::hooks::hooked(&root);
+        }
         "waiting" => waiting(&root),
         "refusing" => refusing(&root),
         "watched" => super::ladder::watched(&root),
@@ -225,7 +230,7 @@ fn play(name: &str) {
     finish(&lab, &mut role(name, &lab.root()));
 }
 
-fn finish(lab: &Lab, command: &mut Command) {
+pub fn finish(lab: &Lab, command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

@@ -212,6 +212,11 @@ fn a_user_namespace_of_another_container_is_joined() {
     });
     let script = "readlink /proc/self/ns/user; stat -c %u /home/bob/file /etc; id -u";
     assert_eq!(run(&builder, script), format!("{}\n1000\n0\n0\n", namespace.display()));
+    // Its streams can be opened again, also by a further command.
+    let beside = builder.command(["/bin/sleep", "1000"]).spawn().unwrap();
+    let out = beside.exec().user("bob").command(["/bin/sh", "-ec", "id -u > /dev/stdout"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "1000\n", "{out:?}");
+    beside.kill().unwrap();
     other.kill().unwrap();
 }
 
