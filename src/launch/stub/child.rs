@@ -26,6 +26,8 @@ pub struct Launch<'a> {
     /// Where the guardian looks for the process that goes on after [`Op::Beside`]: the word of this slot.
     pub words: &'static [AtomicU32],
     pub slot: usize,
+    /// [`Op::Tree`] is to come: [`END_TREE`](crate::protocol::END_TREE) stands in for SIGKILL.
+    pub tree: bool,
 }
 
 /// A step's failure: which call, its errno, and where inside the step.
@@ -163,6 +165,10 @@ impl<'a> Child<'a> {
 
 /// Never returns: the plan ends in exec or in `Done`, or a report is written.
 pub fn run(launch: Launch<'_>) -> ! {
+    if launch.tree {
+        // As SIGKILL would, it ends this process wherever that is, until somebody is there to take it.
+        kernel::set_signal_mask(!(1 << (crate::protocol::END_TREE - 1)));
+    }
     // Before all else, so that nothing of this process escapes its limits.
     if launch.join >= 0
         && let Err(errno) = kernel::write_all(launch.join, b"0")

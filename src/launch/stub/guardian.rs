@@ -346,6 +346,7 @@ impl Guardian {
             join: -1,
             words,
             slot,
+            tree,
         };
         let (forked, join) = match kernel::fork(flags, cgroup) {
             // A filter around the host program. The cgroup's list of processes leads there as well.

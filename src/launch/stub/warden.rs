@@ -17,6 +17,8 @@ const ROUNDS: u32 = 1 << 16;
 
 /// Splits this process: returns in the child, which goes on to be the command, in a session of its own.
 pub fn stay_behind(child: &mut Child<'_>) -> Result<(), Trouble> {
+    // From here on a signal is for the loop below to take.
+    kernel::set_signal_mask(u64::MAX);
     kernel::prctl(PR_SET_CHILD_SUBREAPER, 1, 0).map_err(at(Sys::Prctl))?;
     let command = match kernel::fork(0, None).map_err(at(Sys::Clone))? {
         0 => {
@@ -44,7 +46,6 @@ pub fn stay_behind(child: &mut Child<'_>) -> Result<(), Trouble> {
 /// Gives up what it does not need.
 fn withdraw(child: &Child<'_>) -> Result<(), Trouble> {
     dumpable(false)?;
-    kernel::set_signal_mask(u64::MAX);
     kernel::prctl(PR_SET_PDEATHSIG, END_TREE as usize, 0).map_err(at(Sys::Prctl))?;
     let mut keep = [child.report, child.life(), child.procfs];
     keep.sort_unstable();
@@ -134,7 +135,8 @@ fn end_as(ended: kernel::Ended) -> ! {
 
 /// As the command died; of a signal that makes a core file this process, which may not be looked at, makes none.
 fn die_of(signal: u32) -> ! {
-    kernel::set_signal_mask(0);
+    // Of no other that may be waiting.
+    kernel::set_signal_mask(!(1u64.checked_shl(signal.wrapping_sub(1)).unwrap_or(0)));
     let _ = kernel::kill(kernel::own_pid(), signal);
     kernel::exit(128 + signal as i32)
 }
