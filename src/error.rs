@@ -207,10 +207,11 @@ impl Error {
 
     /// Says in the cause which part of the thing at the path it was.
     pub(crate) fn of_part(mut self, part: &str) -> Self {
-        if let Some(cause) = self.0.cause.take().filter(|cause| !cause.contains(part)) {
-            self.0.cause = Some(format!("of {part:?} in it: {cause}").into());
-        } else if self.0.cause.is_none() && self.0.errno.is_none() {
-            self.0.cause = Some(format!("it was {part:?} in it").into());
+        match &self.0.cause {
+            Some(cause) if cause.contains(part) => {}
+            Some(cause) => self.0.cause = Some(format!("of {part:?} in it: {cause}").into()),
+            None if self.0.errno.is_none() => self.0.cause = Some(format!("it was {part:?} in it").into()),
+            None => {}
         }
         self
     }
@@ -288,7 +289,7 @@ fn usual(errno: i32) -> Option<(&'static str, &'static str)> {
     Some(match errno {
         libc::ENOSPC => (
             "the file system is full: it has no space or no inodes left",
-            "free some (df and df -i show of what), or choose another root with --root",
+            "free some space or inodes (see df and df -i), or choose another root with --root",
         ),
         libc::EFBIG => ("a file would grow over the limit of this process", "raise it with `ulimit -f`"),
         libc::EDQUOT => ("the disk quota is used up", "free some space, or choose another root with --root"),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::config::{Config, ContainerConfig, History, RootFs};
 use super::load::{Session, layer_type, layer_type_of};
@@ -204,8 +204,9 @@ const BUFFER: usize = 256 << 10;
 fn take_tar(session: &mut Session, name: &str, source: impl Read) -> Result<(Descriptor, DiffId)> {
     let mut diff_id = None;
     let limits = session.images().layers().options().limits.clone();
+    let root = session.images().content().root().to_owned();
     let (digest, size) = session.write(name, |ingest| {
-        let tee = Tee { source, ingest, most: limits.bytes };
+        let tee = Tee { source, ingest, most: limits.bytes, root: &root };
         let mut decoder = Decoder::with_window(BufReader::with_capacity(BUFFER, tee), limits.zstd_window)?;
         // Of a plain tar, the blob's digest is the DiffID.
         let mut hasher = (decoder.compression() != Compression::None).then(|| Hasher::new(Algorithm::Sha256));
@@ -245,12 +246,18 @@ struct Tee<'a, R> {
     ingest: &'a mut Ingest,
     /// Bytes that it may have: one that inflates to nothing has no other end.
     most: u64,
+    /// Where the blob is written.
+    root: &'a Path,
 }
 
 impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
-        self.ingest.write_all(&buffer[..count])?;
+        self.ingest.write_all(&buffer[..count]).map_err(|error| match error.raw_os_error() {
+            // Nothing is wrong with the source.
+            Some(_) => Error::io(STEP, "write", error).path(self.root).into(),
+            None => error,
+        })?;
         if self.ingest.written() > self.most {
             return Err(exceeded("bytes", self.most).into());
         }

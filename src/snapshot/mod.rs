@@ -258,7 +258,10 @@ impl Base {
 
     /// The trees, looked at as one.
     pub(crate) fn view(&self) -> Result<View> {
-        View::new(self.trees()?, self.whiteouts())
+        View::new(self.trees()?, self.whiteouts()).map_err(|error| match self {
+            Base::Directory(_) => error.in_step("look into the layers", || "look into the root directory".to_owned()),
+            _ => error,
+        })
     }
 }
 

@@ -173,8 +173,11 @@ fn misunderstood(error: &clap::Error, arguments: &[OsString], help: &str) -> Fai
         return Failure::usage(&format!("there is no option {name}: {cause}"), remedy.unwrap_or(help));
     }
     // That it could be meant as a word is a tip for few; a similar name is one for many.
-    let similar: String = text.split("\n\n").filter(|part| part.contains("similar")).collect();
-    Failure::usage(&format!("there is no option {name}\n\n{}", similar.trim()), help)
+    let similar = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(similar)) => format!("\n\ntip: a similar one is {similar}"),
+        _ => String::new(),
+    };
+    Failure::usage(&format!("there is no option {name}{similar}"), help)
 }
 
 /// The command and whether errors are wanted as JSON, from arguments that could not be parsed.
