@@ -597,7 +597,7 @@ impl ContainerBuilder {
     fn start_on(
         &self,
         rung: &Rung,
-        (set, output): (&mut Option<[Option<Stdio>; 3]>, fn() -> Stdio),
+        (set, output): (&mut Option<io::Set>, fn() -> Stdio),
         connected: &mut Option<io::Streams>,
     ) -> Result<Container, (Error, bool)> {
         let last = |error| (error, false);

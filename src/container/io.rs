@@ -77,6 +77,9 @@ pub(super) struct Streams {
     pub(super) line: Option<Line>,
 }
 
+/// The streams as the caller set them, or left them.
+pub(super) type Set = [Option<Stdio>; 3];
+
 /// What a caller has of a container's or a command's streams.
 pub(super) type Ends = (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>, Option<Terminal>);
 

@@ -277,7 +277,10 @@ impl Suite<'_> {
         if self.level(Aspect::Syscalls) > Level::None {
             require(field("Seccomp") == "2", clause, "there is no system call filter")?;
         }
-        if let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) {
+        let open = || fs::read_dir(format!("/proc/{pid}/fd"));
+        // Its loader has its libraries open for a moment.
+        wait_until(|| open().is_ok_and(|open| open.count() == 3));
+        if let Ok(open) = open() {
             let open: BTreeSet<_> = open.flatten().map(|entry| entry.file_name()).collect();
             require(open.len() == 3, clause, format!("these descriptors are open: {open:?}"))?;
         }
