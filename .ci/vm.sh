@@ -30,7 +30,9 @@ stage_vm() {
 # Debian's kernel for virtual machines, unpacked and not installed: the machine's own stays what it is.
 vm_kernel() {
     local place=$1 package
-    package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+    # Lists may be older than what the mirror has.
+    limit 300 apt-get update -q >/dev/null || say "the lists of packages stay as they are"
+    package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2 }' | tail -n 1) || true
     [[ -n $package ]] || fail "there is no linux-image-cloud-amd64"
     (cd "$place/packages" && limit 300 apt-get download -q "$package" >/dev/null 2>&1) || fail "$package cannot be downloaded"
     mkdir "$place/kernel"

@@ -135,6 +135,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = root("modest").isolation_backend(Arc::new(Modest)).open()?;
     if engine.host().landlock_abi().is_none() {
         println!("there is no landlock here");
+        drop(engine);
+        std::fs::remove_dir_all(dir)?;
         return Ok(());
     }
     let work = dir.join("work");

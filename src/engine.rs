@@ -403,8 +403,8 @@ impl Engine {
         container::snapshot::find(&self.runtime, &self.images, id)
     }
 
-    /// Looks whether everything in the root is whole. Others may work in it meanwhile. Nothing is mended; an unpacked layer
-    /// that is no longer what its blob unpacks to is marked, so that the next load of an image with it unpacks it anew.
+    /// Looks whether everything in the root is whole. Others may work in it meanwhile. Nothing is mended. With
+    /// [`Depth::Full`](system::Depth::Full) every unpacked layer is compared with what its blob unpacks to.
     ///
     /// # Errors
     /// Only where looking itself fails; what is damaged is in the [`Report`](system::Report).

@@ -109,6 +109,8 @@ fn world() -> Option<UnixStream> {
             // The first process of the pid namespace has to be another.
             // SAFETY: as above.
             if unsafe { libc::fork() } == 0 {
+                // SAFETY: integers only.
+                must(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) });
                 furnish();
                 walk_all(theirs);
             }
@@ -134,11 +136,12 @@ fn enter() {
     let nobody = 65_534;
     // SAFETY: integers, and C strings that live for the call.
     unsafe {
-        must(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
         must(libc::setgroups(0, std::ptr::null()));
         must(libc::setresgid(nobody, nobody, nobody));
         must(libc::setresuid(nobody, nobody, nobody));
         must(libc::prctl(libc::PR_SET_DUMPABLE, 1));
+        // A change of ids takes it away.
+        must(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
         let all = libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID

@@ -94,6 +94,19 @@ impl Mount {
         (target, last.is_some_and(|option| option != "rw"))
     }
 
+    /// Whether nothing was asked of it but that it can be written, or cannot.
+    pub(super) fn is_plain(&self) -> bool {
+        match &self.0 {
+            Kind::Bind { options, .. } => {
+                let known = ["rbind", "rprivate", "private", "nosuid", "ro", "rro", "rw"];
+                options.iter().any(|option| option == "rbind")
+                    && options.iter().all(|option| known.contains(&option.as_str()))
+            }
+            // Refused for another reason.
+            Kind::Tmpfs { .. } => true,
+        }
+    }
+
     /// What it shows, where that is what is there anyway.
     pub(super) fn in_place(&self) -> Option<&Path> {
         match &self.0 {

@@ -90,6 +90,7 @@ impl ContainerBuilder {
         let wants_layer = self.profile.landlock != LandlockLayer::None || !readable.is_empty();
         let layer = (wants_layer && rung.ground() == Ground::Mounts)
             .then(|| crate::isolation::layer(&spec, &readable, &writable));
+        let hidden = self.hidden(&spec)?;
         Ok(Decision {
             files,
             layer,
@@ -99,7 +100,7 @@ impl ContainerBuilder {
             filter,
             seccomp,
             seccomp_flags,
-            hidden: self.hidden(),
+            hidden,
             writable,
             readable,
         })
@@ -222,12 +223,38 @@ impl ContainerBuilder {
         Ok(set.intersection(possible))
     }
 
-    /// Over a tree of the host the engine's own root can be seen: images and writable parts of all containers.
-    fn hidden(&self) -> Vec<PathBuf> {
-        let From::Directory(base) = &self.base else { return vec![] };
+    /// Over a tree of the host, and in what is bound of it, the engine's own root can be seen: images and writable parts of
+    /// all containers, and records, of which the host does what they say.
+    fn hidden(&self, spec: &Spec) -> Result<Vec<PathBuf>> {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let (base, root) = (real(base), real(self.runtime.root()));
-        root.strip_prefix(&base).map(|inside| vec![Path::new("/").join(inside)]).unwrap_or_default()
+        let own = real(self.runtime.root());
+        let base = match &self.base {
+            From::Directory(base) => Some((base.as_path(), Path::new("/"))),
+            _ => None,
+        };
+        let binds = spec.mounts().iter().flatten().filter_map(|mount| {
+            let is_bind = mount.typ().as_deref().is_none_or(|kind| kind == "bind" || kind == "none");
+            is_bind.then(|| Some((mount.source().as_deref()?, mount.destination().as_path())))?
+        });
+        let mut hidden = vec![];
+        for (source, target) in base.into_iter().chain(binds) {
+            let source = real(source);
+            if let Ok(inside) = own.strip_prefix(&source) {
+                if inside.as_os_str().is_empty() {
+                    return Err(Error::new(ErrorKind::Invalid, "mount into the container")
+                        .path(source)
+                        .because("it is the engine's root, of which the host does what it says")
+                        .remedy("mount something else, or use another root"));
+                }
+                hidden.push(target.join(inside));
+            } else if source.starts_with(&own) {
+                return Err(Error::new(ErrorKind::Invalid, "mount into the container")
+                    .path(source)
+                    .because("it is in the engine's root, which is the engine's alone")
+                    .remedy("mount something else, or use another root"));
+            }
+        }
+        Ok(hidden)
     }
 }
 

@@ -56,8 +56,8 @@ pub(crate) struct Template {
 
 /// How containers of this rung are started, in a few words.
 fn name_of(rung: &Rung) -> String {
-    match rung.ground() {
-        Ground::Mounts => rung.identity.name().to_owned(),
+    match (rung.ground(), rung.backend.name()) {
+        (Ground::Mounts, "namespaces") => rung.identity.name().to_owned(),
         _ => format!("by {}, {}", rung.backend.name(), rung.identity.name()),
     }
 }

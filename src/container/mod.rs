@@ -559,9 +559,14 @@ fn take_all(runtime: &Runtime, info: &Info, group: Option<&Group>, locked: Optio
         record::give_name_back(runtime.root(), name, &info.id);
     }
     // Once, by whoever it was that has taken it away.
-    if was_there && buried.is_ok() {
-        hooks::gone(runtime, info);
-    }
+    let buried = buried.map(|remains| match remains {
+        Some(remains) if was_there => Some(remains.with_hooks_of(info)),
+        None if was_there => {
+            hooks::gone(runtime, info);
+            None
+        }
+        remains => remains,
+    });
     match (result, buried) {
         (Ok(()), buried) => buried,
         (Err(error), Ok(Some(remains))) => {

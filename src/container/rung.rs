@@ -7,6 +7,7 @@ use super::builder::{ContainerBuilder, From};
 use super::runtime::Runtime;
 use crate::isolation::{Ground, Identity, Isolation};
 use crate::probe::{Feature, Finding, Host, State};
+use crate::security::LandlockLayer;
 use crate::{Error, ErrorKind, Result};
 
 /// A backend of isolation, and whose ids its containers run with.
@@ -124,6 +125,27 @@ impl ContainerBuilder {
         if self.hostname.is_some() {
             return Err(refuse("a host name of its own takes a namespace").remedy("leave the host name out"));
         }
+        // The engine's root is not to be read there, let alone written: what its records say is done.
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let own = real(self.runtime.root());
+        let meets = |path: &Path| own.starts_with(real(path)) || real(path).starts_with(&own);
+        let mut writable = self.mounts.iter().filter(|mount| !mount.target().1);
+        if writable.any(|mount| meets(mount.target().0)) {
+            return Err(
+                refuse("the engine's root is in what it may write").remedy("allow it less, or use another root")
+            );
+        }
+        if let (Ground::Directory, From::Directory(path)) = (rung.ground(), &self.base)
+            && meets(path)
+        {
+            return Err(refuse("the engine's root is in the directory").remedy("use another root, outside of it"));
+        }
+        if rung.ground() == Ground::Directory
+            && self.profile.landlock != LandlockLayer::None
+            && self.runtime.host.landlock_abi().is_none()
+        {
+            return Err(refuse("landlock is to lie on top, and is not there").remedy("use another profile"));
+        }
         match (rung.ground(), &self.base) {
             (Ground::Host, From::Image(_) | From::Saved(_)) => {
                 return Err(refuse("it runs commands of the host, and cannot make an image the root").remedy(
@@ -141,6 +163,18 @@ impl ContainerBuilder {
                         "make the root read-only (--read-only), and name the directories that may be written, each as a \
                          bind mount of a directory onto itself (-v DIR:DIR)",
                     ));
+                }
+                if let Some(mount) = self.mounts.iter().find(|mount| !mount.is_plain()) {
+                    return Err(refuse("of a mount, it knows no more than whether it can be written")
+                        .remedy(format!("leave the options of {mount:?} out, and the mounts inside it in")));
+                }
+                let below = |path: &Path| {
+                    let mut writable = self.mounts.iter().filter(|mount| !mount.target().1);
+                    writable.any(|other| path.starts_with(other.target().0))
+                };
+                if let Some(mount) = self.mounts.iter().find(|mount| mount.target().1 && below(mount.target().0)) {
+                    return Err(refuse("what is below a directory that can be written can be written, too")
+                        .remedy(format!("leave {mount:?} out, or name less to be written")));
                 }
                 if let Some(mount) = self.mounts.iter().find(|mount| mount.in_place().is_none()) {
                     return Err(refuse("it mounts nothing, and can only allow what is there where it is").remedy(

@@ -28,9 +28,16 @@ pub(crate) struct Remains {
     buried: Buried,
     /// Of whoever had the container in hand: a lock goes along with the directory.
     _lock: Option<Held>,
+    /// The container, where its spec has programs run when it is gone.
+    gone: Option<Box<Info>>,
 }
 
 impl Remains {
+    /// Its hooks are run before it is emptied: by whoever holds no lock, for they may take as long as they like.
+    pub(super) fn with_hooks_of(self, info: &Info) -> Remains {
+        Remains { gone: Some(Box::new(info.clone())), ..self }
+    }
+
     /// Where they are.
     pub(crate) fn path(&self, root: &Path) -> PathBuf {
         root.join("tmp").join(&self.buried.name)
@@ -204,7 +211,7 @@ impl Runtime {
     pub(crate) fn bury(&self, id: &str, lock: Option<Held>) -> Result<Option<Remains>> {
         let place = self.root.join("containers").join(id);
         match tmp::bury(&place, &self.root.join("tmp")) {
-            Ok(buried) => Ok(buried.map(|buried| Remains { buried, _lock: lock })),
+            Ok(buried) => Ok(buried.map(|buried| Remains { buried, _lock: lock, gone: None })),
             Err(_) => {
                 // On a full disk, say, `tmp/` may have no room for another name. Then it goes where it is, the record
                 // first, without which it is garbage.
@@ -223,6 +230,9 @@ impl Runtime {
     /// # Errors
     /// Where something of it stays, which the next open sweeps.
     pub(crate) fn empty(&self, remains: Remains) -> Result<()> {
+        if let Some(info) = &remains.gone {
+            super::hooks::gone(self, info);
+        }
         self.remove_in("tmp", &remains.buried.name)
     }
 
@@ -292,7 +302,9 @@ impl Runtime {
                 Err(error) => failures.push(format!("container {}: {error}", id.get(..12).unwrap_or(&id))),
             }
             if remains.len() >= MAX_REMAINS {
-                failures.extend(self.empty_all(std::mem::take(&mut remains)));
+                let (slow, fast): (Vec<_>, Vec<_>) = remains.into_iter().partition(|remains| remains.gone.is_some());
+                failures.extend(self.empty_all(fast));
+                remains = slow;
             }
         }
         if owner::sweep(&self.root, &named) && !self.identity.is_rootless() {

@@ -4,7 +4,6 @@ use super::{Image, Observer, Progress};
 use crate::error::Result;
 use crate::layer::{Layer, LayerProgress};
 use crate::name::{DiffId, Digest};
-use crate::snapshot;
 
 impl Image {
     /// The image's unpacked layers, lowest first. What is not unpacked yet is unpacked now, several layers at a time;
@@ -18,34 +17,6 @@ impl Image {
         let observer = progress.map(|observer| move |it: LayerProgress| observer(Progress::Layer(it)));
         let observer = observer.as_ref().map(|it| it as &(dyn Fn(LayerProgress) + Send + Sync));
         self.images().layers().ensure_all(&layers, observer)
-    }
-
-    /// Takes those of the image's unpacked layers out of the way that the check has marked as damaged, and what was merged
-    /// from them, so that they are unpacked anew. A container that runs on one of them loses what it has not opened.
-    ///
-    /// # Errors
-    /// Those of the file system. A layer that is gone by then is no loss: whoever needs it unpacks it.
-    pub(crate) fn give_up_damaged_layers(&self) -> Result<()> {
-        let images = self.images();
-        let mut layers = images.layers().present(&self.config().rootfs.diff_ids);
-        layers.retain(Layer::is_marked_damaged);
-        if layers.is_empty() {
-            return Ok(());
-        }
-        // Nobody is half way to a container on them.
-        let alone = images.lock().alone()?;
-        let bases = snapshot::needless_bases(images.content().root(), |_| false)?;
-        let bases: Vec<_> = bases.iter().map(|base| images.bury_base(base)).collect::<Result<_>>()?;
-        let graves: Vec<_> = layers.iter().map(|layer| images.layers().bury(layer)).collect::<Result<_>>()?;
-        drop(alone);
-        // What stays of them is swept by a later open.
-        for base in bases {
-            let _ = base.remove(&images.layers().options().ownership);
-        }
-        for grave in graves.into_iter().flatten() {
-            let _ = grave.remove();
-        }
-        Ok(())
     }
 
     /// Bytes of the regular files in the image's unpacked layers, as `docker images` counts them; `None` while not all

@@ -7,7 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::namespaces::{self, Last, Null, command, has, missing};
-use super::{Aspect, Enforcement, Level, Request, Stream, fence};
+use super::{Aspect, Enforcement, Identity, Level, Request, Stream, fence};
 use crate::launch::{Op, Plan};
 use crate::security::Capability;
 use crate::{Error, ErrorKind, Result};
@@ -17,6 +17,8 @@ pub(super) struct Tree<'a> {
     pub(super) root: File,
     pub(super) path: &'a Path,
     pub(super) null: Option<File>,
+    /// It is the container's own.
+    pub(super) writable: bool,
 }
 
 /// See [`Request::bare_plan`]. In a tree of its own the working directory is made where it is missing.
@@ -46,10 +48,14 @@ pub(super) fn plan(request: Request<'_>, tree: Option<Tree<'_>>) -> Result<Plan>
     let on_host = tree.is_none();
     let is_null = |stream: &Stream| matches!(stream, Stream::Null);
     let null = match tree {
-        Some(Tree { root, path, null }) => {
+        Some(Tree { root, path, null, writable }) => {
             let root = plan.send(root.into());
             plan.chroot(root, path);
-            plan.work_dir(process.cwd(), 0, 0);
+            match writable {
+                true => plan.work_dir(process.cwd(), 0, 0),
+                // Nothing is made in a directory of the host's.
+                false => plan.enter(process.cwd()),
+            }
             null
         }
         None => {
@@ -105,6 +111,13 @@ pub(super) fn judge(enforcement: &mut Enforcement, request: &Request<'_>, abi: u
         (true, _) => {
             let reason = "abstract sockets of the host's programs can be connected to (landlock from 6.12 on)";
             enforcement.lower(Aspect::Network, Level::Partial, reason);
+        }
+    }
+    if let Identity::Caller { .. } = request.identity {
+        let groups = nix::unistd::getgroups().unwrap_or_default();
+        let groups: Vec<u32> = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        if let Some(note) = namespaces::kept_groups(&groups) {
+            enforcement.note(Aspect::Privileges, note);
         }
     }
     namespaces::syscalls(enforcement, request);

@@ -41,6 +41,17 @@ impl Isolation for Chroot {
                 enforcement.lower(aspect, Level::None, "with CAP_SYS_CHROOT the change of the root can be undone");
             }
         }
+        if abi == 0 {
+            let reason = "without landlock, whoever has a user of the host's is let into the processes of that";
+            for aspect in [Aspect::FilesystemRead, Aspect::FilesystemWrite] {
+                enforcement.lower(aspect, Level::None, reason);
+            }
+        }
+        if is_the_hosts(request) {
+            let reason = "modes, owners, times and attributes of the host's files can be changed, set-user-ID included, and \
+                          sockets and named pipes in the directory be connected to";
+            enforcement.lower(Aspect::FilesystemWrite, Level::None, reason);
+        }
         enforcement.note(Aspect::FilesystemRead, "there is no /proc, /sys or /dev but what the tree has");
         if !request.readable.is_empty() && abi == 0 {
             enforcement.lower(Aspect::FilesystemRead, Level::Partial, "landlock is missing, which would confine reads");
@@ -85,7 +96,7 @@ impl Isolation for Chroot {
         }
         let null = request.stdio.iter().any(|stream| matches!(stream, Stream::Null)).then(|| null(request.root));
         let ruleset = ruleset(&request);
-        let tree = bare::Tree { root, path: &source, null: null.transpose()? };
+        let tree = bare::Tree { root, path: &source, null: null.transpose()?, writable };
         let mut plan = bare::plan(request, Some(tree))?;
         if let Some(abi) = abi {
             plan.landlock(&ruleset, abi)?;
@@ -115,7 +126,12 @@ fn ruleset(request: &Request<'_>) -> security::Landlock {
     ruleset
 }
 
-/// A device node somewhere in the tree; no other file system is entered, and no link followed.
+/// Whether the tree is a directory of the host's, and no copy.
+fn is_the_hosts(request: &Request<'_>) -> bool {
+    matches!(request.snapshot.root, Mount::Bind { read_only: true, .. })
+}
+
+/// A device node somewhere in the tree, on whichever file system; no link is followed.
 fn device_in(root: &Path) -> Result<Option<PathBuf>> {
     let fail = |path: &Path| {
         let path = path.to_owned();

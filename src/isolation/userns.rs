@@ -36,7 +36,10 @@ pub(super) fn maps(namespace: BorrowedFd<'_>, root: &Path, lease: BorrowedFd<'_>
     let mut plan = Plan::new(0);
     plan.plain(Op::DieWithParent);
     let register = plan.send_copy(namespace)?;
+    // Those who are in there may not look at it; and entering takes the death signal away.
+    plan.word(Op::Dumpable, 0);
     plan.setns(register, CLONE_NEWUSER, "user namespace".to_owned());
+    plan.plain(Op::StillAlive);
     let parked = Opener::start(plan, lease, &root.join("tmp"))?;
     let maps = maps_of(parked.pid())?;
     match parked.lives() {

@@ -8,11 +8,12 @@ use std::collections::HashSet;
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxIdMapping, LinuxNamespaceType as Namespace, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
-    Spec,
+    Capability, Hooks, Linux, LinuxIdMapping, LinuxNamespaceType as Namespace, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, Process, Spec,
 };
 use serde_json::Value;
 
+use super::devices;
 use super::{Identity, mount_options, resources, sysctl, userns};
 use crate::{Error, ErrorKind, Result};
 
@@ -120,6 +121,13 @@ pub(crate) fn validate(spec: &Spec, identity: &Identity) -> Result<()> {
     process(spec.process().as_ref().ok_or_else(|| invalid("process", "a container needs one"))?)?;
     if let Some(hooks) = spec.hooks() {
         hooks_of(hooks)?;
+        // They are the image's programs, and the container's first process still has all rights while it waits for them.
+        if hooks.start_container().as_ref().is_some_and(|list| !list.is_empty())
+            && devices::holds(spec, Capability::SysPtrace)
+        {
+            let why = "with CAP_SYS_PTRACE they could trace the process that sets the container up";
+            return Err(unsupported("hooks.startContainer", why).remedy("leave the capability out, or the hooks"));
+        }
     }
     mounts(spec, identity)?;
     match spec.linux() {

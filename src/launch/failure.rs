@@ -202,6 +202,9 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
         (_, Sys::Statx, 0) if detail == 2 => error
             .kind_is(ErrorKind::Hostile)
             .because("it is not the file that was there a moment ago: somebody exchanged it"),
+        (Op::Cover, Sys::Statx, 0) => {
+            error.kind_is(ErrorKind::Weaker).because("what was mounted over it is not what is found there")
+        }
         (_, Sys::Statx, 0) => error.kind_is(ErrorKind::Hostile).because("the null device is not the null device"),
         (_, Sys::Getcwd, _) => error.kind_is(ErrorKind::Hostile).because("the directory lies outside the container's root"),
         (Op::Bounding | Op::Capabilities, Sys::Prctl, 0) => error
@@ -354,7 +357,7 @@ fn explain(error: Error, op: Op, sys: Sys, errno: i32, detail: u32) -> Error {
             .because("the kernel or a security module lets this user make no id map")
             .remedy("`coracle doctor` says more"),
         (_, Sys::CloseRange, _) => descriptors_stay(error),
-        (Op::Tree, Sys::Fork, libc::EAGAIN) => no_more_processes(error),
+        (Op::Tree, Sys::Clone, libc::EAGAIN) => no_more_processes(error),
         (Op::Chroot, Sys::Chroot, libc::EPERM) => error
             .because("CAP_SYS_CHROOT is missing here, or a system call filter around this program refuses chroot")
             .remedy("give this program CAP_SYS_CHROOT and a filter that allows chroot"),

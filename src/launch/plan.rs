@@ -141,6 +141,11 @@ impl Plan {
         self.steps.push((op, subject));
     }
 
+    /// Paths of the command are those of a mount namespace that is to come.
+    pub(crate) fn has_own_tree(&mut self) {
+        self.has_own_tree = true;
+    }
+
     /// A step without arguments.
     pub(crate) fn plain(&mut self, op: Op) {
         self.step(op, Subject::Nothing, |_| {});

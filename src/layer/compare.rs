@@ -204,19 +204,22 @@ impl Walk<'_> {
         }
         match found.file_type() {
             libc::S_IFREG if is.st_size != should.st_size => differ("size", &is.st_size, &should.st_size),
-            libc::S_IFREG => match first_difference(&fresh, &found) {
-                Ok(None) => {}
-                Ok(Some(at)) => (self.tell)(path, format!("its content is not the layer's, from byte {at} on")),
-                Err(error) => (self.tell)(path, format!("it cannot be read: {error}")),
-            },
+            libc::S_IFREG => {
+                // What cannot be read of the new tree says nothing of the other.
+                let readable = fresh.open().map_err(failed("openat", path))?;
+                match first_difference(should.st_size, File::from(readable), &found) {
+                    Ok(None) => {}
+                    Ok(Some(at)) => (self.tell)(path, format!("its content is not the layer's, from byte {at} on")),
+                    Err(error) => (self.tell)(path, format!("it cannot be read: {error}")),
+                }
+            }
             libc::S_IFLNK => {
                 let target = |found: &Found| found.target().map(|text| as_path(&text).to_owned());
-                match (target(&found), target(&fresh)) {
-                    (Ok(is), Ok(should)) if is == should => {}
-                    (Ok(is), Ok(should)) => {
-                        (self.tell)(path, format!("it leads to {is:?}, and in the layer to {should:?}"));
-                    }
-                    (Err(error), _) | (_, Err(error)) => (self.tell)(path, format!("it cannot be read: {error}")),
+                let should = target(&fresh).map_err(failed("readlinkat", path))?;
+                match target(&found) {
+                    Ok(is) if is == should => {}
+                    Ok(is) => (self.tell)(path, format!("it leads to {is:?}, and in the layer to {should:?}")),
+                    Err(error) => (self.tell)(path, format!("it cannot be read: {error}")),
                 }
             }
             libc::S_IFCHR | libc::S_IFBLK if is.st_rdev != should.st_rdev => {
@@ -224,12 +227,11 @@ impl Walk<'_> {
             }
             _ => {}
         }
-        match (attributes(&found), attributes(&fresh)) {
-            (Ok(is), Ok(should)) if is == should => {}
-            (Ok(_), Ok(_)) => (self.tell)(path, "its extended attributes are not the layer's".to_owned()),
-            (Err(error), _) | (_, Err(error)) => {
-                (self.tell)(path, format!("its extended attributes cannot be read: {error}"));
-            }
+        let should = attributes(&fresh).map_err(failed("listxattr", path))?;
+        match attributes(&found) {
+            Ok(is) if is == should => {}
+            Ok(_) => (self.tell)(path, "its extended attributes are not the layer's".to_owned()),
+            Err(error) => (self.tell)(path, format!("its extended attributes cannot be read: {error}")),
         }
         Ok(found.is_dir())
     }
@@ -268,11 +270,11 @@ fn attributes(found: &Found) -> io::Result<Vec<(CString, Vec<u8>)>> {
 }
 
 /// Where the contents of two files of one size begin to differ. Holes are not read: an image may have a file of any length.
-fn first_difference(fresh: &Found, found: &Found) -> io::Result<Option<u64>> {
-    if fresh.stat.st_size == 0 {
+fn first_difference(size: i64, fresh: File, found: &Found) -> io::Result<Option<u64>> {
+    if size == 0 {
         return Ok(None);
     }
-    let (fresh, found) = (File::from(fresh.open()?), File::from(found.open()?));
+    let found = File::from(found.open()?);
     let (of_fresh, of_found) = (pieces(fresh.as_fd(), MAX_PIECES)?, pieces(found.as_fd(), MAX_PIECES)?);
     let others = if of_fresh == of_found { &[][..] } else { &of_found[..] };
     let mut buffers = (vec![0; PIECE], vec![0; PIECE]);

@@ -117,21 +117,6 @@ impl Layer {
         self.record.sets_root
     }
 
-    /// Whether the check has found its tree changed.
-    pub(crate) fn is_marked_damaged(&self) -> bool {
-        self.dir.join(DAMAGED).exists()
-    }
-
-    /// Says so for the next load, or takes it back.
-    pub(crate) fn mark_damaged(&self, damaged: bool) -> io::Result<()> {
-        let mark = self.dir.join(DAMAGED);
-        match damaged {
-            true => fs::write(mark, ""),
-            false if mark.exists() => fs::remove_file(mark),
-            false => Ok(()),
-        }
-    }
-
     /// What was left out when it was unpacked, each with the number of times.
     pub fn skipped(&self) -> &[(Skipped, u64)] {
         &self.record.skipped
@@ -181,7 +166,6 @@ impl fmt::Debug for Access {
 }
 
 const STEP: &str = "unpack the layer";
-const DAMAGED: &str = "damaged";
 const REMOVE: &str = "remove the layer";
 
 /// The window that zstd's levels up to 19 ask for. A layer that wants more is unpacked alone.
@@ -418,10 +402,11 @@ impl LayerStore {
                 tell(b"../layer.json", "it does not say what the layer has".to_owned());
             }
             let open = |error| Error::io("compare the layer's tree", "open", error).path(&layer.tree);
-            let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-            let tree = fs::OpenOptions::new().read(true).custom_flags(flags).open(&layer.tree).map_err(open)?;
+            let dir = fs::File::open(&layer.dir).map_err(open)?;
             let help = super::view::Help::new(self.access.0.as_ref().and_then(|access| access()), layer.whiteouts);
-            super::compare::compare(fresh, tree.into(), &help, &self.options.limits, tell)
+            // Its owner may be another, and let nobody else in.
+            let tree = help.open_dir(std::os::fd::AsFd::as_fd(&dir), c"tree").map_err(open)?;
+            super::compare::compare(fresh, tree, &help, &self.options.limits, tell)
         });
         self.discard(staging);
         compared

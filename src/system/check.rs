@@ -169,8 +169,7 @@ impl Root<'_> {
         Ok(bytes)
     }
 
-    /// Compares the images' unpacked layers with their blobs, where these are whole. A tree that differs is marked for the
-    /// next load.
+    /// Compares the images' unpacked layers with their blobs, where these are whole.
     fn compare_layers(&self, images: &[Stack], damaged: &[Finding], report: &mut Report) -> Result<()> {
         let (store, content) = (self.images.layers(), self.images.content());
         let mut seen = HashSet::new();
@@ -197,15 +196,14 @@ impl Root<'_> {
                         report.findings.push(finding(&path, &error, LOAD_AGAIN));
                         continue;
                     }
-                    Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Limit) => {
-                        report.unchecked.push(finding(layer.tree(), &error, "raise the limit that the cause names"));
+                    // Of this layer nothing is known then, and of the others what there is to know.
+                    Err(error) => {
+                        report.unchecked.push(finding(layer.tree(), &error, "see what the cause names"));
                         continue;
                     }
-                    other => other?,
+                    Ok(()) => {}
                 }
-                // Where it cannot be marked, only removing it helps.
-                let marked = layer.mark_damaged(differences.number > 0).is_ok();
-                report.findings.extend(differences.told(layer.tree(), layer.dir(), marked));
+                report.findings.extend(differences.told(layer.tree(), layer.dir()));
             }
         }
         Ok(())
@@ -258,13 +256,11 @@ impl Differences {
         }
     }
 
-    fn told(self, tree: &Path, dir: &Path, marked: bool) -> Vec<Finding> {
-        let remedy = match marked {
-            true => {
-                "load the image again, which unpacks the layer anew; stop containers that run on it before".to_owned()
-            }
-            false => format!("remove {}; it is unpacked again when it is needed", dir.display()),
-        };
+    fn told(self, tree: &Path, dir: &Path) -> Vec<Finding> {
+        let remedy =
+            "remove the images that have this layer, and the containers on them (coracle rmi, rm), and load or import \
+                      them again"
+                .to_owned();
         let more = self.number - self.first.len();
         let mut findings: Vec<Finding> = Vec::with_capacity(self.first.len() + 1);
         for (at, cause) in self.first {

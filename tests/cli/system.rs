@@ -66,7 +66,7 @@ fn df_adds_up_and_prune_tells_what_it_does() {
 }
 
 #[test]
-fn a_changed_layer_is_damage_until_it_is_loaded_again() {
+fn a_changed_layer_is_damage_until_it_is_removed_and_loaded_again() {
     let (root, _) = loaded();
     let layers = std::fs::read_dir(root.path().join("layers")).unwrap();
     let file = layers.into_iter().next().unwrap().unwrap().path().join("tree/file");
@@ -75,7 +75,9 @@ fn a_changed_layer_is_damage_until_it_is_loaded_again() {
     let output = root.run(&["system", "check"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains(file.to_str().unwrap()) && text.contains("try: load the image again"), "{text}");
+    assert!(text.contains(file.to_str().unwrap()) && text.contains("try: remove the images"), "{text}");
+    let name = root.ok(&["images", "-q"]);
+    root.ok(&["rmi", "-f", name.trim()]);
     root.ok(&["load", "-i", root.file("image.tar").to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "text\n");
     root.ok(&["system", "check"]);

@@ -97,8 +97,11 @@ pub fn leaking(root: &str) {
     assert_eq!(settled(guardian), before);
     // Heaps have holes; something that is lost with every turn is ten times as much.
     let grown = resident("self").saturating_sub(own);
-    assert!(grown * 1024 < u64::from(turns()) * 50, "the host program grew by {grown} KiB");
-    assert_eq!(resident(&guardian.to_string()), carried, "KiB of the guardian");
+    // The kernel counts pages for each processor and adds up now and then.
+    let slack = 4 * 64 * std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    assert!(grown < u64::from(turns()) / 20 + slack, "the host program grew by {grown} KiB");
+    let (now, most) = (resident(&guardian.to_string()), carried + slack);
+    assert!(now <= most, "the guardian had {carried} KiB, and has {now}");
     // The kernel takes them down in its own time; others make some meanwhile.
     for (kind, before) in all {
         let now = || number("/proc/slabinfo", kind).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! Namespaces that are joined by path, shifted clocks, and user namespaces of root's.
 
 use coracle::container::runtime_spec::{LinuxNamespaceBuilder, LinuxNamespaceType as Namespace, Spec};
+use coracle::isolation::Requirement;
 use coracle::{Container, ContainerBuilder, ErrorKind};
 
 use super::support::{Lab, image, is_root, run, with_programs};
@@ -52,12 +53,17 @@ fn namespaces_of_another_container_are_joined_by_path() {
     let Some(lab) = Lab::new() else { return };
     let other = other(&lab);
     let users = |builder: ContainerBuilder| match is_root() {
-        true => builder,
+        true => builder.require(Requirement::nothing()),
         // They belong to that one's user namespace.
         false => builder.spec(at(Namespace::User, file(&other, "user"))),
     };
     for (kind, name) in KINDS {
         let path = file(&other, name);
+        if kind == Namespace::Pid && is_root() {
+            // Whoever may trace in there could take the rights of the host's root, so nobody gets there unasked.
+            let error = base(&lab).spec(at(kind, &path)).command(["/bin/true"]).output().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Weaker, "{error}");
+        }
         let builder = users(base(&lab)).spec(at(kind, &path));
         assert_eq!(run(&builder, &format!("readlink /proc/self/ns/{name}")).trim(), link(&path), "{name}");
     }
@@ -116,7 +122,8 @@ fn what_is_no_such_namespace_is_refused() {
         (Namespace::Mount, "/proc/self/ns/mnt".into(), "theirs as well"),
         (Namespace::User, "/proc/self/ns/user".into(), "in already"),
     ] {
-        let error = base(&lab).spec(at(kind, path)).command(["/bin/true"]).output().unwrap_err();
+        let builder = base(&lab).spec(at(kind, path)).require(Requirement::nothing());
+        let error = builder.command(["/bin/true"]).output().unwrap_err();
         let said = error.to_string();
         assert!(said.contains(words), "{kind} {words}: {said}");
     }

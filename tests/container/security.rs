@@ -7,7 +7,7 @@ use coracle::container::Mount;
 use coracle::isolation::{Aspect, Level};
 
 use super::shared::skip::{missing, other_user};
-use super::support::{Lab, is_root, run, scratch, tree, with_programs};
+use super::support::{Lab, image, is_root, run, scratch, tree, with_programs};
 
 /// An image like the lab's, after `change` had its way with it.
 fn hostile(lab: &Lab, change: impl FnOnce(&std::path::Path)) -> coracle::Image {
@@ -442,4 +442,25 @@ fn the_init_process_holds_nothing() {
 fn the_hosts_runtime_directory_is_empty() {
     let Some(lab) = Lab::new() else { return };
     assert_eq!(run(&lab.engine.sandbox(), "find /run -mindepth 1 | wc -l"), "0\n");
+}
+
+/// What its records say is done by the host.
+#[test]
+fn the_engine_root_is_in_no_mount() {
+    let Some(lab) = Lab::new() else { return };
+    let image = image(&lab.engine);
+    let above = lab.root().parent().unwrap().to_owned();
+    let name = lab.root().file_name().unwrap().to_string_lossy().into_owned();
+    // From above it is empty, and takes nothing.
+    for mount in [Mount::bind(&above, "/made"), Mount::bind(&above, "/made").read_only()] {
+        let builder = with_programs(image.container()).mount(mount);
+        let script = format!("ls -A /made/{name} | wc -l; touch /made/{name}/x 2>/dev/null || echo refused");
+        assert_eq!(run(&builder, &script), "0\nrefused\n");
+    }
+    for source in [lab.root(), lab.root().join("containers")] {
+        let builder = with_programs(image.container()).mount(Mount::bind(source, "/made").read_only());
+        let error = builder.command(["true"]).status().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    lab.assert_clean();
 }

@@ -78,6 +78,28 @@ fn fields_that_are_not_honoured_are_refused_by_name() {
     lab.assert_clean();
 }
 
+/// Hooks that the image brings, and the rights to look at the process that waits for them.
+#[test]
+fn hooks_of_the_image_that_could_trace_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let hook: serde_json::Value = serde_json::from_str(r#"{"startContainer": [{"path": "/bin/true"}]}"#).unwrap();
+    let builder = base(&lab).spec(json("/hooks", hook)).cap_add("SYS_PTRACE");
+    assert_eq!(refuses(&builder, &["hooks.startContainer", "CAP_SYS_PTRACE"]), ErrorKind::Unsupported);
+    lab.assert_clean();
+}
+
+/// A terminal is the builder's to ask for.
+#[test]
+fn a_terminal_of_the_spec_alone_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let terminal = serde_json::Value::Bool(true);
+    assert_eq!(
+        refuses(&base(&lab).spec(json("/process/terminal", terminal)), &["ContainerBuilder::tty"]),
+        ErrorKind::Unsupported
+    );
+    lab.assert_clean();
+}
+
 #[test]
 fn labels_of_absent_security_modules_are_refused_by_name() {
     let Some(lab) = Lab::new() else { return };

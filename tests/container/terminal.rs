@@ -105,13 +105,13 @@ fn a_shell_has_job_control() {
     types(&terminal, "echo $((40 + 2))\r");
     until(&terminal, "42\r\n");
     // ^C ends what is in the foreground, and not the shell.
-    types(&terminal, "sleep 1000; echo st$((1))ll\r");
-    std::thread::sleep(Duration::from_millis(200));
+    types(&terminal, "sh -c 'echo go; exec sleep 1000'; echo st$((1))ll\r");
+    until(&terminal, "go\r\n");
     types(&terminal, "\x03");
     until(&terminal, "^C");
     // ^Z stops it.
-    types(&terminal, "sleep 1001\r");
-    std::thread::sleep(Duration::from_millis(200));
+    types(&terminal, "sh -c 'echo went; exec sleep 1001'\r");
+    until(&terminal, "went\r\n");
     types(&terminal, "\x1a");
     until(&terminal, "^Z");
     types(&terminal, "jobs; echo =$((2 + 3))\r");
@@ -329,8 +329,8 @@ fn a_further_command_has_one_in_the_same_devpts() {
         terminal.resize(WindowSize { rows: 11, columns: 22 }).unwrap();
         types(&terminal, "stty size\r");
         until(&terminal, "11 22\r\n");
-        types(&terminal, "sleep 1000\r");
-        std::thread::sleep(Duration::from_millis(200));
+        types(&terminal, "sh -c 'echo go; exec sleep 1000'\r");
+        until(&terminal, "go\r\n");
         types(&terminal, "\x03");
         until(&terminal, "^C");
         types(&terminal, "exit 5\r");

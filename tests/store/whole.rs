@@ -103,7 +103,7 @@ fn damage_of_every_kind_is_found_and_named() {
 }
 
 #[test]
-fn a_changed_tree_is_found_and_loading_again_replaces_it() {
+fn a_changed_tree_is_found_and_removing_and_loading_again_replaces_it() {
     let (dir, engine) = engine();
     let bytes = archive("trees:1", 1, 2, 3, 1000);
     let image = load(dir.path(), &engine, &bytes);
@@ -148,27 +148,16 @@ fn a_changed_tree_is_found_and_loading_again_replaces_it() {
         assert!(finding.path.parent() == file.parent() && finding.remedy.contains("load"), "{finding}");
         // Looking changes nothing of it.
         assert_eq!(engine.check(Depth::Full).unwrap().findings, report.findings);
+        engine.remove_image("trees:1", false).unwrap();
         load(dir.path(), &engine, &bytes);
         assert_whole(&engine);
     }
-    // The other way that the remedy of other damage names, and the way back.
-    let content = std::fs::read(&file).unwrap();
-    std::fs::write(&file, "evil").unwrap();
-    assert!(!engine.check(Depth::Full).unwrap().is_whole());
-    std::fs::write(&file, &content).unwrap();
-    assert_whole(&engine);
-    std::fs::write(&file, "evil").unwrap();
-    engine.remove_image("trees:1", false).unwrap();
-    load(dir.path(), &engine, &bytes);
-    assert_whole(&engine);
     // Much damage is told in few words.
     for number in 0..50 {
         std::fs::write(tree.join(number.to_string()), "").unwrap();
     }
     let findings = engine.check(Depth::Full).unwrap().findings;
     assert!(findings.len() < 25 && findings.iter().any(|it| it.cause.contains("more things")), "{findings:#?}");
-    load(dir.path(), &engine, &bytes);
-    assert_whole(&engine);
     clear(&engine);
 }
 

@@ -447,8 +447,7 @@ pub struct Rm {
 pub enum System {
     /// Look whether everything is whole; exits with 1 when something is damaged or could not be looked at
     ///
-    /// It mends nothing. An unpacked layer that was changed is marked, and the next load of its image unpacks it anew. Like
-    /// every command it first clears away what killed programs left.
+    /// It mends nothing, and says what would. Like every command it first clears away what killed programs left.
     Check(Check),
     /// Show what takes the space, to the byte
     Df(Df),

@@ -146,8 +146,8 @@ fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
         }
         _ => {
             let (command, json) = guess(arguments);
-            // The statuses of `run` below 125 are the container's.
-            let code = if command.as_deref() == Some("run") { 125 } else { 2 };
+            // The statuses of `run` and `exec` below 125 are the command's.
+            let code = if matches!(command.as_deref(), Some("run" | "exec")) { 125 } else { 2 };
             let help = command.map_or("coracle --help".to_owned(), |command| format!("coracle {command} --help"));
             let failure = misunderstood(&error, arguments, &help);
             ExitCode::from(failure.exits(code).tell(json))

@@ -150,7 +150,16 @@ impl Watch {
     /// Takes the signals over. Call it while the program has one thread.
     pub fn start() -> Result<Watch, Failure> {
         let step = "take signals over";
-        let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+        let ends = [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGALRM,
+            Signal::SIGXCPU,
+        ];
         let set: SigSet = ends.into_iter().chain([Signal::SIGWINCH]).collect();
         set.thread_block().map_err(|errno| Failure::new(ErrorKind::Io, step, errno.desc()))?;
         let terminal = Arc::new(Mutex::new(None));

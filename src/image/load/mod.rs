@@ -188,7 +188,6 @@ fn of_archive(error: Error, path: Option<&Path>) -> Error {
 fn unpack(session: &mut Session, images: &[Named], options: &LoadOptions) -> Result<()> {
     for (image, _) in images {
         session.hold_layers(image)?;
-        image.give_up_damaged_layers()?;
         image.ensure_layers(options.progress.as_ref())?;
     }
     Ok(())

@@ -37,6 +37,8 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 /// `CAP_SYS_ADMIN` in a mask.
 const SYS_ADMIN: u64 = 1 << 21;
+/// `CAP_SYS_PTRACE` in a mask.
+const SYS_PTRACE: u64 = 1 << 19;
 
 /// Linux namespaces, see namespaces(7).
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +107,15 @@ impl Isolation for Namespaces {
             if has(request.spec, kind) && !has_own(request.spec, kind) {
                 let reason = format!("the {what} those of a namespace that others are in as well");
                 enforcement.lower(aspect, Level::Partial, reason);
+            }
+        }
+        // Whoever may trace there sees the process that sets this container up, with all rights of the host's root.
+        let is_joined = |kind| has(request.spec, kind) && !has_own(request.spec, kind);
+        if is_joined(LinuxNamespaceType::Pid) && !request.identity.is_rootless() {
+            for aspect in [Aspect::Privileges, Aspect::FilesystemRead, Aspect::FilesystemWrite] {
+                let reason = "in a pid namespace of others, those with CAP_SYS_PTRACE can take the rights of the process that \
+                              sets the container up";
+                enforcement.lower(aspect, Level::None, reason);
             }
         }
         syscalls(&mut enforcement, request);
@@ -420,13 +431,10 @@ pub(super) const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// What is to be known of the caller's supplementary groups where setgroups(2) is denied.
-fn kept_groups(groups: &[u32]) -> Option<String> {
+pub(super) fn kept_groups(groups: &[u32]) -> Option<String> {
     let list: Vec<String> = groups.iter().map(u32::to_string).collect();
     (!list.is_empty()).then(|| {
-        format!(
-            "with one user id the caller's supplementary groups stay in force and open what they open outside: {}",
-            list.join(", ")
-        )
+        format!("the caller's supplementary groups stay in force and open what they open outside: {}", list.join(", "))
     })
 }
 
@@ -560,6 +568,15 @@ pub(super) fn command(mut plan: Plan, request: Last<'_>) -> Result<Plan> {
     plan.plain(Op::StillAlive);
     // Without no-new-privileges the filter needs CAP_SYS_ADMIN: where the command has none, that is given up last.
     let when = match request.seccomp {
+        // The container's processes see it then: those that may trace would have what it is about to give up.
+        Some(_) if !no_new_privileges && matches!(request.null, Null::Joined) && bounding & SYS_PTRACE != 0 => {
+            return Err(Error::new(ErrorKind::Unsupported, "start a command in the container")
+                .because(
+                    "the container has CAP_SYS_PTRACE and no-new-privileges is off, so its processes could take the \
+                          rights with which the system call filter is installed",
+                )
+                .remedy("start the container without the capability, or with no-new-privileges, or without a filter"));
+        }
         Some(_) if !no_new_privileges && effective & SYS_ADMIN == 0 => {
             plan.plain(Op::Raise);
             When::Held

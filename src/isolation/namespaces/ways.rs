@@ -145,6 +145,7 @@ impl Ways {
             flags |= new;
         }
         let mut plan = Plan::new(flags);
+        plan.has_own_tree();
         let joined = doors.joined.into_iter().map(|(kind, door, what)| (kind, plan.send(door), what)).collect();
         let user = match doors.user {
             Some((door, what)) => User::There(plan.send(door), what),
