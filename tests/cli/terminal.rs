@@ -143,7 +143,7 @@ fn try_out(desk: &mut Desk, name: &str) {
     desk.until("go\r\n");
     desk.types("\x1a");
     desk.until("> ");
-    desk.types("kill -9 %1; wait %1\r");
+    desk.types("kill -9 %1; fg\r");
     desk.until("> ");
     desk.types("exit $((3+4))\r");
     desk.until("exit");
