@@ -437,8 +437,8 @@ fn join(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
 
 /// Goes on in a second process, a child of the guardian's as this one is, which ends here. That one lives in the pid
 /// namespace, so the container's processes see it, and those with `CAP_SYS_PTRACE` may well do as they like with it.
-/// Nothing is left in it to gain: it is what the command will be, with its streams and two pipes, and the program that it
-/// runs cannot be written. For all others it cannot be traced.
+/// Nothing is left in it to gain but that the filter is not there yet: it is what the command will be, with its streams and
+/// two pipes, and the program that it runs cannot be written. For all others it cannot be traced.
 fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
     dumpable(false)?;
     let keep = [child.report, child.life, child.procfs].into_iter();
