@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -250,14 +250,11 @@ pub(crate) use needs_containers;
 
 /// A directory with a static busybox and links to it; `None`, said loudly, where the host has none.
 pub fn busybox(root: &Root) -> Option<PathBuf> {
-    if !Path::new("/bin/busybox").exists() {
-        missing("/bin/busybox, to make an image of (package busybox-static)");
-        return None;
-    }
+    let program = crate::shared::skip::static_busybox()?;
     let tree = root.file("tree");
     fs::create_dir_all(tree.join("bin")).unwrap();
     fs::create_dir_all(tree.join("etc")).unwrap();
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+    fs::copy(program, tree.join("bin/busybox")).unwrap();
     for name in ["sh", "cat", "echo", "env", "id", "ls", "pwd", "sleep", "true", "touch"] {
         std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
     }

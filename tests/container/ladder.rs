@@ -9,7 +9,7 @@ use coracle::isolation::{Aspect, Level, Requirement};
 use coracle::security::Profile;
 use coracle::{ContainerBuilder, Engine, EngineOptions, ErrorKind, Image, IsolationChoice, Stdio, contract};
 
-use super::shared::skip::{missing, other_user};
+use super::shared::skip::other_user;
 use super::support::{Lab, image, is_root, run, scratch, shell, with_programs};
 
 fn lab(choice: IsolationChoice) -> Lab {
@@ -29,16 +29,14 @@ pub fn with_busybox(lab: &Lab) -> Option<Image> {
 
 /// The same in any engine.
 pub fn busybox(engine: &Engine) -> Option<Image> {
+    let program = super::shared::skip::static_busybox()?;
     let dir = scratch();
     for name in ["bin", "dev", "etc", "tmp"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
     // What a shell reads in the background.
     std::fs::write(dir.path().join("dev/null"), "").unwrap();
-    if let Err(error) = std::fs::copy("/bin/busybox", dir.path().join("bin/busybox")) {
-        missing(&format!("a static busybox: {error}"));
-        return None;
-    }
+    std::fs::copy(program, dir.path().join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "ls", "sleep", "kill", "id", "mkdir", "rm", "mv", "ln", "mkfifo", "setsid", "true", "tr",
         "chroot", "nc",

@@ -17,6 +17,20 @@ pub fn missing(what: &str) {
     assert!(!is_strict(), "{NO_SKIP} is set, and this is missing: {what}");
 }
 
+/// Where a busybox is that needs no libraries; says that it is missing where there is none.
+#[allow(dead_code, reason = "not every test program makes images of it")]
+pub fn static_busybox() -> Option<&'static std::path::Path> {
+    let path = std::path::Path::new("/bin/busybox");
+    let program = std::fs::read(path).unwrap_or_default();
+    // One that is linked to libraries names the program that loads them.
+    let is_linked = program.windows(6).any(|window| window == b"/ld-li" || window == b"/ld-mu");
+    if program.is_empty() || is_linked {
+        missing("a static busybox in /bin, to make an image of (package busybox-static)");
+        return None;
+    }
+    Some(path)
+}
+
 /// Says that the running test is for another user. The caller returns afterwards.
 pub fn other_user(who: &str) {
     say(&format!("SKIP {}: for {who} only", test()));
