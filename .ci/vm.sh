@@ -80,7 +80,7 @@ export CORACLE_NO_SKIP=1 CARGO_MANIFEST_DIR=/
 timeout 300 /tests/library --quiet ${skips[*]} cgroup:: launch:: isolation:: probe container:: snapshot::
 timeout 900 /tests/containers --quiet ${skips[*]}
 # Nothing is left of any container.
-[[ -z \$(find /sys/fs/cgroup -type d -path '*coracle*') ]]
+[[ -z \$(find /sys/fs/cgroup -type d -path '*coracle/*') ]]
 ! ps -eo comm= | grep '^coracle'
 EOF
 }
