@@ -400,6 +400,10 @@ fn execute(errno: i32, detail: u32, subject: &Subject) -> Error {
         libc::ENOEXEC => error
             .kind_is(ErrorKind::CommandNotExecutable)
             .because("it is neither a program for this processor nor a script that starts with #!"),
+        libc::ETXTBSY => error
+            .kind_is(ErrorKind::CommandNotExecutable)
+            .because("somebody has it open for writing")
+            .remedy("start it when it has been written and closed"),
         libc::E2BIG => error.kind_is(ErrorKind::Limit).because("arguments and environment together are too long"),
         _ => error.kind_is(ErrorKind::CommandNotExecutable),
     }

@@ -65,6 +65,33 @@ fn a_missing_command_is_said_so() {
     assert_eq!(error.kind(), ErrorKind::CommandNotFound, "{error}");
 }
 
+/// Another thread of the host program may have started something in the moment in which the command was written.
+#[test]
+fn a_command_that_is_still_written_is_waited_for_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = dir.path().join("true");
+    std::fs::copy("/bin/true", &command).unwrap();
+    let run = || {
+        let mut plan = Plan::new(0);
+        let path = command.to_str().unwrap().as_bytes().to_vec();
+        plan.exec(std::slice::from_ref(&path), &[path.clone()], &[]);
+        launch(plan, null().as_fd(), Path::new("")).and_then(|process| process.wait(None))
+    };
+    let writer = File::options().write(true).open(&command).unwrap();
+    let error = run().unwrap_err();
+    assert!(error.to_string().contains("open for writing"), "{error}");
+    let closing = std::thread::spawn(move || drop(writer));
+    let ended = loop {
+        match run() {
+            Ok(ended) => break ended,
+            // The other thread takes its time.
+            Err(error) => assert!(error.to_string().contains("open for writing"), "{error}"),
+        }
+    };
+    closing.join().unwrap();
+    assert_eq!(ended.unwrap().code, Some(0));
+}
+
 #[test]
 fn a_large_plan_travels_in_a_file() {
     let (reader, writer) = std::io::pipe().unwrap();

@@ -638,6 +638,9 @@ fn go_to(dir: i32) -> Result<(), Trouble> {
     }
 }
 
+/// How often a command is tried that somebody has open for writing: some tenths of a second.
+const BUSY_TRIES: u32 = 50_000;
+
 /// Everything is prepared first, then comes what is held; after the filter, nothing is called but capset(2), capget(2)
 /// and prctl(2) where capabilities are held, execve(2), and write(2) and exit_group(2) should that fail.
 fn execute(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
@@ -687,7 +690,16 @@ fn execute(child: &mut Child<'_>, mut p: Reader<'_>) -> Result<(), Trouble> {
     let mut verdict = Trouble(Sys::Execve, kernel::ENOENT, 0);
     for index in 0..count {
         let file = candidates.cstr()?;
-        match kernel::execve(file, vectors, arguments as usize + 1) {
+        let mut tries = 0;
+        let errno = loop {
+            match kernel::execve(file, vectors, arguments as usize + 1) {
+                // Written a moment ago, by a host program of which another thread has started something meanwhile: that has
+                // the file open until it is executed itself. Nothing can be waited for under any filter.
+                kernel::ETXTBSY if tries < BUSY_TRIES => tries += 1,
+                errno => break errno,
+            }
+        };
+        match errno {
             errno @ (kernel::ENOENT | kernel::ENOTDIR) => {
                 // There, and yet not found: its interpreter is missing. That is worth telling.
                 if errno == kernel::ENOENT && there == Some(index) {

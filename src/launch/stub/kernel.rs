@@ -37,6 +37,7 @@ pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
 pub const EAGAIN: i32 = 11;
 pub const EACCES: i32 = 13;
+pub const ETXTBSY: i32 = 26;
 pub const EEXIST: i32 = 17;
 pub const EDQUOT: i32 = 122;
 pub const EXDEV: i32 = 18;
