@@ -74,7 +74,7 @@ fn a_command_that_is_still_written_is_waited_for_a_moment() {
     let run = || {
         let mut plan = Plan::new(0);
         let path = command.to_str().unwrap().as_bytes().to_vec();
-        plan.exec(std::slice::from_ref(&path), &[path.clone()], &[]);
+        plan.exec(std::slice::from_ref(&path), std::slice::from_ref(&path), &[]);
         launch(plan, null().as_fd(), Path::new("")).and_then(|process| process.wait(None))
     };
     let writer = File::options().write(true).open(&command).unwrap();
