@@ -215,10 +215,13 @@ impl Unpacker<'_> {
     pub(super) fn drop_old_xattrs(&self, dir: BorrowedFd<'_>, path: &[u8], meta: &Meta) -> Result<()> {
         for name in xattr::list(dir).map_err(failed("flistxattr", path))? {
             let bytes = name.to_bytes();
+            // Access control lists are part of what an archive says, as modes are.
+            let is_list = bytes.starts_with(b"system.posix_acl_");
             let stays = meta.xattrs.iter().any(|(name, _)| name == bytes)
-                || [&b"trusted.overlay."[..], b"user.overlay.", b"security.", b"system."]
-                    .iter()
-                    .any(|prefix| bytes.starts_with(prefix));
+                || !is_list
+                    && [&b"trusted.overlay."[..], b"user.overlay.", b"security.", b"system."]
+                        .iter()
+                        .any(|prefix| bytes.starts_with(prefix));
             if !stays {
                 match xattr::remove(dir, &name) {
                     Err(error) if !is_refusal(&error) => {

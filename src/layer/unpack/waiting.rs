@@ -178,7 +178,8 @@ impl Unpacker<'_> {
             return lutimensat(parent.dir(), &name, meta.mtime).map_err(failed("utimensat", path));
         }
         let dir = open_dir(parent.dir(), &name).map_err(failed("openat", path))?;
-        if pending.existed && !pending.is_unchanged() {
+        // What was made in a directory that was there may have lists of that one.
+        if (pending.existed || self.applies()) && !pending.is_unchanged() {
             self.drop_old_xattrs(dir.as_fd(), path, meta)?;
         }
         self.finish_open(dir.as_fd(), path, meta, pending.mode_is_set, pending.existed)
