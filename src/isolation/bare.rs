@@ -6,7 +6,7 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
-use super::namespaces::{self, Last, Null, command, has, missing};
+use super::namespaces::{self, Last, Null, command, has, join_group, missing};
 use super::{Aspect, Enforcement, Identity, Level, Request, Stream, fence};
 use crate::launch::{Op, Plan};
 use crate::security::Capability;
@@ -33,16 +33,7 @@ pub(super) fn plan(request: Request<'_>, tree: Option<Tree<'_>>) -> Result<Plan>
     plan.plain(Op::Session);
     plan.plain(Op::Keyring);
     plan.plain(Op::DieWithParent);
-    if let Some(group) = request.cgroup {
-        if let Some(fd) = group.clone_into_fd() {
-            let register = plan.send_copy(fd)?;
-            plan.born_in(register);
-        }
-        for fd in group.join_fds() {
-            let tasks = plan.send_copy(fd)?;
-            plan.write(tasks, b"0", "write to its list of tasks");
-        }
-    }
+    join_group(&mut plan, request.cgroup)?;
     plan.tree();
     plan.word(Op::Dumpable, 0);
     let on_host = tree.is_none();

@@ -22,7 +22,7 @@ use super::devices::{self, holds};
 use super::validate::{namespaces, validate};
 use super::{Aspect, Console, Enforcement, ExecRequest, Identity, Isolation, Level, Request, Stream};
 use super::{resources, userns};
-use crate::cgroup::{Devices, Limit, Unenforced};
+use crate::cgroup::{Devices, Group, Limit, Unenforced};
 use crate::launch::{Op, Plan, Reg, When};
 use crate::security::{Landlock, Masking, Seccomp};
 use crate::snapshot::Mount;
@@ -161,17 +161,7 @@ impl Isolation for Namespaces {
         plan.plain(Op::Session);
         plan.plain(Op::Keyring);
         plan.plain(Op::DieWithParent);
-        if let Some(group) = request.cgroup {
-            if let Some(fd) = group.clone_into_fd() {
-                let register = plan.send_copy(fd)?;
-                plan.born_in(register);
-            }
-            for fd in group.join_fds() {
-                let tasks = plan.send_copy(fd)?;
-                // "0" is whoever writes; from outside it would cost a grace period per controller.
-                plan.write(tasks, b"0", "write to its list of tasks");
-            }
-        }
+        join_group(&mut plan, request.cgroup)?;
         process::score(&mut plan, process);
         if ways.is_born_in_user_namespace() {
             enter(&mut plan, request.identity, (process.user().uid(), process.user().gid()));
@@ -308,6 +298,21 @@ fn kernel_files(enforcement: &mut Enforcement, request: &Request<'_>) {
             enforcement.lower(Aspect::Privileges, Level::Partial, reason);
         }
     }
+}
+
+/// The process is in its control group before it does anything else.
+pub(super) fn join_group(plan: &mut Plan, group: Option<&Group>) -> Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    if let Some(fd) = group.clone_into_fd() {
+        let register = plan.send_copy(fd)?;
+        plan.born_in(register);
+    }
+    for fd in group.join_fds() {
+        let tasks = plan.send_copy(fd)?;
+        // "0" is whoever writes; from outside it would cost a grace period per controller.
+        plan.write(tasks, b"0", "write to its list of tasks");
+    }
+    Ok(())
 }
 
 /// How far the filter decides.

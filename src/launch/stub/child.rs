@@ -447,6 +447,11 @@ fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
     child.procfs = -1;
     // Closed, like all the rest.
     child.root = -1;
+    succeed(child)
+}
+
+/// Returns in a second process, which the guardian knows before it runs; this one ends.
+fn succeed(child: &Child<'_>) -> Result<(), Trouble> {
     // The guardian's words are not for the second process; and the page has to be here when the kernel writes to it, for
     // it does not tell whether it could.
     let word = child.words.get(child.slot).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?;
@@ -463,13 +468,7 @@ fn beside(child: &mut Child<'_>) -> Result<(), Trouble> {
 /// somebody else's already, whoever is in there sees it, and cannot trace it unless he may trace the host's root.
 fn go_on(child: &mut Child<'_>) -> Result<(), Trouble> {
     dumpable(false)?;
-    let word = child.words.get(child.slot).ok_or(Trouble(Sys::Plan, kernel::EINVAL, 0))?;
-    word.store(0, Ordering::Relaxed);
-    kernel::inherit(child.words, false).map_err(at(Sys::Mmap))?;
-    match kernel::fork_beside(word).map_err(at(Sys::Clone))? {
-        0 => Ok(()),
-        _ => kernel::exit(0),
-    }
+    succeed(child)
 }
 
 /// Says so and waits. Meanwhile the host program joins the namespaces of this process for the hooks. One that is not root
